@@ -1,0 +1,135 @@
+"""The command line: run an ablation, or draw the report of a run again.
+
+python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
+python -m experiments report runs/digits_placement
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments import record, report
+from experiments.config import Config, ConfigError, load
+
+USAGE = """usage: python -m experiments run CONFIG.py [--field value ...] [--out FOLDER]
+       python -m experiments run CONFIG.py --help     explains every field
+       python -m experiments report FOLDER            draws the report again, from the folder alone"""
+
+
+@dataclass(frozen=True)
+class Options:
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run folder; by default runs/<name of the config>."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command; errors are one line on stderr. Returns the exit status."""
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        match list(arguments):
+            case ["run", path, *overrides] if not path.startswith("-"):
+                run(path, overrides, console)
+            case ["report", path] if not path.startswith("-"):
+                redraw(Path(path), console)
+            case ["-h" | "--help"] | ["run" | "report", "-h" | "--help"]:
+                print(USAGE)
+            case []:
+                raise ConfigError("no command; write: python -m experiments run configs/digits_placement.py")
+            case [command, *rest]:
+                raise ConfigError(f"cannot read {' '.join([command, *rest])!r}; write one of\n{USAGE}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing that was trained is lost: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(path: str, overrides: Sequence[str], console: Console) -> None:
+    options = parse(load(path), path, overrides)
+    use_all_cores()
+    from experiments import sweep  # after the devices are set: this brings in jax
+
+    folder = options.out or Path("runs") / options.config.name
+    with shown(console, sweep.total_epochs(options.config)) as progress:
+        finished = sweep.run(options.config, folder, sweep.Progress(*progress))
+    written = report.write(folder)
+    report.print_answer(console, finished)
+    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}")
+
+
+def redraw(folder: Path, console: Console) -> None:
+    written = report.write(folder)
+    report.print_answer(console, record.read(folder))
+    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}")
+
+
+def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
+    """The config with the overrides of the command line; tyro's complaint, which is a box, becomes one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                Options, default=Options(config), prog=f"python -m experiments run {path}", args=list(overrides)
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue().replace("Perhaps you meant:", "did you mean"))
+        text = re.sub(r"\s+", " ", words).strip()
+        title = next((t for t in ("Unrecognized options", "Value error", "Invalid choice") if text.startswith(t)), "")
+        text = re.sub(r"\s*(\(default: .*?\))?\s*For full helptext,.*", "", text.removeprefix(title).strip())
+        raise ConfigError(f"{text}; --help explains every field") from None
+
+
+def use_all_cores() -> None:
+    """One jax device per CPU core, so that the lanes of a sweep use them all; accelerators are left as they are."""
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # already started, as in the tests
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+@contextlib.contextmanager
+def shown(console: Console, total: int) -> Iterator[tuple]:
+    """A progress bar with what is trained and the time left; only notes where the output is no terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("loading data", total=total)
+        yield (
+            lambda text, epochs: bar.update(task, description=text),
+            lambda epochs: bar.advance(task, epochs),
+            lambda text: console.print(text),
+        )
+
+
+def entry() -> None:
+    """Where `python -m experiments` begins."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

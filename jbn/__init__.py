@@ -1,0 +1,31 @@
+"""jbn: batch normalization for JAX, done right.
+
+Pure functions, in the order in which the data meet them: `moments` (and `merge`), `normalize`, running statistics
+(`init_stats`, `update_stats`), and `batch_norm`, which is these on one page. Flax modules are in `jbn.linen`; where the
+norm sits around the activation is `jbn.placement`.
+"""
+
+from importlib.metadata import version as _version
+
+from jbn._batch_norm import Info as Info
+from jbn._batch_norm import batch_norm as batch_norm
+from jbn._moments import Moments as Moments
+from jbn._moments import merge as merge
+from jbn._moments import moments as moments
+from jbn._normalize import normalize as normalize
+from jbn._stats import BatchStats as BatchStats
+from jbn._stats import init_stats as init_stats
+from jbn._stats import update_stats as update_stats
+
+__version__ = _version("jbn")
+__all__ = [
+    "BatchStats",
+    "Info",
+    "Moments",
+    "batch_norm",
+    "init_stats",
+    "merge",
+    "moments",
+    "normalize",
+    "update_stats",
+]

@@ -1,0 +1,74 @@
+"""Feature axes, reduction axes, and the way back from one value per feature to the shape of the input.
+
+The only file that reshapes. Statistics and parameters have the *feature shape*: the sizes of the feature axes, in the
+order in which those axes stand in the input, whatever order the caller names them in.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+Axis = int | Sequence[int]
+
+
+def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The feature axes, counted from 0 and sorted.
+
+    Raises:
+      ValueError: an axis out of range, named twice, or none at all.
+      TypeError: an axis that is not an integer.
+    """
+    named = tuple(operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
+    if not named:
+        raise ValueError("axis=() names no feature axis; write the axis to keep, such as axis=-1")
+    for a in named:
+        if not -ndim <= a < ndim:
+            raise ValueError(
+                f"axis={axis} is out of range for an input of rank {ndim}; write axes from {-ndim} to {ndim - 1}, "
+                "such as axis=-1 for channels last"
+            )
+    axes = sorted(a % ndim for a in named)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis={axis} names an axis of the rank-{ndim} input twice; write each feature axis once")
+    return tuple(axes)
+
+
+def reduction_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes that statistics reduce over: all but the feature axes, sorted."""
+    features = feature_axes(axis, ndim)
+    return tuple(a for a in range(ndim) if a not in features)
+
+
+def feature_shape(axis: Axis, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of statistics and parameters for an input of `shape`."""
+    return tuple(shape[a] for a in feature_axes(axis, len(shape)))
+
+
+def expand(value: jax.Array, axis: Axis, ndim: int) -> jax.Array:
+    """One value per feature (or one for all), shaped to broadcast against the input."""
+    return jnp.expand_dims(value, reduction_axes(axis, ndim)) if value.ndim else value.reshape((1,) * ndim)
+
+
+def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """`where` as a boolean array of the input's rank.
+
+    Raises:
+      ValueError: the mask is neither boolean nor numeric, or does not broadcast to the input's shape.
+    """
+    where = jnp.asarray(where)
+    if not (where.dtype == jnp.bool_ or jnp.issubdtype(where.dtype, jnp.number)):
+        raise ValueError(f"where has dtype {where.dtype}; write a boolean mask, True where an element counts")
+    aligned = where.shape[max(0, where.ndim - len(shape)) :]
+    fits = where.ndim <= len(shape) and all(
+        m in (1, n) for m, n in zip(reversed(aligned), reversed(tuple(shape)), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"where has shape {where.shape}, which does not broadcast to the input's {tuple(shape)}; write one of the "
+            "same rank with 1 for every axis that it does not depend on, such as mask[:, None] for one flag an example"
+        )
+    return where.astype(jnp.bool_).reshape((1,) * (len(shape) - where.ndim) + where.shape)

@@ -1,0 +1,288 @@
+"""Mean, variance and count of each feature, right also where the mean is large against the spread.
+
+    mean = Σ x / n,    var = Σ |x - mean|² / n        (biased: divided by n)
+
+The textbook shortcut E[x²] - E[x]² cancels: in float32, at mean 1e4 and unit variance, nothing of the variance is left.
+Here the input is first shifted by a rough mean c, which may be off, and both sums are taken of d = x - c in one pass:
+
+    mean = c + E[d],    var = E[|d|²] - |E[d]|²
+
+(the corrected two-pass algorithm; Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Since
+E[d] is about 0, nothing cancels. c is a constant to differentiation, because mean and var do not depend on it; what is
+left is so plain that automatic differentiation yields the closed form.
+
+Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979). For devices
+that takes a single collective: each writes its four rows into its slot of a common table, and merges the table itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbn import _axes
+from jbn._axes import Axis
+
+
+class Moments(NamedTuple):
+    """Mean and biased variance of each feature, and over how many elements.
+
+    Attributes:
+      mean: `[*features]`, at least float32 (float64 or complex for such input).
+      var: `[*features]`, real, at least float32; the mean squared distance from the mean (divided by `count`).
+      count: `[]`, or `[*features]` where the mask differs between features; float32. Number of elements per feature.
+        0 means "nothing seen", with mean 0 and var 0.
+    """
+
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array
+
+
+def moments(
+    x: jax.Array,
+    *,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+) -> Moments:
+    """Mean, biased variance and count of each feature of `x`.
+
+    ::
+
+        mean = Σ x / n,    var = Σ |x - mean|² / n
+
+    Args:
+      x: `[..., features, ...]`, floating or complex. Half precision is accumulated in float32.
+      axis: the feature axis or axes, which are kept; all others are reduced.
+      where: boolean, broadcastable to `x`: True where an element counts. What is False may hold anything, NaN included.
+      axis_name: mapped axis or axes (vmap, shard_map, pmap) over which the batch is spread; the result is that of the
+        whole batch, also for unequal counts, at the price of one collective. Under jit with sharded arrays the batch is
+        global by itself, and this stays None.
+      axis_index_groups: groups of indices of `axis_name`; each group is a batch of its own.
+
+    Returns:
+      Moments, in at least float32.
+
+    Raises:
+      ValueError: `x` is not floating or complex, `axis` does not fit its rank, or `where` its shape.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> m = jbn.moments(jnp.array([[1.0, 10.0], [3.0, 10.0]]))
+      >>> print(m.mean, m.var, m.count)
+      [ 2. 10.] [1. 0.] 2.0
+
+    Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance: analysis and recommendations".
+    """
+    shift, centred = shifted_moments(
+        x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups
+    )
+    return centred._replace(mean=shift + centred.mean)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of two disjoint parts of a batch together: exact, associative, commutative.
+
+    ::
+
+        n = n_a + n_b,    mean = mean_a + (mean_b - mean_a)·n_b/n
+        var = (n_a·var_a + n_b·var_b)/n + |mean_b - mean_a|²·n_a·n_b/n²
+
+    Args:
+      a: moments of one part.
+      b: moments of the other, over the same features.
+
+    Returns:
+      Moments of both. Moments with count 0 are the identity.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> x = jnp.arange(10.0).reshape(5, 2)
+      >>> m = jbn.merge(jbn.moments(x[:2]), jbn.moments(x[2:]))
+      >>> print(m.mean, m.var, m.count)
+      [4. 5.] [8. 8.] 5.0
+
+    Reference: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    """
+    shapes = [(m.mean.shape, m.var.shape) for m in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"merge got moments over features of shape {a.mean.shape} and {b.mean.shape}; "
+            "write moments over the same features (the same axis of arrays alike)"
+        )
+    n = a.count + b.count
+    share = (b.count / jnp.maximum(n, 1)).astype(b.var.dtype)  # of b; 0 where both are empty
+    delta = b.mean - a.mean
+    return Moments(
+        a.mean + delta * share,
+        a.var * (1 - share) + b.var * share + abs2(delta) * (share * (1 - share)),
+        n,
+    )
+
+
+def shifted_moments(
+    x: jax.Array,
+    *,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+) -> tuple[jax.Array, Moments]:
+    """As `moments`, but of `x - shift`, with the constant `shift` beside them.
+
+    Batch norm is invariant to a shift of its input, so a caller that normalizes `x - shift` by these never rounds a
+    large mean: x - shift is exact where x is close to shift (Sterbenz's lemma).
+
+    Returns:
+      shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
+    """
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.complexfloating)):
+        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
+    mask = None if where is None else _axes.expand_mask(where, x.shape)
+    shift, centred = _local(x, axis, mask)
+    if axis_name is None:
+        if axis_index_groups is not None:
+            raise ValueError("axis_index_groups needs the axis that it groups; write axis_name='...' as well")
+        return shift, centred
+    return _across(shift, centred, axis_name, axis_index_groups)
+
+
+def abs2(x: jax.Array) -> jax.Array:
+    """|x|², real and differentiable at 0."""
+    return lax.square(x.real) + lax.square(x.imag) if jnp.iscomplexobj(x) else lax.square(x)
+
+
+def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
+    """Shift and moments of what this device holds."""
+    reduce = _axes.reduction_axes(axis, x.ndim)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if mask is None:
+        size = 1
+        for a in reduce:
+            size *= x.shape[a]
+        count = jnp.asarray(size, jnp.float32)
+    else:
+        x = jnp.where(mask, x, 0)
+        count = _count(mask, axis, x.shape)
+    real = x.real.dtype
+    weight = (1 / jnp.maximum(count, 1)).astype(real)
+
+    shift = lax.stop_gradient(_rough(jnp.sum(x, reduce) * weight))
+    d = x - _axes.expand(shift, axis, x.ndim)
+    if mask is not None:
+        d = jnp.where(mask, d, 0)
+    mean = jnp.sum(d, reduce) * weight
+    var = jnp.sum(abs2(d), reduce) * weight - abs2(mean)
+    # Rounding may leave a hair below 0. Not jnp.maximum, which would halve the derivative of a constant feature.
+    var = var + lax.stop_gradient(jnp.where(var < 0, -var, 0))
+    return shift, Moments(mean, var, count)
+
+
+def _rough(mean: jax.Array) -> jax.Array:
+    """`mean` without its last three bits, which pins it down.
+
+    A compiler may compute sum · weight once for x - sum · weight as a fused multiply-add, unrounded, and once more,
+    rounded, where the shift is returned: at mean 1e4 the two differ by 5e-4. After reduce_precision they cannot.
+    """
+    if jnp.iscomplexobj(mean):
+        return lax.complex(_rough(mean.real), _rough(mean.imag))
+    bits = jnp.finfo(mean.dtype)
+    return lax.reduce_precision(mean, exponent_bits=bits.nexp, mantissa_bits=bits.nmant - 3)
+
+
+def _count(mask: jax.Array, axis: Axis, shape: tuple[int, ...]) -> jax.Array:
+    """Elements per feature: one number where the mask does not depend on the feature, else one for each."""
+    reduce = _axes.reduction_axes(axis, len(shape))
+    repeats = 1
+    for a in reduce:
+        repeats *= shape[a] if mask.shape[a] == 1 else 1
+    count = jnp.sum(mask, reduce, dtype=jnp.float32) * repeats
+    if all(size == 1 for size in count.shape):
+        return count.reshape(())
+    return jnp.broadcast_to(count, _axes.feature_shape(axis, shape))
+
+
+def _across(
+    shift: jax.Array,
+    centred: Moments,
+    axis_name: str | Sequence[str],
+    axis_index_groups: Sequence[Sequence[int]] | None,
+) -> tuple[jax.Array, Moments]:
+    """Shift and moments of the whole batch from those of each device, by one psum.
+
+    A psum of slots, not an all_gather: its result is known to be equal on every device, which shard_map's replication
+    check demands, and it exists under vmap and with index groups, too.
+    """
+    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    try:
+        size, index = lax.axis_size(names), lax.axis_index(names)
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
+            "write axis_name=None (under jit with sharded arrays the batch is global by itself)"
+        ) from None
+    row = (shift, *centred)
+    flat, unflatten = _flatten(row)
+    slot = jnp.expand_dims(jnp.arange(size) == index, tuple(range(1, flat.ndim + 1)))
+    table = lax.psum(jnp.where(slot, flat, 0), names)
+    shift, mean, var, count = jax.vmap(unflatten)(table)
+    if axis_index_groups is not None:
+        mine = jnp.asarray(_group_members(axis_index_groups, size))[index]
+        count = jnp.where(jnp.expand_dims(mine, tuple(range(1, count.ndim))), count, 0)
+    return _merge_all(shift, Moments(mean, var, count))
+
+
+def _merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
+    """Merges moments stacked on a leading axis, each relative to its own shift, relative to one of these shifts.
+
+    The common shift is that of the fullest part: an empty one's is 0, and far from everybody's mean.
+    """
+    total = jnp.sum(parts.count, 0)
+    fullest = jnp.argmax(parts.count, 0)
+    per_feature = parts.count.ndim > 1
+    common = jnp.take_along_axis(shift, fullest[None], 0)[0] if per_feature else shift[fullest]
+    common = lax.stop_gradient(common)
+    share = (parts.count / jnp.maximum(total, 1)).astype(parts.var.dtype)
+    share = share.reshape(share.shape + (1,) * (parts.var.ndim - share.ndim))
+    means = jnp.where(share > 0, lax.stop_gradient(shift - common) + parts.mean, 0)
+    mean = jnp.sum(share * means, 0)
+    var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean), 0), 0)
+    return common, Moments(mean, var, total)
+
+
+def _flatten(row: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+    """The arrays of `row` as one real vector, and the way back: one collective carries them all."""
+    real = row[0].real.dtype
+
+    def parts(a: jax.Array) -> list[jax.Array]:
+        halves = [a.real, a.imag] if jnp.iscomplexobj(a) else [a]
+        return [half.astype(real).reshape(-1) for half in halves]
+
+    def unflatten(flat: jax.Array) -> tuple[jax.Array, ...]:
+        out, at = [], 0
+        for a in row:
+            halves = []
+            for _ in parts(a):
+                halves.append(flat[at : at + a.size].reshape(a.shape))
+                at += a.size
+            out.append(lax.complex(*halves) if len(halves) == 2 else halves[0].astype(a.dtype))
+        return tuple(out)
+
+    return jnp.concatenate([half for a in row for half in parts(a)]), unflatten
+
+
+def _group_members(groups: Sequence[Sequence[int]], size: int) -> list[list[bool]]:
+    """Row i: which indices share i's group."""
+    if sorted(i for group in groups for i in group) != list(range(size)):
+        raise ValueError(
+            f"axis_index_groups={groups} does not name each index of an axis of size {size} once; "
+            f"write groups that together hold 0 to {size - 1}"
+        )
+    home = {i: group for group in groups for i in group}
+    return [[j in home[i] for j in range(size)] for i in range(size)]

@@ -1,0 +1,116 @@
+"""Normalize, scale and shift: y = (x - mean) / sqrt(var + epsilon) · scale + bias, in three roundings an element.
+
+Per feature the factor and the offset are folded first, so that the work on the large array is one subtraction and one
+multiply-add. The subtraction comes first: it is exact where x is close to the mean; x·factor - mean·factor cancels.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from jbn import _axes
+from jbn._axes import Axis
+
+
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    epsilon: float = 1e-5,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
+    """Normalizes each feature of `x` by the given statistics, then scales and shifts it.
+
+    ::
+
+        y = (x - mean) / sqrt(var + epsilon) · scale + bias
+
+    Args:
+      x: `[..., features, ...]`, floating or complex.
+      mean: `[*features]`.
+      var: `[*features]`, real, not negative.
+      scale: gamma, `[*features]`, or None for 1.
+      bias: beta, `[*features]`, or None for 0.
+      epsilon: added to the variance, in the units of x².
+      axis: the feature axis or axes of `x`.
+      where: boolean, broadcastable to `x`: False where `x` is padding. Padding is normalized as all else, but what
+        would not come out finite there comes out as bias, so that NaN in padding never reaches a gradient.
+      dtype: of the result; by default that of `x`. The arithmetic is float32 or wider in any case.
+
+    Returns:
+      y, shaped as `x`.
+
+    Raises:
+      ValueError: a statistic or parameter that does not have the feature shape.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> x = jnp.array([[1.0, 10.0], [3.0, 10.0]])
+      >>> print(jbn.normalize(x, mean=jnp.array([2.0, 10.0]), var=jnp.array([1.0, 0.0]), epsilon=1e-5).round(4))
+      [[-1.  0.]
+       [ 1.  0.]]
+
+    Reference: Ioffe & Szegedy 2015, "Batch Normalization", Algorithm 1 (https://arxiv.org/abs/1502.03167).
+    """
+    for name, value in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
+        check_features(name, value, axis, x.shape)
+    return normalize_shifted(x, mean, None, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+
+
+def normalize_shifted(
+    x: jax.Array,
+    shift: jax.Array,
+    mean: jax.Array | None,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    epsilon: float,
+    axis: Axis,
+    where: jax.Array | None,
+    dtype: DTypeLike | None,
+) -> jax.Array:
+    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
+    given = [a for a in (x, shift, mean, var, scale, bias) if a is not None]
+    wide = functools.reduce(jnp.promote_types, (a.dtype for a in given), jnp.dtype(jnp.float32))
+    factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(wide)
+    if scale is not None:
+        factor = factor * scale.astype(wide)
+    offset = None if bias is None else bias.astype(wide)
+    if mean is not None:
+        centre = mean.astype(wide) * factor
+        offset = -centre if offset is None else offset - centre
+
+    def expand(value: jax.Array) -> jax.Array:
+        return _axes.expand(value, axis, x.ndim)
+
+    d = x.astype(wide) - expand(shift.astype(wide))
+    if where is not None:
+        # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias.
+        y = d * expand(factor) if offset is None else d * expand(factor) + expand(offset)
+        keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(lax.stop_gradient(y))
+        d = jnp.where(keep, d, 0 if mean is None else expand(mean.astype(wide)))
+    y = d * expand(factor)
+    if offset is not None:
+        y = y + expand(offset)
+    return y.astype(x.dtype if dtype is None else dtype)
+
+
+def check_features(name: str, value: jax.Array | None, axis: Axis, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless `value` is None or has the feature shape of an input of `shape`."""
+    expected = _axes.feature_shape(axis, shape)
+    if value is not None and jnp.shape(value) != expected:
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}, but axis={axis} of an input of shape {tuple(shape)} has the feature "
+            f"shape {expected}; write a {name} of that shape, or another axis"
+        )

@@ -1,0 +1,98 @@
+"""Where the norm sits around the activation: one block that receives its layer, its norm and its activation.
+
+    none         layer, activation
+    before       layer, norm, activation          (Ioffe & Szegedy 2015)
+    after        layer, activation, norm
+    both         layer, norm, activation, norm
+    pre_linear   norm, layer, activation          (the norm on the layer's input)
+
+The order is a table, `ORDER`, and the block walks through it, so Dense and Conv, any norm and any activation share it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import jax
+from flax import linen as nn
+
+Placement = Literal["none", "before", "after", "both", "pre_linear"]
+Step = Literal["layer", "norm", "activation"]
+Map = Callable[[jax.Array], jax.Array]
+
+ORDER: Mapping[Placement, tuple[Step, ...]] = MappingProxyType(
+    {
+        "none": ("layer", "activation"),
+        "before": ("layer", "norm", "activation"),
+        "after": ("layer", "activation", "norm"),
+        "both": ("layer", "norm", "activation", "norm"),
+        "pre_linear": ("norm", "layer", "activation"),
+    }
+)
+
+
+def order(placement: Placement) -> tuple[Step, ...]:
+    """The steps of a block, first to last.
+
+    Raises:
+      ValueError: an unknown placement.
+
+    Example:
+      >>> from jbn.placement import order
+      >>> order("after")
+      ('layer', 'activation', 'norm')
+    """
+    if placement not in ORDER:
+        known = get_args(Placement)
+        near = difflib.get_close_matches(str(placement), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"placement is {placement!r}; write one of {', '.join(known)}{hint}")
+    return ORDER[placement]
+
+
+class Block(nn.Module):
+    """A layer, an activation, and a norm where `placement` puts it.
+
+    Attributes:
+      layer: makes the layer, given its name: `partial(nn.Dense, 100)`, `partial(nn.Conv, 64, (3, 3))`.
+      norm: makes a norm, given its name: `partial(jbn.linen.BatchNorm, use_running_average=False)`, `nn.LayerNorm`.
+      activation: a function of arrays, such as `jax.nn.relu`.
+      placement: where the norm sits.
+
+    The layer's parameters are always under `layer`, the norms' under `norm` (and `norm_1` for the second of `both`), so
+    that one seed gives the layer the same initial weights whatever the placement. The activation's input is sown as
+    `activation_input` in the collection `intermediates`.
+
+    Example:
+      >>> from functools import partial
+      >>> import jax, jax.numpy as jnp, flax.linen as nn, jbn.linen
+      >>> from jbn.placement import Block
+      >>> norm = partial(jbn.linen.BatchNorm, use_running_average=False)
+      >>> block = Block(partial(nn.Dense, 4), norm, jax.nn.relu, placement="after")
+      >>> variables = block.init(jax.random.key(0), jnp.ones((8, 3)))
+      >>> sorted(variables["params"])
+      ['layer', 'norm']
+    """
+
+    layer: Callable[..., Map]
+    norm: Callable[..., Map]
+    activation: Map
+    placement: Placement = "before"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the steps of `order(placement)`, first to last."""
+        norms = 0
+        for step in order(self.placement):
+            if step == "layer":
+                x = self.layer(name="layer")(x)
+            elif step == "norm":
+                x = self.norm(name=f"norm_{norms}" if norms else "norm")(x)
+                norms += 1
+            else:
+                self.sow("intermediates", "activation_input", x)
+                x = self.activation(x)
+        return x
