@@ -74,13 +74,14 @@ def train_arm(
         jax.block_until_ready(loss)
         on_epoch(epoch + 1)
 
-    records = _records(config, lanes, orders.shape[2], losses, evaluations)
+    records = _records(config, lanes, orders.shape[2], losses, evaluations, len(data.validation.y))
     if test:
         split = jax.device_put(batches(data.test, EVALUATION_BATCH), shared)
         final = jax.device_get(_evaluate_lanes(*setting, mesh, state, split))
         looks = _looks(config, orders.shape[2], probes)
         for i, record in enumerate(records):
-            record["test_loss"], record["test_accuracy"] = float(final.loss[i]), float(final.accuracy[i])
+            record["test_loss"] = float(final.loss[i])
+            record["test_accuracy"] = int(final.correct[i]) / len(data.test.y)
             record["probes"] = looks[i] if i < min(len(looks), len(lanes)) else None
     seconds = (time.perf_counter() - began) / len(lanes)
     return [record | {"seconds": round(seconds, 4)} for record in records]
@@ -124,7 +125,7 @@ def _probe_lanes(config, arm, classes, state, x):
     return jax.vmap(partial(probe, config, arm, classes), in_axes=(0, None))(first, x)
 
 
-def _records(config, lanes, steps, losses, evaluations) -> list[dict[str, Any]]:
+def _records(config, lanes, steps, losses, evaluations, examples) -> list[dict[str, Any]]:
     losses, evaluations = jax.device_get((losses, evaluations))
     records = []
     for i, (rate, seed) in enumerate(lanes):
@@ -136,7 +137,7 @@ def _records(config, lanes, steps, losses, evaluations) -> list[dict[str, Any]]:
                 "steps": [steps * (epoch + 1) for epoch in range(config.training.epochs)],
                 "train_loss": curve,
                 "val_loss": [float(e.loss[i]) for e in evaluations],
-                "val_accuracy": [float(e.accuracy[i]) for e in evaluations],
+                "val_accuracy": [int(e.correct[i]) / examples for e in evaluations],
                 "diverged": not math.isfinite(curve[-1]),
             }
         )

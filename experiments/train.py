@@ -29,8 +29,10 @@ class State(NamedTuple):
 
 
 class Evaluation(NamedTuple):
+    """Mean cross-entropy in nats, and how many examples were classified correctly."""
+
     loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
+    correct: Int[Array, ""]
 
 
 def optimizer(
@@ -110,21 +112,18 @@ def train_epoch(
 
 
 def evaluate(config: Config, arm: Arm, classes: int, state: State, data: Batches) -> Evaluation:
-    """Mean loss and accuracy over every example of a split, with running statistics."""
+    """Loss and correct answers over every example of a split, with running statistics."""
     model = build(config.model, arm, classes, train=False)
 
-    def add(sums, batch: Batches):
+    def sums(batch: Batches):
         logits, _ = _apply(model, state, batch.x, mutable=[])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-        right = logits.argmax(-1) == batch.y
-        # where, not a product: the logits of a diverged training are NaN, and 0 · NaN is no 0.
-        return (sums[0] + jnp.where(batch.where, loss, 0).sum(), sums[1] + (right & batch.where).sum()), None
+        correct = (logits.argmax(-1) == batch.y) & batch.where
+        # where, not a product: padding may give any loss, and 0 · NaN is no 0.
+        return jnp.where(batch.where, loss, 0).sum(), correct.sum()
 
-    # The sums start from this lane's own data, so that a scan under shard_map sees one kind of carry.
-    zero = 0 * jax.tree.leaves(state.params)[0].ravel()[0]
-    (loss, right), _ = jax.lax.scan(add, (jnp.where(jnp.isnan(zero), 0, zero), jnp.zeros_like(zero, jnp.int32)), data)
-    examples = data.where.sum()
-    return Evaluation(loss / examples, right / examples)
+    loss, correct = jax.lax.map(sums, data)
+    return Evaluation(loss.sum() / data.where.sum(), correct.sum())
 
 
 def _apply(model: nn.Module, state: State, x: Array, mutable: Sequence[str]) -> tuple[Array, dict[str, Any]]:

@@ -1,0 +1,18 @@
+"""Does the whole job work? Not a question about batch norm: far too few seeds, rates and steps to answer one.
+
+    python -m experiments run configs/smoke.py
+
+The same code as every other config, in seconds.
+"""
+
+from experiments.config import AnalysisConfig, Config, ModelConfig, SweepConfig, TrainingConfig
+
+CONFIG = Config(
+    name="smoke",
+    question="Does the whole job work? (Too small to say anything about batch norm.)",
+    activations=("tanh",),
+    model=ModelConfig(hidden=(16, 12)),
+    training=TrainingConfig(epochs=2),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=3, tuning_seeds=2, evaluation_seeds=6),
+    analysis=AnalysisConfig(resamples=999),
+)

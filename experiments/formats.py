@@ -1,0 +1,18 @@
+"""How numbers are written, everywhere the same: in sentences, tables, figures and the terminal."""
+
+from __future__ import annotations
+
+
+def p_text(p: float) -> str:
+    """`p = 0.031`, never `p = 0`, and a third digit where two could blur which side of 0.05 it lies on."""
+    digits = 3 if 0.045 < p < 0.055 else 2
+    return "p < 0.001" if p < 0.001 else "p > 0.99" if p > 0.99 else f"p = {p:.{digits}g}"
+
+
+def number(x: float, digits: int = 2) -> str:
+    """Fixed digits, without a minus before a rounded zero."""
+    return f"{round(x, digits) + 0.0:.{digits}f}"
+
+
+def signed(x: float, digits: int = 2) -> str:
+    return f"{round(x, digits) + 0.0:+.{digits}f}" if round(x, digits) else number(0, digits)

@@ -1,0 +1,85 @@
+"""Splits lose nothing, standardization is the training set's, batches are exact, orders depend on the seed alone."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import jbn
+from experiments.config import Config, DataConfig, TrainingConfig
+from experiments.data import Split, batch_orders, batches, load, standardize
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(DataConfig())
+
+
+def test_every_real_image_is_in_exactly_one_split(data):
+    raw, labels = load_digits(return_X_y=True)
+    sizes = [len(split.y) for split in (data.train, data.validation, data.test)]
+    assert sum(sizes) == 1797
+    assert sizes == [data.description[k] for k in ("train", "validation", "test")] == [1078, 269, 450]
+    # Undo the standardization and compare as multisets of (image, label).
+    varies = np.array(data.description["raw"]["std"]) > 0
+    mean, std = (np.array(data.description["raw"][k])[varies] for k in ("mean", "std"))
+    seen = [
+        (*np.rint(np.asarray(x, np.float64)[varies] * std + mean).astype(int), int(y))
+        for split in (data.train, data.validation, data.test)
+        for x, y in zip(np.asarray(split.x), np.asarray(split.y), strict=True)
+    ]
+    given = [(*x[varies].astype(int), int(y)) for x, y in zip(raw, labels, strict=True)]
+    assert sorted(seen) == sorted(given)
+
+
+def test_the_training_set_has_mean_0_and_variance_1_and_the_others_nearly_so(data):
+    x = np.asarray(data.train.x, np.float64)
+    varies = np.array(data.description["raw"]["std"]) > 0
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.var(0)[varies], 1, rtol=1e-5)
+    test = np.asarray(data.test.x, np.float64)
+    assert np.abs(test.mean(0)).max() > 1e-3, "the test set must not be standardized by itself"
+    assert np.median(np.abs(test.mean(0))) < 0.1
+
+
+def test_constant_features_are_zero_in_every_split_whatever_they_are_elsewhere(data):
+    assert data.description["constant_features"] == 4
+    constant = np.array(data.description["raw"]["std"]) == 0
+    for split in (data.train, data.validation, data.test):
+        assert (np.asarray(split.x)[:, constant] == 0).all()
+    moments = jbn.moments(jnp.array([[5.0, 1.0], [5.0, 3.0]]))
+    assert standardize(jnp.array([[9.0, 4.0]]), moments).tolist() == [[0.0, 2.0]]
+
+
+def test_splits_keep_the_shares_of_the_classes(data):
+    shares = np.array(
+        [np.bincount(np.asarray(s.y), minlength=10) / len(s.y) for s in (data.train, data.validation, data.test)]
+    )
+    assert np.abs(shares - shares[0]).max() < 0.006
+
+
+def test_another_split_seed_is_another_split_and_the_same_seed_the_same():
+    first, again, other = (np.asarray(load(DataConfig(split_seed=s)).test.y) for s in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 100])
+def test_batches_hold_every_example_once_in_order(size):
+    split = Split(jnp.arange(14.0).reshape(7, 2), jnp.arange(7))
+    cut = batches(split, size)
+    keep = np.asarray(cut.where).ravel()
+    assert keep.sum() == 7
+    assert np.asarray(cut.y).ravel()[keep].tolist() == list(range(7))
+    np.testing.assert_array_equal(np.asarray(cut.x).reshape(-1, 2)[keep], np.asarray(split.x))
+
+
+def test_an_order_depends_on_its_seed_alone_and_every_epoch_is_a_fresh_permutation():
+    config = Config(name="x", training=TrainingConfig(batch_size=5, epochs=3))
+    both = batch_orders(config, (4, 9), 23)
+    assert both.shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(batch_orders(config, (9,), 23)[0], both[1])
+    flat = both.reshape(6, 20)
+    for epoch in flat:
+        assert len(set(epoch.tolist())) == 20 and set(epoch.tolist()) <= set(range(23))
+    assert len({tuple(epoch) for epoch in flat}) == 6

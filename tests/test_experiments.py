@@ -1,0 +1,184 @@
+"""The whole job as a user runs it: end to end, stopped and continued, refused, and against itself."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import sweep
+from experiments.__main__ import main
+from experiments.comparison import compare
+from experiments.config import SweepConfig, load
+
+ROOT = Path(__file__).parent.parent
+SMOKE = "configs/smoke.py"
+
+
+def start(*arguments, **options):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=180)
+    return process.returncode, out, err
+
+
+def stop_after(process, records: Path, lines: int, with_signal: int):
+    """Sends the signal as soon as the file has that many records."""
+    deadline = time.monotonic() + 120
+    while not (records.is_file() and records.read_bytes().count(b"\n") >= lines):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(with_signal)
+    return finish(process)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The smoke config, run once from the command line: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    code, out, err = finish(start("run", SMOKE, "--out", folder))
+    assert (code, err) == (0, "")
+    return folder, out
+
+
+def test_one_command_leaves_a_complete_run_folder_and_says_the_answer(finished):
+    folder, out = finished
+    names = {p.name for p in folder.iterdir()} - {".lock"}
+    assert names >= {"config.json", "env.json", "data.json", "records.jsonl", "result.json"}
+    assert names >= {"report.html", "report.md", "summary.csv", "figures"}
+    figures = {p.name for p in (folder / "figures").iterdir()}
+    for stem in ("accuracy", "learning_curves", "learning_rate", "percentiles_tanh", "running_statistics", "inputs"):
+        assert {f"{stem}.svg", f"{stem}.png"} <= figures
+    result = json.loads((folder / "result.json").read_text())
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 3 * (3 * 2 + 6)
+    for arm in result["arms"]:
+        accuracies = [100 * r["test_accuracy"] for r in records
+                      if r["phase"] == "evaluate" and r["placement"] == arm["placement"]]  # fmt: skip
+        assert arm["mean"] == pytest.approx(sum(accuracies) / 6)
+    assert "tanh: after - before = " in out and ", n = 6: " in out
+    assert "\x1b[" not in out, "no colours or progress bars where the output is no terminal"
+
+
+def test_tuning_never_sees_the_test_set_and_evaluation_seeds_are_fresh(finished):
+    records = [json.loads(line) for line in (finished[0] / "records.jsonl").read_text().splitlines()]
+    phases = [r["phase"] for r in records]
+    assert phases == sorted(phases, reverse=True), "every arm is tuned before the first look at the test set"
+    seeds = {phase: {r["seed"] for r in records if r["phase"] == phase} for phase in ("tune", "evaluate")}
+    assert seeds == {"tune": {0, 1}, "evaluate": {2, 3, 4, 5, 6, 7}}
+    assert all(("test_accuracy" in r) == (r["phase"] == "evaluate") for r in records)
+
+
+def test_a_run_stopped_by_ctrl_c_and_then_killed_goes_on_and_ends_with_the_same_numbers(finished, tmp_path):
+    folder = tmp_path / "smoke"
+    code, _, err = stop_after(start("run", SMOKE, "--out", folder), folder / "records.jsonl", 6, signal.SIGINT)
+    assert code == 130
+    assert "nothing that was trained is lost" in err and "Traceback" not in err
+
+    stop_after(start("run", SMOKE, "--out", folder), folder / "records.jsonl", 18, signal.SIGKILL)
+    # What a crash may leave: half a record; and a stage of which only a part was written.
+    lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:50])
+    assert not (folder / "result.json").exists()
+
+    code, out, err = finish(start("run", SMOKE, "--out", folder))
+    assert (code, err) == (0, "")
+    assert "9 trainings are there already" in out and "cut off a half-written record" in out
+    assert (folder / "result.json").read_bytes() == (finished[0] / "result.json").read_bytes()
+
+
+def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(finished, capsys):
+    folder = finished[0]
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".json", ".jsonl")}
+    assert main(["run", SMOKE, "--out", str(folder)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main(["run", SMOKE, "--out", str(folder), "--training.epochs", "3"]) == 2
+    assert "training.epochs is 2 there and 3 here" in capsys.readouterr().err
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".json", ".jsonl")}
+
+
+def test_the_report_is_a_function_of_the_folder_alone(finished, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("config.json", "env.json", "data.json", "records.jsonl", "result.json"):
+        (moved / name).write_bytes((finished[0] / name).read_bytes())
+    block = "import sys; sys.modules['jax'] = None; from experiments.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", block, "report", str(moved)], cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (moved / "report.html").read_bytes() == (finished[0] / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", SMOKE, "--training.epoch", "3"], "--training.epoch.* did you mean --training.epochs"),
+        (["run", SMOKE, "--training.epochs", "three"], "--training.epochs: invalid literal .*'three'"),
+        (["run", SMOKE, "--training.epochs", "0"], "training.epochs is 0; write at least 1"),
+        (["run", SMOKE, "--placements", "none", "befor"], "'befor'.*Expected one of .*'before'"),
+        (["run", SMOKE, "--activations", "rellu"], "'rellu'.*Expected one of .*'relu'"),
+        (["run", SMOKE, "--sweep.learning-rate-points", "1"], "a grid of one point tunes nothing"),
+        (["run", SMOKE, "--sweep.evaluation-seeds", "1"], "a spread needs at least 2 seeds"),
+        (["run", SMOKE, "--training.batch-size", "5000"], "batch_size is 5000, but digits has only 1078 training"),
+        (["run", SMOKE, "--out", "Makefile/run"], "Makefile/run cannot be written"),
+        (["run", "configs/smok.py"], "did you mean configs/smoke.py"),
+        (["report", "configs"], "configs is no run folder"),
+        (["rum", SMOKE], "cannot read 'rum configs/smoke.py'"),
+        ([], "no command; write: python -m experiments run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_line_without_a_traceback(arguments, words, capsys, monkeypatch):
+    import re
+
+    monkeypatch.chdir(ROOT)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert re.search(words, printed.err), printed.err
+    assert "Traceback" not in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.split("\nusage:")[0].strip().splitlines()) == 1
+    assert not (ROOT / "runs" / "smok").exists()
+
+
+def test_help_explains_every_field(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", SMOKE, "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for field in dataclasses.fields(SweepConfig):
+        assert f"--sweep.{field.name.replace('_', '-')}" in text
+    assert "Seeds trained at each learning rate, judged on validation data." in text
+
+
+def test_the_same_arm_with_disjoint_seeds_shows_no_difference(tmp_path):
+    """A/A: the whole pipeline, tuning included, twice on one arm; the interval of the difference must cover zero."""
+    config = load(ROOT / SMOKE)
+    found = []
+    for first_seed in (0, 100):
+        again = dataclasses.replace(
+            config,
+            placements=("before",),
+            training=dataclasses.replace(config.training, epochs=3),
+            sweep=dataclasses.replace(config.sweep, first_seed=first_seed, tuning_seeds=4, evaluation_seeds=16),
+        )
+        result = sweep.run(again, tmp_path / str(first_seed)).result
+        assert result is not None
+        found.append(result["arms"][0])
+    assert not set(found[0]["seeds"]) & set(found[1]["seeds"])
+    difference = compare(
+        found[0]["test_accuracy"], found[1]["test_accuracy"], margin_pp=1.0, alpha=0.05, resamples=999
+    )  # fmt: skip
+    low, high = difference.welch_ci
+    assert low < 0 < high
+    assert high - low < 6, "an interval this wide would cover anything"

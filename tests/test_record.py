@@ -1,0 +1,119 @@
+"""A run folder keeps what was computed: it is repaired, refused or continued, never overwritten."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from experiments import record
+from experiments.config import Config, ConfigError
+
+CONFIG = Config(name="x")
+ROWS = [{"seed": 0, "val_loss": [0.5, float("nan")]}, {"seed": 1, "val_loss": [0.25, float("inf")]}]
+
+
+def open_and_close(folder, config=CONFIG, device="cpu x 2"):
+    with record.opened(folder, config, device) as (run, notes):
+        return run, notes
+
+
+def test_a_new_folder_holds_the_config_and_where_it_ran_and_reads_back(tmp_path):
+    run, notes = open_and_close(tmp_path / "deep" / "run")
+    assert notes == []
+    assert run.config == CONFIG
+    assert run.records == [] and run.result is None
+    assert run.env["device"] == "cpu x 2"
+    assert run.env["versions"]["jax"] is not None
+    assert record.read(run.folder) == run
+
+
+def test_records_survive_and_what_json_cannot_say_is_null(tmp_path):
+    open_and_close(tmp_path / "run")
+    record.append(tmp_path / "run", ROWS[:1])
+    record.append(tmp_path / "run", ROWS[1:])
+    assert record.read(tmp_path / "run").records == [
+        {"seed": 0, "val_loss": [0.5, None]},
+        {"seed": 1, "val_loss": [0.25, None]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "tail", ['{"seed": 2, "val_lo', '{"seed": 2}', "\x00\x00\x00"], ids=["half", "unended", "zeros"]
+)
+def test_a_half_written_record_is_cut_off_and_said_and_the_others_kept(tmp_path, tail):
+    open_and_close(tmp_path / "run")
+    record.append(tmp_path / "run", ROWS)
+    path = tmp_path / "run" / "records.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail.encode())
+    assert len(record.read(tmp_path / "run").records) == 2
+    assert path.read_bytes() == whole + tail.encode(), "reading must not write"
+
+    run, notes = open_and_close(tmp_path / "run")
+    assert len(run.records) == 2
+    assert path.read_bytes() == whole
+    assert len(notes) == 1 and "cut off a half-written record" in notes[0] and "2 before it are kept" in notes[0]
+
+
+def test_damage_in_the_middle_is_refused_not_dropped(tmp_path):
+    open_and_close(tmp_path / "run")
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_text('{"seed": 0}\nrubbish\n{"seed": 1}\n')
+    with pytest.raises(ConfigError, match="line 2 of 3 is no JSON; delete that line"):
+        record.read(tmp_path / "run")
+    assert path.read_text() == '{"seed": 0}\nrubbish\n{"seed": 1}\n'
+
+
+def test_a_folder_of_another_config_is_refused_naming_the_first_difference(tmp_path):
+    open_and_close(tmp_path / "run")
+    other = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, epochs=7))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(ConfigError, match=r"another config \(training.epochs is 20 there and 7 here\).* --out"):
+        open_and_close(tmp_path / "run", other)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("my life's work")
+    with pytest.raises(ConfigError, match="holds other files and no run"):
+        open_and_close(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "my life's work"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written .* --out FOLDER"):
+        open_and_close(tmp_path / "file" / "run")
+
+
+def test_two_writers_are_refused_and_the_folder_is_free_again_afterwards(tmp_path):
+    with record.opened(tmp_path / "run", CONFIG, "cpu"), pytest.raises(ConfigError, match="another process is writing"):
+        open_and_close(tmp_path / "run")
+    assert open_and_close(tmp_path / "run")[0].config == CONFIG
+
+
+def test_going_on_under_another_device_is_said_and_kept(tmp_path):
+    open_and_close(tmp_path / "run", device="cpu x 2")
+    run, notes = open_and_close(tmp_path / "run", device="gpu x 1")
+    assert "another device" in notes[0]
+    assert run.env["device"] == "cpu x 2"
+    assert [env["device"] for env in run.env["resumed"]] == ["gpu x 1"]
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    record.write_json(path, {"accuracy": 97.5})
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        record.write_json(path, {"accuracy": 1.0})
+    assert json.loads(path.read_text()) == {"accuracy": 97.5}
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no run folder .* write a folder such as runs/"):
+        record.read(tmp_path)
