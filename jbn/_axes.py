@@ -6,11 +6,13 @@ order in which those axes stand in the input, whatever order the caller names th
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
 
@@ -28,8 +30,8 @@ def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     for a in named:
         if not -ndim <= a < ndim:
             raise ValueError(
-                f"axis={axis} is out of range for an input of rank {ndim}; write axes from {-ndim} to {ndim - 1}, "
-                "such as axis=-1 for channels last"
+                f"axis={axis} is out of range for an input of rank {ndim}; write "
+                + (f"axes from {-ndim} to {ndim - 1}, such as axis=-1 for channels last" if ndim else "x[None]")
             )
     axes = sorted(a % ndim for a in named)
     if len(set(axes)) < len(axes):
@@ -46,6 +48,12 @@ def reduction_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 def feature_shape(axis: Axis, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of statistics and parameters for an input of `shape`."""
     return tuple(shape[a] for a in feature_axes(axis, len(shape)))
+
+
+def wide(*dtypes: DTypeLike) -> jnp.dtype:
+    """The dtype of the arithmetic: float32 or wider (also where the caller forbids implicit promotion)."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
 
 
 def expand(value: jax.Array, axis: Axis, ndim: int) -> jax.Array:

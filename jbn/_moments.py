@@ -101,6 +101,9 @@ def merge(a: Moments, b: Moments) -> Moments:
     Returns:
       Moments of both. Moments with count 0 are the identity.
 
+    Raises:
+      ValueError: moments over different features.
+
     Example:
       >>> import jax.numpy as jnp, jbn
       >>> x = jnp.arange(10.0).reshape(5, 2)
@@ -117,10 +120,10 @@ def merge(a: Moments, b: Moments) -> Moments:
             "write moments over the same features (the same axis of arrays alike)"
         )
     n = a.count + b.count
-    share = (b.count / jnp.maximum(n, 1)).astype(b.var.dtype)  # of b; 0 where both are empty
+    share = b.count.astype(b.var.dtype) / jnp.maximum(n, 1).astype(b.var.dtype)  # of b; 0 where both are empty
     delta = b.mean - a.mean
     return Moments(
-        a.mean + delta * share,
+        a.mean + delta * share.astype(delta.dtype),
         a.var * (1 - share) + b.var * share + abs2(delta) * (share * (1 - share)),
         n,
     )
@@ -161,7 +164,7 @@ def abs2(x: jax.Array) -> jax.Array:
 def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
     """Shift and moments of what this device holds."""
     reduce = _axes.reduction_axes(axis, x.ndim)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(_axes.wide(x.dtype))
     if mask is None:
         size = 1
         for a in reduce:
@@ -171,16 +174,18 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         x = jnp.where(mask, x, 0)
         count = _count(mask, axis, x.shape)
     real = x.real.dtype
-    weight = (1 / jnp.maximum(count, 1)).astype(real)
+    weight = 1 / jnp.maximum(count, 1).astype(real)
 
-    shift = lax.stop_gradient(_rough(jnp.sum(x, reduce) * weight))
+    shift = lax.stop_gradient(_rough(jnp.sum(x, reduce) * weight.astype(x.dtype)))
     d = x - _axes.expand(shift, axis, x.ndim)
     if mask is not None:
         d = jnp.where(mask, d, 0)
-    mean = jnp.sum(d, reduce) * weight
+    mean = jnp.sum(d, reduce) * weight.astype(x.dtype)
     var = jnp.sum(abs2(d), reduce) * weight - abs2(mean)
-    # Rounding may leave a hair below 0. Not jnp.maximum, which would halve the derivative of a constant feature.
-    var = var + lax.stop_gradient(jnp.where(var < 0, -var, 0))
+    # Less than the rounding of the two terms is rounding. Not jnp.maximum, which would halve the derivative of a
+    # constant feature.
+    noise = 8 * jnp.finfo(real).eps * abs2(mean)
+    var = var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
     return shift, Moments(mean, var, count)
 
 
@@ -229,7 +234,7 @@ def _across(
         ) from None
     row = (shift, *centred)
     flat, unflatten = _flatten(row)
-    slot = jnp.expand_dims(jnp.arange(size) == index, tuple(range(1, flat.ndim + 1)))
+    slot = jnp.expand_dims(jnp.arange(size, dtype=index.dtype) == index, tuple(range(1, flat.ndim + 1)))
     table = lax.psum(jnp.where(slot, flat, 0), names)
     shift, mean, var, count = jax.vmap(unflatten)(table)
     if axis_index_groups is not None:
@@ -247,12 +252,12 @@ def _merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     fullest = jnp.argmax(parts.count, 0)
     per_feature = parts.count.ndim > 1
     common = jnp.take_along_axis(shift, fullest[None], 0)[0] if per_feature else shift[fullest]
-    common = lax.stop_gradient(common)
-    share = (parts.count / jnp.maximum(total, 1)).astype(parts.var.dtype)
+    common = lax.stop_gradient(jnp.where(total > 0, common, 0))
+    share = parts.count.astype(parts.var.dtype) / jnp.maximum(total, 1)[None].astype(parts.var.dtype)
     share = share.reshape(share.shape + (1,) * (parts.var.ndim - share.ndim))
-    means = jnp.where(share > 0, lax.stop_gradient(shift - common) + parts.mean, 0)
-    mean = jnp.sum(share * means, 0)
-    var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean), 0), 0)
+    means = jnp.where(share > 0, lax.stop_gradient(shift - common[None]) + parts.mean, 0)
+    mean = jnp.sum(share.astype(means.dtype) * means, 0)
+    var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean[None]), 0), 0)
     return common, Moments(mean, var, total)
 
 

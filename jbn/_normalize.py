@@ -6,8 +6,6 @@ multiply-add. The subtraction comes first: it is exact where x is close to the m
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -81,8 +79,11 @@ def normalize_shifted(
     dtype: DTypeLike | None,
 ) -> jax.Array:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
     given = [a for a in (x, shift, mean, var, scale, bias) if a is not None]
-    wide = functools.reduce(jnp.promote_types, (a.dtype for a in given), jnp.dtype(jnp.float32))
+    wide = _axes.wide(*(a.dtype for a in given))
+    var = var.astype(jnp.finfo(wide).dtype)
     factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(wide)
     if scale is not None:
         factor = factor * scale.astype(wide)

@@ -5,6 +5,7 @@ Libraries give the word two meanings. Here, as in Flax, it is the weight kept on
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from jbn import _axes
 from jbn._moments import Moments
 
 
@@ -36,12 +38,15 @@ def init_stats(features: int | Sequence[int], *, dtype: DTypeLike = jnp.float32)
       dtype: of the mean; the variance has its real counterpart. Below float32 a moving average stalls: the last few
         percent of every step are rounded away.
 
+    Returns:
+      BatchStats for these features.
+
     Example:
       >>> import jbn
       >>> print(jbn.init_stats(3))
       BatchStats(mean=Array([0., 0., 0.], dtype=float32), var=Array([1., 1., 1.], dtype=float32))
     """
-    shape = (features,) if isinstance(features, int) else tuple(features)
+    shape = tuple(features) if isinstance(features, Sequence) else (operator.index(features),)
     mean = jnp.zeros(shape, dtype)
     return BatchStats(mean, jnp.ones(shape, mean.real.dtype))
 
@@ -62,7 +67,7 @@ def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Arr
       BatchStats in the dtypes of `stats`, so that a scan can carry them whatever the input's dtype.
 
     Raises:
-      ValueError: statistics and moments over different features.
+      ValueError: statistics and moments over different features, or a complex mean for real statistics.
 
     Example:
       >>> import jax.numpy as jnp, jbn
@@ -78,11 +83,16 @@ def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Arr
             f"running statistics have the feature shape {stats.mean.shape}, the batch's moments {batch.mean.shape}; "
             "write statistics of the same features, such as jbn.init_stats(batch.mean.shape)"
         )
+    if jnp.iscomplexobj(batch.mean) and not jnp.iscomplexobj(stats.mean):
+        raise ValueError(
+            f"the batch's mean is {batch.mean.dtype}, but the running mean {stats.mean.dtype}, which cannot hold it; "
+            "write jbn.init_stats(features, dtype=jnp.complex64)"
+        )
 
     def follow(old: jax.Array, new: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(old.dtype, new.dtype)
+        wide = _axes.wide(old.dtype, new.dtype)
         keep = jnp.asarray(momentum, wide)
-        moved = keep * old.astype(wide) + (1 - keep) * new.astype(wide)
+        moved = keep * old.astype(wide) + jnp.asarray(1 - momentum, wide) * new.astype(wide)
         return jnp.where(batch.count > 0, moved.astype(old.dtype), old)
 
     return BatchStats(follow(stats.mean, batch.mean), follow(stats.var, batch.var))
@@ -90,4 +100,6 @@ def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Arr
 
 def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
     """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
-    return jnp.abs(batch.mean - stats.mean) * lax.rsqrt(stats.var + epsilon)
+    wide = _axes.wide(batch.mean.dtype, stats.mean.dtype)
+    var = stats.var.astype(jnp.finfo(wide).dtype)
+    return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)

@@ -112,13 +112,15 @@ class BatchNorm(nn.Module):
         given = [a for a in (x, scale, bias) if a is not None]
         dtype = canonicalize_dtype(*given, dtype=self.dtype)
 
+        # As in Flax, statistics made real turn complex with the input.
+        running_mean = mean.value.astype(_axes.wide(x.dtype)) if jnp.iscomplexobj(x) else mean.value
         if self.is_initializing() and not use_running_average:
             return normalize_batch(x, scale, bias, epsilon=self.epsilon, axis=self.axis, where=mask, dtype=dtype)[0]
         y, stats, _ = batch_norm(
             x,
             scale,
             bias,
-            BatchStats(mean.value, var.value),
+            BatchStats(running_mean, var.value),
             train=not use_running_average,
             momentum=self.momentum,
             epsilon=self.epsilon,

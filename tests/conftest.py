@@ -1,0 +1,29 @@
+"""JAX as strict as it gets, on eight CPU devices.
+
+The number of devices must be set before anything touches a backend, hence at import. Warnings are errors by
+pyproject.toml. The dtype and rank checks are a fixture and not global, because flax and optax rely on promotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+DEVICES = 8
+jax.config.update("jax_num_cpu_devices", DEVICES)
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[None]:
+    """Implicit promotion of ranks or dtypes raises. Of module scope, so that hypothesis tests may use it, too."""
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 for one test; what was before is restored."""
+    with jax.enable_x64(True):
+        yield
