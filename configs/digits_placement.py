@@ -3,14 +3,23 @@
     make ablation            or: python -m experiments run configs/digits_placement.py
 
 An MLP 64-100-100-100-10 on scikit-learn's 1,797 handwritten digits (1,078 to train, 269 to choose the learning rate,
-450 to test), SGD with momentum 0.9, batch 60, 20 epochs, cosine schedule, no weight decay. For each of 9 arms: 8
-learning rates a factor 2 apart, 3 seeds each, chosen by validation accuracy; then 24 fresh seeds at the chosen rate,
+450 to test), SGD with momentum 0.9, batch 60, 12 epochs, cosine schedule, no weight decay. For each of 9 arms: 7
+learning rates a factor 2 apart, 3 seeds each, chosen by validation accuracy; then 21 fresh seeds at the chosen rate,
 paired across arms by initial weights and batch order.
+
+Result (n = 21, two CPU cores, jax 0.10.2, 72 s, last reproduced 2026-11-23), test accuracy in percent, mean ± sd:
+
+    relu      none 96.60 ± 0.44    before 97.12 ± 0.46    after 97.02 ± 0.63    after - before -0.11 [-0.41, 0.20] pp
+    tanh      none 96.55 ± 0.58    before 96.65 ± 0.45    after 96.76 ± 0.46    after - before +0.12 [-0.03, 0.26] pp
+    sigmoid   none 86.94 ± 6.22    before 96.41 ± 0.36    after 96.43 ± 0.49    after - before +0.02 [-0.25, 0.29] pp
 """
 
-from experiments.config import Config
+from experiments.config import Config, SweepConfig, TrainingConfig
 
 CONFIG = Config(
     name="digits_placement",
     question="Does batch norm belong before or after the activation, or nowhere, in a small MLP on handwritten digits?",
+    training=TrainingConfig(batch_size=60, epochs=12),
+    # As many tuning trainings as evaluation trainings, so that one compiled program serves both.
+    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=3, evaluation_seeds=21),
 )

@@ -120,7 +120,7 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
     with bar:
         task = bar.add_task("loading data", total=total)
         yield (
-            lambda text, epochs: bar.update(task, description=text),
+            lambda text: bar.update(task, description=text),
             lambda epochs: bar.advance(task, epochs),
             lambda text: console.print(text),
         )

@@ -24,7 +24,8 @@ from experiments.train import Probe, evaluate, init, probe, train_epoch
 EVALUATION_BATCH = 512
 PROBED_SEEDS = 3
 PERCENTILES = (15, 50, 85)
-_QUICK = {"xla_backend_optimization_level": 1}
+_ONCE = {"xla_backend_optimization_level": 0}
+_OFTEN = {"xla_backend_optimization_level": 1}
 
 
 def train_arm(
@@ -102,24 +103,24 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0)
 # Every arm is a program of its own, so compile time counts. Two CPU cores, MLP of the digits config: initialization
 # compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
 # runs as fast (84 ms against 81).
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options={"xla_backend_optimization_level": 0})
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=_ONCE)
 def _init_lanes(config, arm, classes, features, mesh, seeds):
     return over_lanes(partial(init, config, arm, classes, features), mesh, seeds)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_QUICK)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_OFTEN)
 def _train_lanes(config, arm, classes, mesh, state, rates, order, train, validation):
     return over_lanes(
         partial(train_epoch, config, arm, classes), mesh, state, rates, order, train, validation, shared=2
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=_QUICK)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=_ONCE)
 def _evaluate_lanes(config, arm, classes, mesh, state, split):
     return over_lanes(partial(evaluate, config, arm, classes), mesh, state, split, shared=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_QUICK)
+@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_ONCE)
 def _probe_lanes(config, arm, classes, state, x):
     first = jax.tree.map(lambda a: a[:PROBED_SEEDS], state)
     return jax.vmap(partial(probe, config, arm, classes), in_axes=(0, None))(first, x)

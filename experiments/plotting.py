@@ -66,6 +66,8 @@ def save(drawing: Drawing, folder: Path) -> tuple[Path, Path]:
     """Writes NAME.svg and NAME.png; the same drawing gives the same bytes."""
     svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
     with matplotlib.rc_context(STYLE):
+        drawing.figure.draw_without_rendering()
+        drawing.figure.set_layout_engine("none")  # laid out once, not once a file: that is half of the time
         drawing.figure.savefig(svg, metadata={"Date": None, "Creator": None})
         drawing.figure.savefig(png, dpi=150, metadata={"Software": None})
     return svg, png

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +35,15 @@ class Stage(NamedTuple):
 class Progress(NamedTuple):
     """What the sweep tells while it works; each may be replaced by a function that does nothing."""
 
-    stage: Callable[[str, int], None]
-    """Called with what is trained now and how many epochs, over all lanes, this and all later stages still take."""
+    stage: Callable[[str], None]
+    """Called with what is trained now."""
     advance: Callable[[int], None]
     """Called with the number of epochs, over all lanes, that were just finished."""
     note: Callable[[str], None]
     """Called with a sentence that the user should see: a repair, a resumed run."""
 
 
-SILENT = Progress(lambda text, epochs: None, lambda epochs: None, lambda text: None)
+SILENT = Progress(lambda text: None, lambda epochs: None, lambda text: None)
 
 
 def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run:
@@ -65,11 +66,9 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         record.write_json(folder / "data.json", data.description)
 
         records = list(found.records)
-        for stage in tuning(config):
-            records += _complete(config, data, folder, stage, records, progress)
+        records += _complete(config, data, folder, tuning(config), records, progress)
         # Every choice is made before the first look at the test set.
-        for stage in evaluation(config, stats.choose(config, records)):
-            records += _complete(config, data, folder, stage, records, progress)
+        records += _complete(config, data, folder, evaluation(config, stats.choose(config, records)), records, progress)
 
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
@@ -106,30 +105,42 @@ def total_epochs(config: Config) -> int:
 
 
 def _complete(
-    config: Config, data: Data, folder: Path, stage: Stage, records: list[dict[str, Any]], progress: Progress
+    config: Config,
+    data: Data,
+    folder: Path,
+    stages: list[Stage],
+    records: list[dict[str, Any]],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Trains a stage unless the folder has it, and appends what the folder has not."""
+    """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
+
+    Two stages are under way at a time, so that one compiles, on one core, while the other one trains.
+    """
     done = {_key(r) for r in records}
-    work = len(stage.lanes) * config.training.epochs
-    progress.stage(str(stage), work)
-    wanted = {(stage.phase, *stage.arm, rate, seed) for rate, seed in stage.lanes}
-    if wanted <= done:
-        progress.advance(work)
-        return []
-    trained = train_arm(
-        config,
-        stage.arm,
-        data,
-        stage.lanes,
-        test=stage.phase == "evaluate",
-        on_epoch=lambda epoch: progress.advance(len(stage.lanes)),
-    )
-    head = {"phase": stage.phase, "placement": stage.arm.placement, "activation": stage.arm.activation}
-    new = [head | r for r in trained]
-    # What a training gives must not depend on the lanes beside it, so a stage of which a crash left a part is
-    # trained whole, by the same program as before, and only what is missing is kept.
-    new = [record.finite(r) for r in new if _key(r) not in done]
-    record.append(folder, new)
+
+    def train(stage: Stage) -> list[dict[str, Any]]:
+        progress.stage(str(stage))
+        if {(stage.phase, *stage.arm, rate, seed) for rate, seed in stage.lanes} <= done:
+            progress.advance(len(stage.lanes) * config.training.epochs)
+            return []
+        trained = train_arm(
+            config,
+            stage.arm,
+            data,
+            stage.lanes,
+            test=stage.phase == "evaluate",
+            on_epoch=lambda epoch: progress.advance(len(stage.lanes)),
+        )
+        head = {"phase": stage.phase, "placement": stage.arm.placement, "activation": stage.arm.activation}
+        # A stage of which a crash left a part is trained whole, by the same program as before, so that its numbers are
+        # those of a run that was not stopped; only what is missing is kept.
+        return [record.finite(head | r) for r in trained if _key(head | r) not in done]
+
+    new: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for finished in pool.map(train, stages):
+            record.append(folder, finished)
+            new += finished
     return new
 
 

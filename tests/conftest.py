@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import pytest
+
+# No deadline: the first call of a jax function compiles it. The same examples every time, so that CI does not flicker.
+hypothesis.settings.register_profile("jbn", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("jbn")
 
 DEVICES = 8
 jax.config.update("jax_num_cpu_devices", DEVICES)
