@@ -18,7 +18,8 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from experiments import record, report
 from experiments.config import Config, ConfigError, load
@@ -37,7 +38,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; errors are one line on stderr. Returns the exit status."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     try:
         match list(arguments):
             case ["run", path, *overrides] if not path.startswith("-"):
@@ -69,13 +70,13 @@ def run(path: str, overrides: Sequence[str], console: Console) -> None:
         finished = sweep.run(options.config, folder, sweep.Progress(*progress))
     written = report.write(folder)
     report.print_answer(console, finished)
-    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}")
+    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
 
 
 def redraw(folder: Path, console: Console) -> None:
     written = report.write(folder)
     report.print_answer(console, record.read(folder))
-    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}")
+    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
 
 
 def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
@@ -109,12 +110,12 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
     """A progress bar with what is trained and the time left; only notes where the output is no terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+        TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
         console=console,
+        transient=True,
         disable=not console.is_terminal,
     )
     with bar:
@@ -122,7 +123,7 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
         yield (
             lambda text: bar.update(task, description=text),
             lambda epochs: bar.advance(task, epochs),
-            lambda text: console.print(text),
+            lambda text: console.print(text, soft_wrap=True),
         )
 
 

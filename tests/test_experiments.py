@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,18 @@ def test_the_report_is_a_function_of_the_folder_alone(finished, tmp_path):
     assert (moved / "report.html").read_bytes() == (finished[0] / "report.html").read_bytes()
 
 
+def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["report", str(finished[0])]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # but for the path at the end
+    shown = " ".join(" ".join(lines).split())
+    result = json.loads((finished[0] / "result.json").read_text())
+    for sentence in [row["sentence"] for row in result["comparisons"]] + result["warnings"]:
+        assert sentence in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -139,8 +152,6 @@ def test_the_report_is_a_function_of_the_folder_alone(finished, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_bad_input_is_one_line_without_a_traceback(arguments, words, capsys, monkeypatch):
-    import re
-
     monkeypatch.chdir(ROOT)
     assert main(arguments) == 2
     printed = capsys.readouterr()
