@@ -138,9 +138,13 @@ def _complete(
 
     new: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for finished in pool.map(train, stages):
-            record.append(folder, finished)
-            new += finished
+        try:
+            for finished in pool.map(train, stages):
+                record.append(folder, finished)
+                new += finished
+        except BaseException:  # Ctrl-C, too: what has not begun must not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return new
 
 

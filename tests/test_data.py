@@ -1,6 +1,7 @@
 """Splits lose nothing, standardization is the training set's, batches are exact, orders depend on the seed alone."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -49,6 +50,11 @@ def test_constant_features_are_zero_in_every_split_whatever_they_are_elsewhere(d
         assert (np.asarray(split.x)[:, constant] == 0).all()
     moments = jbn.moments(jnp.array([[5.0, 1.0], [5.0, 3.0]]))
     assert standardize(jnp.array([[9.0, 4.0]]), moments).tolist() == [[0.0, 2.0]]
+
+
+def test_annotated_shapes_are_checked_under_pytest():
+    with pytest.raises(jaxtyping.TypeCheckError, match="examples features"):
+        standardize(jnp.ones(3), jbn.moments(jnp.eye(3)))
 
 
 def test_splits_keep_the_shares_of_the_classes(data):

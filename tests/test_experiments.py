@@ -19,12 +19,18 @@ from experiments.config import SweepConfig, load
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "configs/smoke.py"
+# `python -m experiments`, with Ctrl-C as a terminal has it: what a shell starts in the background ignores SIGINT.
+PROGRAM = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+"""
 
 
 def start(*arguments, **options):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
