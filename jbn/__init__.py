@@ -15,6 +15,7 @@ from jbn._moments import moments as moments
 from jbn._normalize import normalize as normalize
 from jbn._stats import BatchStats as BatchStats
 from jbn._stats import init_stats as init_stats
+from jbn._stats import preset as preset
 from jbn._stats import update_stats as update_stats
 
 __version__ = _version("jbn")
@@ -27,5 +28,6 @@ __all__ = [
     "merge",
     "moments",
     "normalize",
+    "preset",
     "update_stats",
 ]

@@ -4,38 +4,51 @@
     inference:   y = (x - stats.mean) / sqrt(stats.var + epsilon) · scale + bias
 
 Backpropagation needs the input and per-feature vectors, no more, so that is all that is kept: the forward pass is a
-checkpoint whose moments are saved and whose large arrays are computed again.
+checkpoint whose moments are saved and whose large arrays are computed again. An activation beside the norm joins it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jbn import _stats
+from jbn import _axes, _stats
 from jbn._axes import Axis
-from jbn._moments import Moments, shifted_moments
+from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
-from jbn._stats import BatchStats, update_stats
+from jbn._stats import BatchStats, Momentum, Variance, update_stats
+from jbn._variants import ghost
+
+Activation = Callable[[jax.Array], jax.Array]
 
 _KEPT = jax.checkpoint_policies.save_only_these_names("jbn_moments")
 
 
 class Info(NamedTuple):
-    """What a call measured; None where it measured nothing, because the running statistics normalized.
+    """What a call measured; None where it measured nothing, because it took no statistics of the batch.
 
     Attributes:
-      moments: mean, biased variance and count of this batch.
+      moments: mean, biased variance and effective count of this batch.
       drift: `[*features]`, distance of the batch mean from the running mean, in running standard deviations.
+      var_to_epsilon: `[]`, the smallest variance of a feature over epsilon; below 1, epsilon and not the batch decides.
+      dead: `[*features]`, bool, True where all the batch has one value (variance 0), so that y is bias.
+      cancellation: `[*features]`, |mean|²/(var + epsilon): the factor by which E[x²] - E[x]² would have lost precision.
+      skipped: `[]`, int32, batches left out so far, with `skip_nonfinite`.
     """
 
-    moments: Moments | None
-    drift: jax.Array | None
+    moments: Moments | None = None
+    drift: jax.Array | None = None
+    var_to_epsilon: jax.Array | None = None
+    dead: jax.Array | None = None
+    cancellation: jax.Array | None = None
+    skipped: jax.Array | None = None
 
 
 def batch_norm(
@@ -45,12 +58,23 @@ def batch_norm(
     stats: BatchStats | None,
     *,
     train: bool,
-    momentum: float | jax.Array = 0.99,
+    use_running_average: bool | None = None,
+    update: bool | None = None,
+    trainable: bool = True,
+    momentum: Momentum = 0.99,
+    debias: bool = False,
+    variance: Variance = "biased",
+    skip_nonfinite: bool = False,
+    accumulate_steps: int = 1,
     epsilon: float = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
+    virtual_batch_size: int | None = None,
+    ragged_groups: ghost.Ragged = "refuse",
+    activation: Activation | None = None,
+    placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, BatchStats | None, Info]:
     """Batch normalization: a pure function of input, parameters and running statistics.
@@ -60,13 +84,25 @@ def batch_norm(
         train:  y = (x - E[x]) / sqrt(Var[x] + epsilon) · scale + bias,   stats ← momentum·stats + (1 - momentum)·batch
         else:   y = (x - stats.mean) / sqrt(stats.var + epsilon) · scale + bias
 
+    `train` sets two of three switches: which statistics normalize, and whether the running ones are updated. The third
+    is whether scale and bias are trained. All eight combinations work.
+
     Args:
       x: `[..., features, ...]`, floating or complex.
       scale: gamma, `[*features]`, or None for 1.
       bias: beta, `[*features]`, or None for 0.
-      stats: running statistics, or None to keep none (training only).
+      stats: running statistics, or None to keep none (where the batch normalizes).
       train: True normalizes by the batch's statistics and updates the running ones; False uses the running ones.
-      momentum: weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here).
+      use_running_average: normalize by the running statistics; by default where not `train`.
+      update: update the running statistics by this batch; by default where `train`.
+      trainable: False makes scale and bias constants to differentiation. With `train=False` that is frozen batch norm:
+        an affine map, whose gradient dx = dy · scale / sqrt(stats.var + epsilon) takes no pass over the batch.
+      momentum: weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here); None for the
+        cumulative average, or a function of the step. See `update_stats`, also for the next four.
+      debias: right from the first batch on.
+      variance: "biased" or "unbiased" running variance. The batch is normalized by the biased one in any case.
+      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
+      accumulate_steps: micro-batches for each update of the running statistics.
       epsilon: added to the variance.
       axis: the feature axis or axes, which are kept.
       where: boolean, broadcastable to `x`: True where an element counts. Masked elements have no part in the
@@ -74,13 +110,23 @@ def batch_norm(
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap). Not for jit with sharded
         arrays, where the batch is global by itself.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
+      virtual_batch_size: examples in a virtual batch: the first reduced axis is cut into groups of that many, each
+        normalized by its own statistics (ghost batch norm, Hoffer et al. 2017). With `axis_name`, group i is that of
+        all devices together. The running statistics follow the whole batch.
+      ragged_groups: what to do where that does not divide the batch: "refuse", or "exact", where the last group has
+        the rest.
+      activation: function of arrays, element by element, such as `jax.nn.relu`, applied within: backpropagation then
+        keeps x alone for both, where batch norm and activation one after another keep twice or thrice that.
+      placement: where the norm sits around that activation: "before", activation(norm(x)), or "after",
+        norm(activation(x)).
       dtype: of y; by default that of `x`. Statistics are float32 or wider in any case.
 
     Returns:
-      y, shaped as `x`; the new running statistics, which carry no gradient (unchanged if not `train`); and Info.
+      y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info.
 
     Raises:
-      ValueError: shapes that do not fit, or no `stats` where they are needed.
+      ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, or one
+        value per feature to take statistics of.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn
@@ -98,29 +144,50 @@ def batch_norm(
     if stats is not None:
         check_features("stats.mean", stats.mean, axis, x.shape)
         check_features("stats.var", stats.var, axis, x.shape)
+    if placement not in ("before", "after"):
+        raise ValueError(f"placement is {placement!r}; write 'before' or 'after': the norm before or after activation")
+    running = not train if use_running_average is None else use_running_average
+    update = train if update is None else update
+    if not trainable:
+        scale, bias = lax.stop_gradient((scale, bias))
+    if running and stats is None:
+        raise ValueError(
+            f"stats is None and {'train is False' if not train else 'use_running_average is True'}; write running "
+            "statistics, such as jbn.init_stats(n)"
+        )
+    if not running or update:
+        _check_enough(x.shape, axis, axis_name, axis_index_groups, None if running else virtual_batch_size)
 
-    if not train:
-        if stats is None:
-            raise ValueError("stats is None and train is False; write running statistics, such as jbn.init_stats(n)")
-        mean, var = lax.stop_gradient((stats.mean, stats.var))
-        return _by_running(x, mean, var, scale, bias, where, axis, epsilon, dtype), stats, Info(None, None)
-
-    y, moments = normalize_batch(
-        x,
-        scale,
-        bias,
-        epsilon=epsilon,
-        axis=axis,
-        where=where,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        dtype=dtype,
+    fixed: dict[str, Any] = dict(
+        epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
     )
-    moments = lax.stop_gradient(moments)
-    if stats is None:
-        return y, None, Info(moments, None)
-    drift = _stats.drift(stats, moments, epsilon=epsilon)
-    return y, update_stats(stats, moments, momentum=momentum), Info(moments, drift)
+    spread: dict[str, Any] = dict(axis_name=axis_name, axis_index_groups=axis_index_groups)
+    batch = None
+    if running:
+        assert stats is not None
+        y = _by_running(x, scale, bias, lax.stop_gradient((stats.mean, stats.var)), **fixed)
+        if update:
+            given = lax.stop_gradient(x)
+            given = _activate(activation, given, where) if activation and placement == "after" else given
+            batch = moments(given, axis=axis, where=where, **spread)
+    else:
+        y, batch = normalize_batch(
+            x, scale, bias, **fixed, **spread, virtual_batch_size=virtual_batch_size, ragged_groups=ragged_groups
+        )
+        batch = lax.stop_gradient(batch)
+    info = _info(batch, stats, epsilon)
+    if stats is None or batch is None or not update:
+        return y, stats, info
+    stats = update_stats(
+        stats,
+        batch,
+        momentum=momentum,
+        debias=debias,
+        variance=variance,
+        skip_nonfinite=skip_nonfinite,
+        accumulate_steps=accumulate_steps,
+    )
+    return y, stats, info._replace(skipped=stats.skipped)
 
 
 def normalize_batch(
@@ -133,23 +200,99 @@ def normalize_batch(
     where: jax.Array | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
+    virtual_batch_size: int | None = None,
+    ragged_groups: ghost.Ragged = "refuse",
+    activation: Activation | None = None,
+    placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
+    cut = None if virtual_batch_size is None else ghost.groups(x.shape, axis, virtual_batch_size, ragged_groups)
 
-    def forward(x, scale, bias, where):
-        measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
+    def norm(x, scale, bias, where, dtype):
+        if cut is None:
+            features, mask, padding = axis, where, where
+        else:
+            features, mask = cut.axis, cut.cut_mask(where)
+            padding = None if where is None else mask
+            x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
+        measured = shifted_moments(
+            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
+        )
         shift, centred = checkpoint_name(measured, "jbn_moments")
         y = normalize_shifted(
-            x, shift, centred.mean, centred.var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype
+            x, shift, centred.mean, centred.var, scale, bias, epsilon=epsilon, axis=features, where=padding, dtype=dtype
         )
+        if cut is not None:
+            y, (shift, centred) = cut.join(y), cut.pool(shift, centred, where)
         return y, centred._replace(mean=shift + centred.mean)
+
+    def forward(x, scale, bias, where):
+        return _beside(activation, placement, norm, x, scale, bias, where, dtype)
 
     return jax.checkpoint(forward, policy=_KEPT, prevent_cse=False)(x, scale, bias, where)
 
 
-def _by_running(x, mean, var, scale, bias, where, axis, epsilon, dtype):
+def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:
+    mean, var = running
+
+    def norm(x, scale, bias, where, dtype):
+        y = normalize_shifted(x, mean, None, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+        return y, None
+
     def forward(x, scale, bias, where):
-        return normalize_shifted(x, mean, None, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+        return _beside(activation, placement, norm, x, scale, bias, where, dtype)[0]
 
     return jax.checkpoint(forward, prevent_cse=False)(x, scale, bias, where)
+
+
+def _beside(activation, placement, norm, x, scale, bias, where, dtype):
+    """`norm` with the activation on its side; between the two the numbers stay in float32 or wider."""
+    if activation is None:
+        return norm(x, scale, bias, where, dtype)
+    wide = _axes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
+    if placement == "after":
+        return norm(_activate(activation, x, where), scale, bias, where, x.dtype if dtype is None else dtype)
+    y, measured = norm(x, scale, bias, where, wide)
+    return _activate(activation, y, where).astype(x.dtype if dtype is None else dtype), measured
+
+
+def _activate(activation: Activation, x: jax.Array, where: jax.Array | None) -> jax.Array:
+    """The activation in float32 or wider, of 0 where padding would give it a derivative that is not finite."""
+    x = x.astype(_axes.wide(x.dtype))
+    if where is not None:
+        value, slope = jax.jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))
+        keep = _axes.expand_mask(where, x.shape) | (jnp.isfinite(value) & jnp.isfinite(slope))
+        x = jnp.where(keep, x, 0)
+    return activation(x)
+
+
+def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> Info:
+    if batch is None:
+        return Info()
+    mean2 = abs2(batch.mean)
+    return Info(
+        moments=batch,
+        drift=None if stats is None else _stats.drift(stats, batch, epsilon=epsilon),
+        var_to_epsilon=jnp.min(batch.var, initial=jnp.inf) / epsilon,
+        dead=(batch.var == 0) & (batch.count > 0),
+        cancellation=mean2 / (batch.var + jnp.asarray(epsilon, batch.var.dtype)),
+    )
+
+
+def _check_enough(shape, axis, axis_name, axis_index_groups, virtual_batch_size) -> None:
+    """One value has no variance: y would be bias, whatever x."""
+    reduced = _axes.reduction_axes(axis, len(shape))
+    sizes = [shape[a] for a in reduced]
+    if reduced and virtual_batch_size:
+        sizes[0] = sizes[0] % virtual_batch_size or min(sizes[0], virtual_batch_size)
+    count = math.prod(sizes)
+    if count == 1 and (axis_name is None or axis_members(axis_name, axis_index_groups) == 1):
+        what = f"an input of shape {tuple(shape)} with axis={axis}"
+        if virtual_batch_size:
+            what = f"a virtual batch of {what}, virtual_batch_size={virtual_batch_size},"
+        raise ValueError(
+            f"{what} has 1 value per feature, and training takes statistics of more than one: the variance would be 0 "
+            "and the output bias; write a larger batch, axis_name=... to share statistics between devices, or "
+            "train=False to normalize by the running statistics"
+        )

@@ -224,14 +224,7 @@ def _across(
     A psum of slots, not an all_gather: its result is known to be equal on every device, which shard_map's replication
     check demands, and it exists under vmap and with index groups, too.
     """
-    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
-    try:
-        size, index = lax.axis_size(names), lax.axis_index(names)
-    except NameError:
-        raise ValueError(
-            f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
-            "write axis_name=None (under jit with sharded arrays the batch is global by itself)"
-        ) from None
+    names, size, index = _bound(axis_name)
     row = (shift, *centred)
     flat, unflatten = _flatten(row)
     slot = jnp.expand_dims(jnp.arange(size, dtype=index.dtype) == index, tuple(range(1, flat.ndim + 1)))
@@ -240,10 +233,28 @@ def _across(
     if axis_index_groups is not None:
         mine = jnp.asarray(_group_members(axis_index_groups, size))[index]
         count = jnp.where(jnp.expand_dims(mine, tuple(range(1, count.ndim))), count, 0)
-    return _merge_all(shift, Moments(mean, var, count))
+    return merge_all(shift, Moments(mean, var, count))
 
 
-def _merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
+def axis_members(axis_name: str | Sequence[str], axis_index_groups: Sequence[Sequence[int]] | None) -> int:
+    """Over how many members of a mapped axis a batch is spread; those of the smallest group, where there are groups."""
+    size = _bound(axis_name)[1]
+    return size if axis_index_groups is None else min(map(len, axis_index_groups))
+
+
+def _bound(axis_name: str | Sequence[str]) -> tuple[Any, int, jax.Array]:
+    """The name as jax takes it, the axis' size, and the place on it."""
+    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    try:
+        return names, lax.axis_size(names), lax.axis_index(names)
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
+            "write axis_name=None (under jit with sharded arrays the batch is global by itself)"
+        ) from None
+
+
+def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     """Merges moments stacked on a leading axis, each relative to its own shift, relative to one of these shifts.
 
     The common shift is that of the fullest part: an empty one's is 0, and far from everybody's mean.

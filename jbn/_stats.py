@@ -1,13 +1,24 @@
 """How running statistics follow the batches: the only file that says "momentum".
 
 Libraries give the word two meanings. Here, as in Flax, it is the weight kept on the old value; torch's 0.1 is 0.9 here.
+
+Every way of following is one weighted average, and differs in the weights:
+
+    new = keep · old + take · batch
+
+    moving average            keep = m             take = 1 - m
+    debiased                  keep = m·w/w',       take = (1 - m)/w',     w' = m·w + 1 - m
+    cumulative (m is None)    keep = w/w',         take = 1/w',           w' = w + 1
+
+w is the weight of all that was seen so far, 0 at the start: the last two forget what they started from at step 1.
 """
 
 from __future__ import annotations
 
+import difflib
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,59 +26,130 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jbn import _axes
-from jbn._moments import Moments
+from jbn._moments import Moments, merge
+
+Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
+Variance = Literal["biased", "unbiased"]
 
 
 class BatchStats(NamedTuple):
     """Running statistics: what a layer knows of the whole stream of batches.
 
+    All but mean and var are None unless the option that needs them is on.
+
     Attributes:
       mean: `[*features]`, running mean; starts at 0.
-      var: `[*features]`, real, running (biased) variance; starts at 1.
+      var: `[*features]`, real, running variance; starts at 1.
+      weight: `[*features]`, float32, with `debias` or a momentum of None: the total weight of the batches seen, 0 to 1
+        if debiased, their number if cumulative.
+      step: `[]`, int32, where momentum is a schedule: number of updates so far.
+      skipped: `[]`, int32, with `skip_nonfinite`: number of batches left out because they were not finite.
+      pending_mean: `[*features]`, with `accumulate_steps`: mean of the micro-batches since the last update.
+      pending_var: `[*features]`, their biased variance.
+      pending_count: `[*features]`, float32, their number of elements.
+      pending_steps: `[]`, int32, their number.
     """
 
     mean: jax.Array
     var: jax.Array
+    weight: jax.Array | None = None
+    step: jax.Array | None = None
+    skipped: jax.Array | None = None
+    pending_mean: jax.Array | None = None
+    pending_var: jax.Array | None = None
+    pending_count: jax.Array | None = None
+    pending_steps: jax.Array | None = None
 
 
-def init_stats(features: int | Sequence[int], *, dtype: DTypeLike = jnp.float32) -> BatchStats:
+def init_stats(
+    features: int | Sequence[int],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    momentum: Momentum = 0.99,
+    debias: bool = False,
+    skip_nonfinite: bool = False,
+    accumulate_steps: int = 1,
+) -> BatchStats:
     """Running statistics before the first batch: mean 0, variance 1.
 
     Args:
       features: number of features, or the feature shape where there are several feature axes.
       dtype: of the mean; the variance has its real counterpart. Below float32 a moving average stalls: the last few
         percent of every step are rounded away.
+      momentum: as in `update_stats`; None adds `weight`, a schedule adds `step`.
+      debias: as in `update_stats`; adds `weight`.
+      skip_nonfinite: as in `update_stats`; adds `skipped`.
+      accumulate_steps: as in `update_stats`; more than 1 adds the `pending` moments.
 
     Returns:
-      BatchStats for these features.
+      BatchStats for these features, with the state that the options need.
+
+    Raises:
+      ValueError: options that contradict each other.
 
     Example:
       >>> import jbn
-      >>> print(jbn.init_stats(3))
-      BatchStats(mean=Array([0., 0., 0.], dtype=float32), var=Array([1., 1., 1.], dtype=float32))
+      >>> jbn.init_stats(3).var
+      Array([1., 1., 1.], dtype=float32)
+      >>> jbn.init_stats(2, momentum=0.9, debias=True).weight
+      Array([0., 0.], dtype=float32)
     """
+    _check_options(momentum, debias, accumulate_steps)
     shape = tuple(features) if isinstance(features, Sequence) else (operator.index(features),)
     mean = jnp.zeros(shape, dtype)
-    return BatchStats(mean, jnp.ones(shape, mean.real.dtype))
+    stats = BatchStats(mean, jnp.ones(shape, mean.real.dtype))
+    if debias or momentum is None:
+        stats = stats._replace(weight=jnp.zeros(shape, jnp.float32))
+    if callable(momentum):
+        stats = stats._replace(step=jnp.zeros((), jnp.int32))
+    if skip_nonfinite:
+        stats = stats._replace(skipped=jnp.zeros((), jnp.int32))
+    if accumulate_steps > 1:
+        stats = stats._replace(
+            pending_mean=jnp.zeros(shape, _axes.wide(mean.dtype)),
+            pending_var=jnp.zeros(shape, _axes.wide(mean.real.dtype)),
+            pending_count=jnp.zeros(shape, jnp.float32),
+            pending_steps=jnp.zeros((), jnp.int32),
+        )
+    return stats
 
 
-def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Array = 0.99) -> BatchStats:
-    """One step of the exponential moving average.
+def update_stats(
+    stats: BatchStats,
+    batch: Moments,
+    *,
+    momentum: Momentum = 0.99,
+    debias: bool = False,
+    variance: Variance = "biased",
+    skip_nonfinite: bool = False,
+    accumulate_steps: int = 1,
+) -> BatchStats:
+    """Running statistics after one more batch.
 
     ::
 
         mean ← momentum · mean + (1 - momentum) · batch.mean        (and var alike)
 
     Args:
-      stats: running statistics so far.
+      stats: running statistics so far, from `init_stats` with the same options.
       batch: moments of one batch. A feature with count 0 (all masked) leaves its statistics as they are.
       momentum: weight kept on the old value, in [0, 1]; 0.99 remembers about 100 batches. torch's 0.1 is 0.9 here.
+        None averages all batches alike (torch's `momentum=None`). A function is called with the number of updates
+        so far (`[]`, int32): a schedule, such as one of optax's.
+      debias: divide by the total weight of what was seen, so that the start value has no part in the average and it is
+        right from the first batch on (Kingma & Ba 2015, section 3). Needs `stats.weight`.
+      variance: "biased" keeps the batch variance as it is (Flax, Keras); "unbiased" keeps n/(n-1) of it (torch).
+      skip_nonfinite: leave out a batch whose mean or variance is not finite in any feature, and count it in
+        `stats.skipped`.
+      accumulate_steps: number of micro-batches whose moments are merged before the statistics move once, as by the
+        full batch: that of gradient accumulation (optax.MultiSteps' `every_k_schedule`).
 
     Returns:
       BatchStats in the dtypes of `stats`, so that a scan can carry them whatever the input's dtype.
 
     Raises:
-      ValueError: statistics and moments over different features, or a complex mean for real statistics.
+      ValueError: statistics and moments over different features, a complex mean for real statistics, options that
+        contradict each other, or statistics without the state that an option needs.
 
     Example:
       >>> import jax.numpy as jnp, jbn
@@ -75,9 +157,148 @@ def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Arr
       >>> stats = jbn.update_stats(jbn.init_stats(1), batch, momentum=0.9)
       >>> print(stats.mean.round(3), stats.var)
       [0.2] [1.]
+      >>> stats = jbn.update_stats(jbn.init_stats(1, debias=True), batch, momentum=0.9, debias=True)
+      >>> print(stats.mean, stats.var)
+      [2.] [1.]
 
     Differs from Flax, where a fully masked batch turns the running statistics into NaN for good.
     """
+    _check_options(momentum, debias, accumulate_steps)
+    if variance not in ("biased", "unbiased"):
+        raise ValueError(f"variance is {variance!r}; write 'biased' (Flax, Keras) or 'unbiased' (torch)")
+    _check_features(stats, batch)
+    _check_state(stats, momentum, debias, skip_nonfinite, accumulate_steps)
+
+    if skip_nonfinite:
+        assert stats.skipped is not None
+        finite = jnp.all(jnp.isfinite(batch.mean)) & jnp.all(jnp.isfinite(batch.var))
+        stats = stats._replace(skipped=stats.skipped + jnp.where(finite, 0, 1).astype(jnp.int32))
+        batch = _nothing_unless(finite, batch)
+    if accumulate_steps > 1:
+        stats, batch = _accumulate(stats, batch, accumulate_steps)
+
+    seen = batch.count > 0
+    keep, take, stats = _weights(stats, seen, momentum, debias)
+    n = batch.count.astype(batch.var.dtype)
+    var = batch.var if variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
+
+    def follow(old: jax.Array, new: jax.Array) -> jax.Array:
+        wide = _axes.wide(old.dtype, new.dtype)
+        moved = keep.astype(wide) * old.astype(wide) + take.astype(wide) * new.astype(wide)
+        return jnp.where(seen, moved.astype(old.dtype), old)
+
+    return stats._replace(mean=follow(stats.mean, batch.mean), var=follow(stats.var, var))
+
+
+def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
+    """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
+    wide = _axes.wide(batch.mean.dtype, stats.mean.dtype)
+    var = stats.var.astype(jnp.finfo(wide).dtype)
+    return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
+
+
+_PRESETS = {
+    "flax": {"momentum": 0.99, "epsilon": 1e-5, "variance": "biased"},
+    "keras": {"momentum": 0.99, "epsilon": 1e-3, "variance": "biased"},
+    "torch": {"momentum": 0.9, "epsilon": 1e-5, "variance": "unbiased"},
+}
+
+
+def preset(library: str) -> dict[str, Any]:
+    """The options that give another library's batch norm, by its own defaults.
+
+    ::
+
+        flax   momentum 0.99   epsilon 1e-5   biased running variance
+        keras  momentum 0.99   epsilon 1e-3   biased
+        torch  momentum 0.9    epsilon 1e-5   unbiased
+
+    Args:
+      library: "flax", "keras" or "torch".
+
+    Returns:
+      Keyword arguments of `batch_norm` and of the Flax modules.
+
+    Raises:
+      ValueError: another name.
+
+    Example:
+      >>> import jbn
+      >>> jbn.preset("torch")
+      {'momentum': 0.9, 'epsilon': 1e-05, 'variance': 'unbiased'}
+    """
+    if library not in _PRESETS:
+        near = difflib.get_close_matches(str(library), _PRESETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no preset {library!r}; write one of {', '.join(_PRESETS)}{hint}")
+    return dict(_PRESETS[library])
+
+
+def _weights(
+    stats: BatchStats, seen: jax.Array, momentum: Momentum, debias: bool
+) -> tuple[jax.Array, jax.Array, BatchStats]:
+    """`keep` and `take` of the module's docstring, and the statistics with their weight and step moved on."""
+    wide = _axes.wide(stats.mean.real.dtype)
+    if momentum is None:
+        kept, take = jnp.ones((), wide), jnp.ones((), wide)
+    else:
+        m = momentum
+        if callable(m):
+            assert stats.step is not None
+            m = m(stats.step)
+            stats = stats._replace(step=stats.step + jnp.any(seen).astype(jnp.int32))
+        # 1 - m in Python where m is a number: exact to the last digit of take.
+        kept, take = jnp.asarray(m, wide), jnp.asarray(1 - m, wide)
+        if not debias:
+            return kept, take, stats
+    assert stats.weight is not None
+    weight = stats.weight.astype(wide)
+    total = kept * weight + take
+    # A first batch with momentum 1 has no weight at all: 0/0.
+    divisor = jnp.where(total > 0, total, 1)
+    stats = stats._replace(weight=jnp.where(seen, total, weight).astype(stats.weight.dtype))
+    return jnp.where(total > 0, kept * weight / divisor, 1), take / divisor, stats
+
+
+def _accumulate(stats: BatchStats, batch: Moments, k: int) -> tuple[BatchStats, Moments]:
+    """Micro-batch number k hands out the moments of all k; those before it, nothing."""
+    mean, var, count, steps = stats[-4:]
+    assert mean is not None and var is not None and count is not None and steps is not None
+    pending, steps = Moments(mean, var, count), steps + 1
+    both = jax.tree.map(
+        lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype), merge(pending, batch), pending
+    )
+    due = steps >= k
+    mean, var, count = _nothing_unless(~due, both)
+    stats = stats._replace(
+        pending_mean=mean, pending_var=var, pending_count=count, pending_steps=jnp.where(due, 0, steps)
+    )
+    return stats, _nothing_unless(due, both)
+
+
+def _nothing_unless(condition: jax.Array, m: Moments) -> Moments:
+    """`m` where `condition` holds, else moments of nothing."""
+    return jax.tree.map(lambda a: jnp.where(condition, a, 0).astype(a.dtype), m)
+
+
+def _check_options(momentum: Momentum, debias: bool, accumulate_steps: int) -> None:
+    if momentum is None and debias:
+        raise ValueError(
+            "momentum=None with debias=True: the cumulative average has no bias; write debias=False, or a momentum "
+            "such as 0.99"
+        )
+    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+        raise ValueError(
+            f"momentum={momentum} is not between 0 and 1; write the weight kept on the old value, such as 0.99 "
+            "(torch's 0.1 is 0.9 here)"
+        )
+    if operator.index(accumulate_steps) < 1:
+        raise ValueError(
+            f"accumulate_steps={accumulate_steps}; write the number of micro-batches, 1 for no accumulation"
+        )
+
+
+def _check_features(stats: BatchStats, batch: Moments) -> None:
     if stats.mean.shape != batch.mean.shape or stats.var.shape != batch.var.shape:
         raise ValueError(
             f"running statistics have the feature shape {stats.mean.shape}, the batch's moments {batch.mean.shape}; "
@@ -89,17 +310,21 @@ def update_stats(stats: BatchStats, batch: Moments, *, momentum: float | jax.Arr
             "write jbn.init_stats(features, dtype=jnp.complex64)"
         )
 
-    def follow(old: jax.Array, new: jax.Array) -> jax.Array:
-        wide = _axes.wide(old.dtype, new.dtype)
-        keep = jnp.asarray(momentum, wide)
-        moved = keep * old.astype(wide) + jnp.asarray(1 - momentum, wide) * new.astype(wide)
-        return jnp.where(batch.count > 0, moved.astype(old.dtype), old)
 
-    return BatchStats(follow(stats.mean, batch.mean), follow(stats.var, batch.var))
-
-
-def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
-    """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
-    wide = _axes.wide(batch.mean.dtype, stats.mean.dtype)
-    var = stats.var.astype(jnp.finfo(wide).dtype)
-    return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
+def _check_state(
+    stats: BatchStats, momentum: Momentum, debias: bool, skip_nonfinite: bool, accumulate_steps: int
+) -> None:
+    needs = {
+        "debias=True": (debias, stats.weight),
+        "momentum=None": (momentum is None, stats.weight),
+        "momentum=<schedule>": (callable(momentum), stats.step),
+        "skip_nonfinite=True": (skip_nonfinite, stats.skipped),
+        f"accumulate_steps={accumulate_steps}": (accumulate_steps > 1, stats.pending_steps),
+    }
+    for option, (on, state) in needs.items():
+        if on and state is None:
+            raise ValueError(
+                f"{option} needs state that these running statistics lack (they have "
+                f"{', '.join(name for name, value in stats._asdict().items() if value is not None)}); "
+                f"write jbn.init_stats(features, {option})"
+            )

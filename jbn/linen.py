@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from jbn import _axes
-from jbn._batch_norm import batch_norm, normalize_batch
-from jbn._stats import BatchStats
+from jbn._batch_norm import Activation, batch_norm, normalize_batch
+from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._variants.ghost import Ragged
 
 Initializer = Callable[..., jax.Array]
 
@@ -36,7 +37,8 @@ class BatchNorm(nn.Module):
       use_running_average: True normalizes by `batch_stats` (inference), False by the batch (training). Give it here or
         in the call.
       axis: the feature axis or axes.
-      momentum: weight kept on the old running statistics; torch's 0.1 is 0.9 here.
+      momentum: weight kept on the old running statistics; torch's 0.1 is 0.9 here. Beyond Flax: None for the cumulative
+        average, or a function of the step.
       epsilon: added to the variance.
       dtype: of the result (default: that of input and parameters together, as in Flax).
       param_dtype: of scale and bias.
@@ -51,6 +53,20 @@ class BatchNorm(nn.Module):
         the fast one.
       force_float32_reductions: False keeps `batch_stats` in `param_dtype`, as in Flax. Sums are in float32 or wider in
         any case.
+
+    Attributes beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
+      update_running_average: whether this batch moves the running statistics; by default where it normalizes.
+      trainable: False makes scale and bias constants to differentiation.
+      debias: running statistics right from the first batch on.
+      variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
+      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
+      accumulate_steps: micro-batches for each update of the running statistics.
+      virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
+      ragged_groups: "refuse" or "exact", where that does not divide the batch.
+      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info` in the collection `intermediates`.
+
+    These keep more in `batch_stats` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
+    `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
 
     Raises:
       ValueError: see `jbn.batch_norm`; and `batch_stats` that are to be updated but were not made mutable.
@@ -73,7 +89,7 @@ class BatchNorm(nn.Module):
 
     use_running_average: bool | None = None
     axis: int | Sequence[int] = -1
-    momentum: float = 0.99
+    momentum: Momentum = 0.99
     epsilon: float = 1e-5
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -85,10 +101,26 @@ class BatchNorm(nn.Module):
     axis_index_groups: Any = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
+    update_running_average: bool | None = None
+    trainable: bool = True
+    debias: bool = False
+    variance: Variance = "biased"
+    skip_nonfinite: bool = False
+    accumulate_steps: int = 1
+    virtual_batch_size: int | None = None
+    ragged_groups: Ragged = "refuse"
+    sow_info: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
     ) -> jax.Array:
         """Normalizes `x`.
 
@@ -96,6 +128,10 @@ class BatchNorm(nn.Module):
           x: `[..., features, ...]`.
           use_running_average: as the attribute; give it in one of the two places.
           mask: boolean, broadcastable to `x`: True where an element counts.
+          update_running_average: as the attribute, which it overrides.
+          activation: function of arrays, such as `jax.nn.relu`, applied within, so that backpropagation keeps no more
+            than `x` for both.
+          placement: where the norm sits around that activation: "before" or "after".
 
         Returns:
           y, shaped as `x`. While the module is initialized the running statistics stay as they are, and `axis_name`
@@ -104,39 +140,71 @@ class BatchNorm(nn.Module):
         use_running_average = merge_param("use_running_average", self.use_running_average, use_running_average)
         x = jnp.asarray(x)
         features = _axes.feature_shape(self.axis, x.shape)
-        stats_dtype = jnp.float32 if self.force_float32_reductions else self.param_dtype
-        mean = self.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
-        var = self.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
+        start = init_stats(
+            features,
+            dtype=jnp.float32 if self.force_float32_reductions else self.param_dtype,
+            momentum=self.momentum,
+            debias=self.debias,
+            skip_nonfinite=self.skip_nonfinite,
+            accumulate_steps=self.accumulate_steps,
+        )
+        state = {
+            name: self.variable("batch_stats", name, lambda v: v, value)
+            for name, value in start._asdict().items()
+            if value is not None
+        }
         scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
         given = [a for a in (x, scale, bias) if a is not None]
-        dtype = canonicalize_dtype(*given, dtype=self.dtype)
-
-        # As in Flax, statistics made real turn complex with the input.
-        running_mean = mean.value.astype(_axes.wide(x.dtype)) if jnp.iscomplexobj(x) else mean.value
-        if self.is_initializing() and not use_running_average:
-            return normalize_batch(x, scale, bias, epsilon=self.epsilon, axis=self.axis, where=mask, dtype=dtype)[0]
-        y, stats, _ = batch_norm(
-            x,
-            scale,
-            bias,
-            BatchStats(running_mean, var.value),
-            train=not use_running_average,
-            momentum=self.momentum,
+        forward: dict[str, Any] = dict(
             epsilon=self.epsilon,
             axis=self.axis,
             where=mask,
+            virtual_batch_size=self.virtual_batch_size,
+            ragged_groups=self.ragged_groups,
+            activation=activation,
+            placement=placement,
+            dtype=canonicalize_dtype(*given, dtype=self.dtype),
+        )
+        update = self.update_running_average if update_running_average is None else update_running_average
+        update = not use_running_average if update is None else update
+        if self.is_initializing():
+            if not use_running_average:
+                return normalize_batch(x, scale, bias, **forward)[0]
+            update = False
+        if update and not self.is_mutable_collection("batch_stats"):
+            raise ValueError(
+                f"{'/'.join(self.path) or 'BatchNorm'} is to update its running statistics, but batch_stats is not "
+                "mutable here; write y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
+                "use_running_average=True for inference"
+            )
+        stats = BatchStats(**{name: variable.value for name, variable in state.items()})
+        if jnp.iscomplexobj(x):  # as in Flax, statistics made real turn complex with the input
+            turn = {
+                k: v.astype(_axes.wide(x.dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k
+            }
+            stats = stats._replace(**turn)
+        y, new, info = batch_norm(
+            x,
+            scale,
+            bias,
+            stats,
+            train=not use_running_average,
+            update=update,
+            trainable=self.trainable,
+            momentum=self.momentum,
+            debias=self.debias,
+            variance=self.variance,
+            skip_nonfinite=self.skip_nonfinite,
+            accumulate_steps=self.accumulate_steps,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            dtype=dtype,
+            **forward,
         )
-        if not use_running_average:
-            if not self.is_mutable_collection("batch_stats"):
-                raise ValueError(
-                    f"{'/'.join(self.path) or 'BatchNorm'} is to update its running statistics, but batch_stats is not "
-                    "mutable here; write y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
-                    "use_running_average=True for inference"
-                )
-            assert stats is not None
-            mean.value, var.value = stats
+        if update:
+            assert new is not None
+            for name, variable in state.items():
+                variable.value = getattr(new, name)
+        if self.sow_info:
+            self.sow("intermediates", "batch_norm_info", info)
         return y

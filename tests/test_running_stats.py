@@ -68,7 +68,7 @@ def test_momentum_may_be_traced():
     momenta = jnp.asarray([0.0, 0.9, 1.0])
     many = jax.jit(jax.vmap(lambda mo: jbn.update_stats(stats, m, momentum=mo)))(momenta)
     for i, momentum in enumerate([0.0, 0.9, 1.0]):
-        mean, var = (reference.ema(s, [v], momentum) for s, v in zip(stats, m[:2], strict=True))
+        mean, var = (reference.ema(s, [v], momentum) for s, v in zip(stats[:2], m[:2], strict=True))
         assert_close(jbn.BatchStats(many.mean[i], many.var[i]), mean, var, rtol=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_a_feature_that_was_not_seen_keeps_its_statistics_while_others_move():
     x, stats = batch((11, 3)), follow(jbn.init_stats(3), stream(2), 0.9)
     new = jbn.update_stats(stats, jbn.moments(x, where=keep), momentum=0.9)
     seen = jbn.update_stats(stats, jbn.moments(x), momentum=0.9)
-    for got, old, moved in zip(new, stats, seen, strict=True):
+    for got, old, moved in zip(new[:2], stats[:2], seen[:2], strict=True):
         np.testing.assert_allclose(got, [moved[0], old[1], moved[2]], rtol=1e-6)
 
 

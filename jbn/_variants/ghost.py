@@ -1,0 +1,123 @@
+"""Ghost batch norm: a batch is cut into virtual batches, each normalized by its own statistics.
+
+    group g:  y = (x - E_g[x]) / sqrt(Var_g[x] + epsilon) · scale + bias
+
+The group axis is one more feature axis, of which scale and bias know nothing; masks, synchronization (group i across
+all devices) and derivatives come with the core. The running statistics follow the whole batch: moments merged over
+groups.
+
+Reference: Hoffer, Hubara & Soudry 2017, "Train longer, generalize better" (https://arxiv.org/abs/1705.08741).
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jbn import _axes
+from jbn._axes import Axis
+from jbn._moments import Moments, merge_all
+
+Ragged = Literal["refuse", "exact"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How a batch is cut: its axis `batch`, of length n, becomes two, `groups` times `size`.
+
+    Attributes:
+      shape: of the uncut input.
+      batch: the batch axis.
+      groups: number of virtual batches.
+      size: examples in each; the last may hold fewer.
+      axis: feature axes of the cut input, the groups' axis among them.
+      at: place of the groups' axis in the feature shape.
+    """
+
+    shape: tuple[int, ...]
+    batch: int
+    groups: int
+    size: int
+    axis: tuple[int, ...]
+    at: int
+
+    @property
+    def padding(self) -> int:
+        return self.groups * self.size - self.shape[self.batch]
+
+    @property
+    def smallest(self) -> int:
+        """Examples in the last virtual batch."""
+        return self.size - self.padding
+
+    def cut(self, a: jax.Array) -> jax.Array:
+        """An array of the input's rank, cut; the last group filled up with 0 or False."""
+        if a.shape[self.batch] == 1 < self.shape[self.batch] and not self.padding:
+            return jnp.expand_dims(a, self.batch)
+        a = jnp.broadcast_to(a, (*a.shape[: self.batch], self.shape[self.batch], *a.shape[self.batch + 1 :]))
+        a = jnp.pad(a, [(0, self.padding if i == self.batch else 0) for i in range(a.ndim)])
+        return a.reshape(*a.shape[: self.batch], self.groups, self.size, *a.shape[self.batch + 1 :])
+
+    def cut_mask(self, where: jax.Array | None) -> jax.Array | None:
+        """The mask of the cut input, False for what fills the last group up; None where all counts."""
+        if where is None and not self.padding:
+            return None
+        mask = jnp.ones((1,) * len(self.shape), bool) if where is None else _axes.expand_mask(where, self.shape)
+        return self.cut(mask)
+
+    def join(self, y: jax.Array) -> jax.Array:
+        """The way back from `cut`."""
+        y = y.reshape(*y.shape[: self.batch], -1, *y.shape[self.batch + 2 :])
+        return jax.lax.slice_in_dim(y, 0, self.shape[self.batch], axis=self.batch)
+
+    def share(self, value: jax.Array | None) -> jax.Array | None:
+        """A parameter of the feature shape, the same for every group."""
+        return None if value is None else jnp.expand_dims(value, self.at)
+
+    def pool(self, shift: jax.Array, m: Moments, where: jax.Array | None) -> tuple[jax.Array, Moments]:
+        """Shift and moments of the whole batch from those of the groups."""
+        parts = [jnp.moveaxis(a, self.at, 0) for a in (shift, m.mean, m.var)]
+        count = m.count
+        if count.ndim == 0:
+            count = jnp.broadcast_to(count, (self.groups,))
+        else:
+            count = jnp.moveaxis(count, self.at, 0)
+            mask = self.cut_mask(where)
+            if mask is None or all(mask.shape[a] == 1 for a in self.axis if a != self.batch):
+                # The mask tells groups apart, but not features.
+                count = count.reshape(self.groups, -1)[:, 0]
+        return merge_all(parts[0], Moments(parts[1], parts[2], count))
+
+
+def groups(shape: tuple[int, ...], axis: Axis, size: int, ragged: Ragged) -> Groups:
+    """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis.
+
+    Raises:
+      ValueError: there is no axis to cut, `size` is not positive, or does not divide the batch while `ragged` refuses.
+    """
+    features = _axes.feature_axes(axis, len(shape))
+    reduced = _axes.reduction_axes(axis, len(shape))
+    size = operator.index(size)
+    if ragged not in ("refuse", "exact"):
+        raise ValueError(f"ragged_groups is {ragged!r}; write 'refuse' or 'exact'")
+    if size < 1:
+        raise ValueError(f"virtual_batch_size={size}; write the number of examples in a virtual batch, such as 32")
+    if not reduced:
+        raise ValueError(
+            f"virtual_batch_size={size} cuts the batch axis, but axis={axis} keeps every axis of an input of shape "
+            f"{shape}; write an input with a batch axis"
+        )
+    batch = reduced[0]
+    n = shape[batch]
+    if n % size and ragged == "refuse":
+        raise ValueError(
+            f"virtual_batch_size={size} does not divide the batch of {n} (axis {batch} of shape {shape}); write a "
+            f"batch size that it divides, or ragged_groups='exact', where the last virtual batch has {n % size}"
+        )
+    at = sum(a < batch for a in features)
+    cut = (*features[:at], batch, *(a + 1 for a in features[at:]))
+    return Groups(shape, batch, max(1, -(-n // size)), size, cut, at)

@@ -1,0 +1,262 @@
+"""Batch normalization as a Flax nnx module: variables in, one functional call, variables out; no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn import dtypes
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from jbn import _axes
+from jbn._batch_norm import Activation, batch_norm
+from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._variants.ghost import Ragged
+
+Initializer = Callable[..., jax.Array]
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalization; a drop-in for `flax.nnx.BatchNorm`.
+
+    ::
+
+        training:   y = (x - E[x]) / sqrt(Var[x] + epsilon) · scale + bias
+                    mean ← momentum · mean + (1 - momentum) · E[x],    var alike
+        inference:  y = (x - mean) / sqrt(var + epsilon) · scale + bias
+
+    Takes the arguments of Flax's module and holds the same variables: `scale` and `bias` (`nnx.Param`), `mean` and
+    `var` (`nnx.BatchStat`). `train()` and `eval()` switch between the two, as does `nnx.view`.
+
+    Args:
+      num_features: number of features.
+      use_running_average: True normalizes by the running statistics (inference), False by the batch (training).
+      axis: the feature axis.
+      momentum: weight kept on the old running statistics; torch's 0.1 is 0.9 here. Beyond Flax: None for the cumulative
+        average, or a function of the step.
+      epsilon: added to the variance.
+      dtype: of the result (default: that of input and parameters together, as in Flax).
+      param_dtype: of scale and bias.
+      use_bias: whether to add a learned bias (beta).
+      use_scale: whether to multiply by a learned scale (gamma).
+      bias_init: initializer of the bias.
+      scale_init: initializer of the scale.
+      axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap); None under jit with sharded
+        arrays.
+      axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
+      use_fast_variance: accepted and ignored: one algorithm serves, as exact as the slow and as short of collectives as
+        the fast one.
+      promote_dtype: called with `(x, mean, var, scale, bias)` and `dtype=`, as in Flax; of what it returns, the dtype
+        of the first is that of the result. The arithmetic is float32 or wider in any case.
+      rngs: gives the keys of the initializers.
+      bias_metadata: metadata of the bias variable.
+      scale_metadata: metadata of the scale variable.
+
+    Args beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
+      update_running_average: whether this batch moves the running statistics; by default where it normalizes.
+      trainable: False makes scale and bias constants to differentiation.
+      debias: running statistics right from the first batch on.
+      variance: "biased" or "unbiased" running variance; `BatchNorm(n, **jbn.preset("torch"), rngs=rngs)` is torch's.
+      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
+      accumulate_steps: micro-batches for each update of the running statistics.
+      virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
+      ragged_groups: "refuse" or "exact", where that does not divide the batch.
+      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`.
+
+    These hold more `nnx.BatchStat` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
+    `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
+
+    Raises:
+      ValueError: see `jbn.batch_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn.nnx
+      >>> from flax import nnx
+      >>> x = 5 + jax.random.normal(jax.random.key(0), (64, 3))
+      >>> layer = jbn.nnx.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
+      >>> y = layer(x)
+      >>> print(y.std(0).round(3), layer.mean[...].round(1))
+      [1. 1. 1.] [0.5 0.5 0.5]
+
+    Differs from Flax: as `jbn.linen.BatchNorm`; and the running statistics keep their precision at inference, where
+    Flax rounds them to `dtype` first.
+
+    Reference: Ioffe & Szegedy 2015, "Batch Normalization" (https://arxiv.org/abs/1502.03167).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        use_running_average: bool | None = False,
+        axis: int = -1,
+        momentum: Momentum = 0.99,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Initializer = initializers.zeros,
+        scale_init: Initializer = initializers.ones,
+        axis_name: str | None = None,
+        axis_index_groups: Any = None,
+        use_fast_variance: bool = True,
+        promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
+        rngs: nnx.Rngs,
+        bias_metadata: Mapping[str, Any] = MappingProxyType({}),
+        scale_metadata: Mapping[str, Any] = MappingProxyType({}),
+        update_running_average: bool | None = None,
+        trainable: bool = True,
+        debias: bool = False,
+        variance: Variance = "biased",
+        skip_nonfinite: bool = False,
+        accumulate_steps: int = 1,
+        virtual_batch_size: int | None = None,
+        ragged_groups: Ragged = "refuse",
+        sow_info: bool = False,
+    ):
+        start = init_stats(
+            num_features,
+            momentum=momentum,
+            debias=debias,
+            skip_nonfinite=skip_nonfinite,
+            accumulate_steps=accumulate_steps,
+        )
+        for name, value in start._asdict().items():
+            if value is not None:
+                setattr(self, name, nnx.BatchStat(value))
+        shape = (num_features,)
+        self.scale: Any = nnx.data(None)
+        self.bias: Any = nnx.data(None)
+        if use_scale:
+            self.scale = nnx.Param(scale_init(rngs.params(), shape, param_dtype), **scale_metadata)
+        if use_bias:
+            self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype), **bias_metadata)
+
+        self.num_features = num_features
+        self.use_running_average = use_running_average
+        self.axis = axis
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.use_bias = use_bias
+        self.use_scale = use_scale
+        self.axis_name = axis_name
+        self.axis_index_groups = axis_index_groups
+        self.use_fast_variance = use_fast_variance
+        self.promote_dtype = promote_dtype
+        self.update_running_average = update_running_average
+        self.trainable = trainable
+        self.debias = debias
+        self.variance: Variance = variance
+        self.skip_nonfinite = skip_nonfinite
+        self.accumulate_steps = accumulate_steps
+        self.virtual_batch_size = virtual_batch_size
+        self.ragged_groups: Ragged = ragged_groups
+        self.sow_info = sow_info
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """Normalizes `x`, and moves the running statistics in training.
+
+        Args:
+          x: `[..., features, ...]`.
+          use_running_average: as in the constructor, which it overrides.
+          mask: boolean, broadcastable to `x`: True where an element counts.
+          update_running_average: as in the constructor, which it overrides.
+          activation: function of arrays, such as `jax.nn.relu`, applied within, so that backpropagation keeps no more
+            than `x` for both.
+          placement: where the norm sits around that activation: "before" or "after".
+
+        Returns:
+          y, shaped as `x`.
+        """
+        running = self.use_running_average if use_running_average is None else use_running_average
+        if running is None:
+            raise ValueError(
+                "use_running_average is None in the constructor and in the call; write layer.train() or layer.eval(), "
+                "or use_running_average=False (training) or True (inference) in one of the two"
+            )
+        x = jnp.asarray(x)
+        state = {name: value for name in BatchStats._fields if (value := getattr(self, name, None)) is not None}
+        stats = BatchStats(**{name: variable[...] for name, variable in state.items()})
+        if jnp.iscomplexobj(x):  # as in Flax, statistics made real turn complex with the input
+            turn = {
+                k: v.astype(_axes.wide(x.dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k
+            }
+            stats = stats._replace(**turn)
+        scale = None if self.scale is None else self.scale[...]
+        bias = None if self.bias is None else self.bias[...]
+        dtype = jax.eval_shape(
+            lambda *given: self.promote_dtype(given, dtype=self.dtype)[0], x, stats.mean, stats.var, scale, bias
+        ).dtype
+        y, new, info = batch_norm(
+            x,
+            scale,
+            bias,
+            stats,
+            train=not running,
+            update=self.update_running_average if update_running_average is None else update_running_average,
+            trainable=self.trainable,
+            momentum=self.momentum,
+            debias=self.debias,
+            variance=self.variance,
+            skip_nonfinite=self.skip_nonfinite,
+            accumulate_steps=self.accumulate_steps,
+            epsilon=self.epsilon,
+            axis=self.axis,
+            where=mask,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            virtual_batch_size=self.virtual_batch_size,
+            ragged_groups=self.ragged_groups,
+            activation=activation,
+            placement=placement,
+            dtype=dtype,
+        )
+        if new is not stats:
+            assert new is not None
+            for name, variable in state.items():
+                value = jax.lax.stop_gradient(getattr(new, name))
+                if variable.dtype == value.dtype:
+                    variable[...] = value
+                else:  # real turns complex
+                    variable.set_value(value)
+        if self.sow_info:
+            self.sow(nnx.Intermediate, "batch_norm_info", info)
+        return y
+
+    def set_view(
+        self,
+        use_running_average: bool | None = None,
+        update_running_average: bool | None = None,
+        trainable: bool | None = None,
+    ) -> None:
+        """What `nnx.view` may set: which statistics normalize, whether they are updated, whether scale and bias train.
+
+        Args:
+          use_running_average: as in the constructor; None leaves it.
+          update_running_average: as in the constructor; None leaves it.
+          trainable: as in the constructor; None leaves it.
+        """
+        for name, value in (
+            ("use_running_average", use_running_average),
+            ("update_running_average", update_running_average),
+            ("trainable", trainable),
+        ):
+            if value is not None:
+                setattr(self, name, value)
