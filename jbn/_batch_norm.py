@@ -156,7 +156,8 @@ def batch_norm(
             "statistics, such as jbn.init_stats(n)"
         )
     if not running or update:
-        _check_enough(x.shape, axis, axis_name, axis_index_groups, None if running else virtual_batch_size)
+        cut = None if running else _cut(x.shape, axis, virtual_batch_size, ragged_groups)
+        _check_enough(x.shape, axis, cut, axis_name, axis_index_groups)
 
     fixed: dict[str, Any] = dict(
         epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
@@ -207,7 +208,7 @@ def normalize_batch(
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
-    cut = None if virtual_batch_size is None else ghost.groups(x.shape, axis, virtual_batch_size, ragged_groups)
+    cut = _cut(x.shape, axis, virtual_batch_size, ragged_groups)
 
     def norm(x, scale, bias, where, dtype):
         if cut is None:
@@ -280,17 +281,18 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
     )
 
 
-def _check_enough(shape, axis, axis_name, axis_index_groups, virtual_batch_size) -> None:
+def _cut(shape, axis, virtual_batch_size, ragged_groups) -> ghost.Groups | None:
+    return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size, ragged_groups)
+
+
+def _check_enough(shape, axis, cut: ghost.Groups | None, axis_name, axis_index_groups) -> None:
     """One value has no variance: y would be bias, whatever x."""
-    reduced = _axes.reduction_axes(axis, len(shape))
-    sizes = [shape[a] for a in reduced]
-    if reduced and virtual_batch_size:
-        sizes[0] = sizes[0] % virtual_batch_size or min(sizes[0], virtual_batch_size)
-    count = math.prod(sizes)
-    if count == 1 and (axis_name is None or axis_members(axis_name, axis_index_groups) == 1):
-        what = f"an input of shape {tuple(shape)} with axis={axis}"
-        if virtual_batch_size:
-            what = f"a virtual batch of {what}, virtual_batch_size={virtual_batch_size},"
+    sizes = {a: shape[a] for a in _axes.reduction_axes(axis, len(shape))}
+    what = f"an input of shape {tuple(shape)} with axis={axis}"
+    if cut is not None:
+        sizes[cut.batch] = cut.smallest
+        what = f"a virtual batch of {cut.smallest} of {what}"
+    if math.prod(sizes.values()) == 1 and (axis_name is None or axis_members(axis_name, axis_index_groups) == 1):
         raise ValueError(
             f"{what} has 1 value per feature, and training takes statistics of more than one: the variance would be 0 "
             "and the output bias; write a larger batch, axis_name=... to share statistics between devices, or "

@@ -11,8 +11,6 @@ from helpers import LAYOUTS, assert_close, case, case64, mask, normalized, poiso
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
-import jbn
-
 pytestmark = pytest.mark.usefixtures("strict")
 MASKS = pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 TRANSFORMS = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -178,22 +176,3 @@ def test_forward_and_reverse_jacobians_agree(x64):
     *args, _ = case64()
     forward, reverse = (jax.jit(jac(normalized, argnums=(0, 1, 2)))(*args) for jac in (jax.jacfwd, jax.jacrev))
     jax.tree.map(functools.partial(assert_close, tolerance=1e-12), forward, reverse)
-
-
-# Memory
-
-
-@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@MASKS
-def test_backpropagation_keeps_the_input_in_its_own_dtype_and_per_feature_vectors(dtype, masked, train):
-    x, scale, bias, _ = case((37, 3), dtype=dtype)
-    keep = jnp.asarray(mask((37, 1))) if masked else None
-
-    def f(x, scale, bias):
-        return jbn.batch_norm(x, scale, bias, jbn.init_stats(3), train=train, where=keep)[0]
-
-    kept = [a for a in jax.tree.leaves(jax.vjp(f, x, scale, bias)[1]) if isinstance(a, jax.Array)]
-    assert [a.dtype for a in kept if a.size >= x.size] == [x.dtype]
-    assert all(a.size <= 3 for a in kept if a.size < x.size and a.dtype != jnp.bool_)
-    assert [a.shape for a in kept if a.dtype == jnp.bool_] == [(37, 1)] * masked
