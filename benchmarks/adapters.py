@@ -23,9 +23,9 @@ class Jbn(Peer):
     name, package, module = "jbn", "jbn", "jbn"
 
     def start(self, layer):
-        return self.lib.init_stats(layer.features)
+        return self.lib.init_stats(layer.features, debias=layer.debias, skip_nonfinite=layer.skip_nonfinite)
 
-    def train(self, layer, stats, x, scale, bias, mask=None):
+    def train(self, layer, stats, x, scale, bias, mask=None, activation=None):
         y, stats, _ = self.lib.batch_norm(
             x,
             scale,
@@ -33,13 +33,19 @@ class Jbn(Peer):
             stats,
             train=True,
             momentum=layer.momentum,
+            debias=layer.debias,
+            skip_nonfinite=layer.skip_nonfinite,
             epsilon=layer.epsilon,
             axis=layer.axis,
             where=None if mask is None else mask[:, None],
             axis_name=layer.axis_name,
             axis_index_groups=layer.axis_index_groups,
+            activation=activation,
         )
         return y, stats
+
+    def with_relu(self, layer, stats, x, scale, bias):
+        return self.train(layer, stats, x, scale, bias, activation=jax.nn.relu)[0]
 
     def evaluate(self, layer, stats, x, scale, bias):
         return self.lib.batch_norm(x, scale, bias, stats, train=False, epsilon=layer.epsilon)[0]

@@ -184,7 +184,7 @@ def broken(cells: dict[str, dict[str, Cell]]) -> list[str]:
     return [
         row.name
         for row, cell in jbn
-        if cell.status == "raises" or (cell.value is not None and not (row.open or cell.value <= row.limit))
+        if cell.status == "raises" or (cell.value is not None and not cell.value <= row.limit)
     ]
 
 

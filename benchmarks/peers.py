@@ -27,7 +27,10 @@ class NoSuchOption(Exception):
 
 @dataclass(frozen=True)
 class Layer:
-    """How a batch norm of `[batch, features]` arrays is set up, in Flax's words."""
+    """How a batch norm of `[batch, features]` arrays is set up, in Flax's words.
+
+    `debias` and `skip_nonfinite` are wishes: a library that has no such option runs as it is.
+    """
 
     features: int = 3
     momentum: float = 0.99
@@ -36,6 +39,8 @@ class Layer:
     axis_name: str | None = None
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
     dtype: str = "float32"  # of input and output
+    debias: bool = False
+    skip_nonfinite: bool = False
 
 
 class Peer:
@@ -153,11 +158,15 @@ class Peer:
         y, mean, var = jax.jit(mapped)(self.array(xs, layer.dtype), masks)
         return _numpy(y), _numpy(mean), _numpy(var)
 
+    def with_relu(self, layer: Layer, stats: Any, x: Any, scale: Any, bias: Any) -> Any:
+        """ReLU(batch norm) in training, as the library has its user write it."""
+        return jax.nn.relu(self.train(layer, stats, x, scale, bias)[0])
+
     def residual_bytes(self, layer: Layer, x: Any) -> int:
         """What reverse mode keeps of ReLU(batch norm) between the passes, before any compiler looks at it."""
 
         def layer_and_relu(x, scale, bias):
-            return jax.nn.relu(self.train(layer, self.start(layer), x, scale, bias)[0])
+            return self.with_relu(layer, self.start(layer), x, scale, bias)
 
         _, vjp = jax.vjp(layer_and_relu, self.array(x, layer.dtype), *self.affine(layer))
         return sum(a.nbytes for a in {id(a): a for a in jax.tree.leaves(vjp)}.values())

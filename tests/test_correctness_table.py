@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,11 +46,10 @@ def cell(row: str, peer: str) -> correctness.Cell:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_jbn_is_within_the_limit_and_only_there(row):
+def test_jbn_is_within_the_limit(row):
     measured = cell(row, "jbn")
     assert measured.value is not None, measured.note
-    within = measured.value <= ROWS[row].limit
-    assert within != ROWS[row].open, f"{measured.value:.3g}, limit {ROWS[row].limit:.3g}, open={ROWS[row].open}"
+    assert measured.value <= ROWS[row].limit
 
 
 @pytest.mark.parametrize("row", LINEN_FAILS)
@@ -144,3 +144,9 @@ def test_the_oracles_derivatives_are_those_of_its_output():
     third = (loss(2 * h) - 2 * loss(h) + 2 * loss(-h) - loss(-2 * h)) / (2 * h**3)
     assert first == pytest.approx((oracle.gradient(x, dy, epsilon=1e-5) * direction).sum(), rel=1e-4)
     assert third == pytest.approx(oracle.third_derivative(x, direction, dy, epsilon=1e-5), rel=1e-4)
+
+
+def test_the_readme_shows_the_saved_table():
+    root = Path(correctness.__file__).parents[1]
+    table = (root / "benchmarks/results/correctness.md").read_text().partition("-->\n")[2]
+    assert table.partition("\n\n")[0] in (root / "README.md").read_text()
