@@ -17,17 +17,29 @@ from jbn._stats import BatchStats as BatchStats
 from jbn._stats import init_stats as init_stats
 from jbn._stats import preset as preset
 from jbn._stats import update_stats as update_stats
+from jbn._variants.adapt import adaptive_batch_norm as adaptive_batch_norm
+from jbn._variants.domains import domain_batch_norm as domain_batch_norm
+from jbn._variants.domains import init_domain_stats as init_domain_stats
+from jbn._variants.frozen import frozen_batch_norm as frozen_batch_norm
+from jbn._variants.renorm import batch_renorm as batch_renorm
+from jbn._variants.renorm import renorm_ramp as renorm_ramp
 
 __version__ = _version("jbn")
 __all__ = [
     "BatchStats",
     "Info",
     "Moments",
+    "adaptive_batch_norm",
     "batch_norm",
+    "batch_renorm",
+    "domain_batch_norm",
+    "frozen_batch_norm",
+    "init_domain_stats",
     "init_stats",
     "merge",
     "moments",
     "normalize",
     "preset",
+    "renorm_ramp",
     "update_stats",
 ]

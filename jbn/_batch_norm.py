@@ -27,8 +27,12 @@ from jbn._stats import BatchStats, Momentum, Variance, update_stats
 from jbn._variants import ghost
 
 Activation = Callable[[jax.Array], jax.Array]
+# What has the feature shape, broadcastable against moments of virtual batches.
+Share = Callable[[Any], Any]
+# scale and bias, changed by the moments (relative to a shift) that the batch is normalized by.
+Correction = Callable[[Any, Any, jax.Array, Moments, Share], tuple[Any, Any]]
 
-_KEPT = jax.checkpoint_policies.save_only_these_names("jbn_moments")
+KEPT = jax.checkpoint_policies.save_only_these_names("jbn_moments")
 
 
 class Info(NamedTuple):
@@ -76,6 +80,7 @@ def batch_norm(
     activation: Activation | None = None,
     placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
+    correction: Correction | None = None,
 ) -> tuple[jax.Array, BatchStats | None, Info]:
     """Batch normalization: a pure function of input, parameters and running statistics.
 
@@ -120,6 +125,9 @@ def batch_norm(
       placement: where the norm sits around that activation: "before", activation(norm(x)), or "after",
         norm(activation(x)).
       dtype: of y; by default that of `x`. Statistics are float32 or wider in any case.
+      correction: called with scale, bias (or None), a shift, the moments of x - shift by which the batch is
+        normalized, and a function that makes what has the feature shape broadcast against them (virtual batches add an
+        axis); returns the scale and bias to use. For variants such as `batch_renorm`.
 
     Returns:
       y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info.
@@ -173,9 +181,17 @@ def batch_norm(
             batch = moments(given, axis=axis, where=where, **spread)
     else:
         y, batch = normalize_batch(
-            x, scale, bias, **fixed, **spread, virtual_batch_size=virtual_batch_size, ragged_groups=ragged_groups
+            x,
+            scale,
+            bias,
+            **fixed,
+            **spread,
+            virtual_batch_size=virtual_batch_size,
+            ragged_groups=ragged_groups,
+            correction=correction,
         )
-        batch = lax.stop_gradient(batch)
+        # Out of an eager checkpoint, a count that is a constant comes as a literal.
+        batch = lax.stop_gradient(jax.tree.map(jnp.asarray, batch))
     info = _info(batch, stats, epsilon)
     if stats is None or batch is None or not update:
         return y, stats, info
@@ -206,6 +222,7 @@ def normalize_batch(
     activation: Activation | None = None,
     placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
+    correction: Correction | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
     cut = _cut(x.shape, axis, virtual_batch_size, ragged_groups)
@@ -221,6 +238,8 @@ def normalize_batch(
             x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
         )
         shift, centred = checkpoint_name(measured, "jbn_moments")
+        if correction is not None:
+            scale, bias = correction(scale, bias, shift, centred, lambda v: v if cut is None else cut.share(v))
         y = normalize_shifted(
             x, shift, centred.mean, centred.var, scale, bias, epsilon=epsilon, axis=features, where=padding, dtype=dtype
         )
@@ -231,7 +250,7 @@ def normalize_batch(
     def forward(x, scale, bias, where):
         return _beside(activation, placement, norm, x, scale, bias, where, dtype)
 
-    return jax.checkpoint(forward, policy=_KEPT, prevent_cse=False)(x, scale, bias, where)
+    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where)
 
 
 def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:

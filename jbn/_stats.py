@@ -42,7 +42,7 @@ class BatchStats(NamedTuple):
       var: `[*features]`, real, running variance; starts at 1.
       weight: `[*features]`, float32, with `debias` or a momentum of None: the total weight of the batches seen, 0 to 1
         if debiased, their number if cumulative.
-      step: `[]`, int32, where momentum is a schedule: number of updates so far.
+      step: `[]`, int32, where momentum is a schedule, or other ramps go by it: number of updates so far.
       skipped: `[]`, int32, with `skip_nonfinite`: number of batches left out because they were not finite.
       pending_mean: `[*features]`, with `accumulate_steps`: mean of the micro-batches since the last update.
       pending_var: `[*features]`, their biased variance.
@@ -69,6 +69,7 @@ def init_stats(
     debias: bool = False,
     skip_nonfinite: bool = False,
     accumulate_steps: int = 1,
+    count_steps: bool = False,
 ) -> BatchStats:
     """Running statistics before the first batch: mean 0, variance 1.
 
@@ -80,6 +81,7 @@ def init_stats(
       debias: as in `update_stats`; adds `weight`.
       skip_nonfinite: as in `update_stats`; adds `skipped`.
       accumulate_steps: as in `update_stats`; more than 1 adds the `pending` moments.
+      count_steps: add `step` in any case, as the ramps of `batch_renorm` need it.
 
     Returns:
       BatchStats for these features, with the state that the options need.
@@ -100,7 +102,7 @@ def init_stats(
     stats = BatchStats(mean, jnp.ones(shape, mean.real.dtype))
     if debias or momentum is None:
         stats = stats._replace(weight=jnp.zeros(shape, jnp.float32))
-    if callable(momentum):
+    if callable(momentum) or count_steps:
         stats = stats._replace(step=jnp.zeros((), jnp.int32))
     if skip_nonfinite:
         stats = stats._replace(skipped=jnp.zeros((), jnp.int32))
@@ -179,6 +181,8 @@ def update_stats(
 
     seen = batch.count > 0
     keep, take, stats = _weights(stats, seen, momentum, debias)
+    if stats.step is not None:
+        stats = stats._replace(step=stats.step + jnp.any(seen).astype(jnp.int32))
     n = batch.count.astype(batch.var.dtype)
     var = batch.var if variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
 
@@ -237,7 +241,7 @@ def preset(library: str) -> dict[str, Any]:
 def _weights(
     stats: BatchStats, seen: jax.Array, momentum: Momentum, debias: bool
 ) -> tuple[jax.Array, jax.Array, BatchStats]:
-    """`keep` and `take` of the module's docstring, and the statistics with their weight and step moved on."""
+    """`keep` and `take` of the module's docstring, and the statistics with their weight moved on."""
     wide = _axes.wide(stats.mean.real.dtype)
     if momentum is None:
         kept, take = jnp.ones((), wide), jnp.ones((), wide)
@@ -246,7 +250,6 @@ def _weights(
         if callable(m):
             assert stats.step is not None
             m = m(stats.step)
-            stats = stats._replace(step=stats.step + jnp.any(seen).astype(jnp.int32))
         # 1 - m in Python where m is a number: exact to the last digit of take.
         kept, take = jnp.asarray(m, wide), jnp.asarray(1 - m, wide)
         if not debias:

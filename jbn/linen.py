@@ -1,7 +1,8 @@
-"""Batch normalization as a Flax linen module: variables in, one functional call, variables out; no arithmetic."""
+"""Batch normalization and its variants as Flax linen modules: variables in, one functional call, variables out."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,10 @@ from jax.typing import DTypeLike
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm, normalize_batch
 from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._variants.adapt import adaptive_layer
+from jbn._variants.domains import domain_batch_norm
 from jbn._variants.ghost import Ragged
+from jbn._variants.renorm import Limit, batch_renorm
 
 Initializer = Callable[..., jax.Array]
 
@@ -57,7 +61,8 @@ class BatchNorm(nn.Module):
     Attributes beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
       trainable: False makes scale and bias constants to differentiation.
-      debias: running statistics right from the first batch on.
+      debias: running statistics right from the first batch on. Of a checkpoint without `weight`, such as Flax's, the
+        first batch takes the place.
       variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
       accumulate_steps: micro-batches for each update of the running statistics.
@@ -111,7 +116,6 @@ class BatchNorm(nn.Module):
     ragged_groups: Ragged = "refuse"
     sow_info: bool = False
 
-    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -137,7 +141,25 @@ class BatchNorm(nn.Module):
           y, shaped as `x`. While the module is initialized the running statistics stay as they are, and `axis_name`
           need not exist.
         """
-        use_running_average = merge_param("use_running_average", self.use_running_average, use_running_average)
+        running = merge_param("use_running_average", self.use_running_average, use_running_average)
+        update = self.update_running_average if update_running_average is None else update_running_average
+        within = dict(activation=activation, placement=placement)
+        return self._forward(batch_norm, x, mask, running, not running if update is None else update, within)
+
+    @nn.compact
+    def _forward(
+        self,
+        norm: Callable[..., Any],
+        x: jax.Array,
+        mask: jax.Array | None,
+        running: bool,
+        update: bool,
+        within: dict[str, Any],
+        count_steps: bool = False,
+        domains: int | None = None,
+        separate_affine: bool = False,
+    ) -> jax.Array:
+        """Variables in, `norm`, variables out. With `domains`, each has statistics (and affine) of its own."""
         x = jnp.asarray(x)
         features = _axes.feature_shape(self.axis, x.shape)
         start = init_stats(
@@ -147,30 +169,30 @@ class BatchNorm(nn.Module):
             debias=self.debias,
             skip_nonfinite=self.skip_nonfinite,
             accumulate_steps=self.accumulate_steps,
+            count_steps=count_steps,
         )
+        if domains is not None:
+            start = jax.tree.map(lambda a: jnp.stack([a] * domains), start)
+        # What only an update needs, a checkpoint of Flax need not have for inference.
+        needed = start._fields if update or self.is_initializing() else ("mean", "var")
         state = {
             name: self.variable("batch_stats", name, lambda v: v, value)
             for name, value in start._asdict().items()
-            if value is not None
+            if value is not None and name in needed
         }
-        scale = self.param("scale", self.scale_init, features, self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, features, self.param_dtype) if self.use_bias else None
+        shape = (domains, *features) if domains is not None and separate_affine else features
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype) if self.use_scale else None
+        bias = self.param("bias", self.bias_init, shape, self.param_dtype) if self.use_bias else None
         given = [a for a in (x, scale, bias) if a is not None]
-        forward: dict[str, Any] = dict(
-            epsilon=self.epsilon,
-            axis=self.axis,
-            where=mask,
-            virtual_batch_size=self.virtual_batch_size,
-            ragged_groups=self.ragged_groups,
-            activation=activation,
-            placement=placement,
-            dtype=canonicalize_dtype(*given, dtype=self.dtype),
-        )
-        update = self.update_running_average if update_running_average is None else update_running_average
-        update = not use_running_average if update is None else update
+        dtype = canonicalize_dtype(*given, dtype=self.dtype)
+        if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
+            x = x.astype(dtype)
+        forward: dict[str, Any] = dict(within, epsilon=self.epsilon, axis=self.axis, where=mask, dtype=dtype)
+        groups: dict[str, Any] = dict(virtual_batch_size=self.virtual_batch_size, ragged_groups=self.ragged_groups)
         if self.is_initializing():
-            if not use_running_average:
-                return normalize_batch(x, scale, bias, **forward)[0]
+            if not running:
+                scale, bias = (p if p is None or p.shape == features else p[0] for p in (scale, bias))
+                return normalize_batch(x, scale, bias, **forward)[0]  # of one example, often: no virtual batches
             update = False
         if update and not self.is_mutable_collection("batch_stats"):
             raise ValueError(
@@ -184,12 +206,12 @@ class BatchNorm(nn.Module):
                 k: v.astype(_axes.wide(x.dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k
             }
             stats = stats._replace(**turn)
-        y, new, info = batch_norm(
+        y, new, info = norm(
             x,
             scale,
             bias,
             stats,
-            train=not use_running_average,
+            train=not running,
             update=update,
             trainable=self.trainable,
             momentum=self.momentum,
@@ -199,12 +221,165 @@ class BatchNorm(nn.Module):
             accumulate_steps=self.accumulate_steps,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
+            **groups,
             **forward,
         )
         if update:
-            assert new is not None
             for name, variable in state.items():
                 variable.value = getattr(new, name)
         if self.sow_info:
             self.sow("intermediates", "batch_norm_info", info)
         return y
+
+
+class BatchRenorm(BatchNorm):
+    """Batch renormalization: batch norm, corrected towards the running statistics within limits.
+
+    ::
+
+        training:   y = ((x - E[x]) / σ_B · r + d) · scale + bias
+                    r = clip(σ_B / σ, 1/r_max, r_max),    d = clip((E[x] - mean) / σ, -d_max, d_max)
+        inference:  as `BatchNorm`
+
+    Attributes:
+      r_max: limit of the correction of the spread, at least 1; a number, or a function of the step such as
+        `jbn.renorm_ramp`: then `batch_stats` keep a `step`, and a checkpoint goes on with the ramp where it was.
+      d_max: limit of the correction of the mean, in running standard deviations; likewise.
+
+    All other attributes and arguments are those of `BatchNorm`.
+
+    Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275). See `jbn.batch_renorm`.
+    """
+
+    r_max: Limit = 3.0
+    d_max: Limit = 5.0
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """As `BatchNorm`."""
+        running = merge_param("use_running_average", self.use_running_average, use_running_average)
+        update = self.update_running_average if update_running_average is None else update_running_average
+        norm = functools.partial(batch_renorm, r_max=self.r_max, d_max=self.d_max)
+        within = dict(activation=activation, placement=placement)
+        ramps = callable(self.r_max) or callable(self.d_max)
+        return self._forward(norm, x, mask, running, not running if update is None else update, within, ramps)
+
+
+class FrozenBatchNorm(BatchNorm):
+    """Frozen batch norm: an affine map by constants, in training as at inference.
+
+    ::
+
+        y = (x - mean) / sqrt(var + epsilon) · scale + bias
+
+    Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is updated, and
+    no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
+
+    Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
+    """
+
+    trainable: bool = False
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """As `BatchNorm` at inference."""
+        return self._forward(batch_norm, x, mask, True, False, dict(activation=activation, placement=placement))
+
+
+class AdaptiveBatchNorm(BatchNorm):
+    """Batch norm that, at inference, blends the running statistics with those of the test batch.
+
+    ::
+
+        training:   as `BatchNorm`
+        inference:  as `BatchNorm`, by w · mean + (1 - w) · E[x], and var alike
+
+    Attributes:
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
+
+    A checkpoint of `BatchNorm` loads into it, and back.
+
+    Reference: Schneider et al. 2020 (https://arxiv.org/abs/2006.16971). See `jbn.adaptive_batch_norm`.
+    """
+
+    source_weight: float | jax.Array = 0.0
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+    ) -> jax.Array:
+        """As `BatchNorm`."""
+        running = merge_param("use_running_average", self.use_running_average, use_running_average)
+        update = self.update_running_average if update_running_average is None else update_running_average
+        if not running or self.is_initializing():
+            return self._forward(batch_norm, x, mask, running, not running if update is None else update, {})
+
+        blend = functools.partial(adaptive_layer, source_weight=self.source_weight)
+        return self._forward(blend, x, mask, True, False, {})
+
+
+class DomainBatchNorm(BatchNorm):
+    """Batch norm of several domains in one layer, each with running statistics of its own.
+
+    ::
+
+        y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d
+
+    Attributes:
+      domains: their number; `batch_stats` have a leading axis of that size.
+      separate_affine: whether scale and bias are separate, too; else one of each serves all.
+
+    All other attributes are those of `BatchNorm`.
+
+    Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
+    See `jbn.domain_batch_norm`.
+    """
+
+    domains: int = 2
+    separate_affine: bool = False
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        domain: int | jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """As `BatchNorm`, for the `domain` of this batch (`[]`, int) or of each example (`[batch]`)."""
+        running = merge_param("use_running_average", self.use_running_average, use_running_average)
+        update = self.update_running_average if update_running_average is None else update_running_average
+        within = dict(activation=activation, placement=placement)
+        return self._forward(
+            functools.partial(domain_batch_norm, domain=domain),
+            x,
+            mask,
+            running,
+            not running if update is None else update,
+            within,
+            domains=self.domains,
+            separate_affine=self.separate_affine,
+        )

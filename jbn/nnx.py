@@ -1,7 +1,8 @@
-"""Batch normalization as a Flax nnx module: variables in, one functional call, variables out; no arithmetic."""
+"""Batch normalization and its variants as Flax nnx modules: variables in, one functional call, variables out."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,7 +17,10 @@ from jax.typing import DTypeLike
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm
 from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._variants.adapt import adaptive_layer
+from jbn._variants.domains import domain_batch_norm
 from jbn._variants.ghost import Ragged
+from jbn._variants.renorm import Limit, batch_renorm
 
 Initializer = Callable[..., jax.Array]
 
@@ -51,8 +55,8 @@ class BatchNorm(nnx.Module):
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
       use_fast_variance: accepted and ignored: one algorithm serves, as exact as the slow and as short of collectives as
         the fast one.
-      promote_dtype: called with `(x, mean, var, scale, bias)` and `dtype=`, as in Flax; of what it returns, the dtype
-        of the first is that of the result. The arithmetic is float32 or wider in any case.
+      promote_dtype: called with `(x, mean, var, scale, bias)` and `dtype=`, as in Flax; where `dtype` is None, what it
+        returns decides the dtype of the result. The arithmetic is float32 or wider in any case.
       rngs: gives the keys of the initializers.
       bias_metadata: metadata of the bias variable.
       scale_metadata: metadata of the scale variable.
@@ -66,7 +70,8 @@ class BatchNorm(nnx.Module):
       accumulate_steps: micro-batches for each update of the running statistics.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
-      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`.
+      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`; call the model
+        through `nnx.capture(model, nnx.Intermediate)`.
 
     These hold more `nnx.BatchStat` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
     `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
@@ -127,9 +132,7 @@ class BatchNorm(nnx.Module):
             skip_nonfinite=skip_nonfinite,
             accumulate_steps=accumulate_steps,
         )
-        for name, value in start._asdict().items():
-            if value is not None:
-                setattr(self, name, nnx.BatchStat(value))
+        self._hold(start)
         shape = (num_features,)
         self.scale: Any = nnx.data(None)
         self.bias: Any = nnx.data(None)
@@ -185,12 +188,37 @@ class BatchNorm(nnx.Module):
         Returns:
           y, shaped as `x`.
         """
-        running = self.use_running_average if use_running_average is None else use_running_average
+        running, update = self._switches(use_running_average, update_running_average)
+        within = dict(activation=activation, placement=placement)
+        return self._forward(batch_norm, x, mask, running, update, within)
+
+    def _hold(self, stats: BatchStats) -> None:
+        """Makes a variable of each running statistic that is there."""
+        for name, value in stats._asdict().items():
+            if value is not None:
+                setattr(self, name, nnx.BatchStat(value))
+
+    def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
+        """Whether the running statistics normalize, and whether they move: by the call, else by the constructor."""
+        running = self.use_running_average if running is None else running
         if running is None:
             raise ValueError(
                 "use_running_average is None in the constructor and in the call; write layer.train() or layer.eval(), "
                 "or use_running_average=False (training) or True (inference) in one of the two"
             )
+        update = self.update_running_average if update is None else update
+        return running, not running if update is None else update
+
+    def _forward(
+        self,
+        norm: Callable[..., Any],
+        x: jax.Array,
+        mask: jax.Array | None,
+        running: bool,
+        update: bool,
+        within: dict[str, Any],
+    ) -> jax.Array:
+        """Variables in, `norm`, variables out."""
         x = jnp.asarray(x)
         state = {name: value for name in BatchStats._fields if (value := getattr(self, name, None)) is not None}
         stats = BatchStats(**{name: variable[...] for name, variable in state.items()})
@@ -201,16 +229,21 @@ class BatchNorm(nnx.Module):
             stats = stats._replace(**turn)
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]
-        dtype = jax.eval_shape(
-            lambda *given: self.promote_dtype(given, dtype=self.dtype)[0], x, stats.mean, stats.var, scale, bias
-        ).dtype
-        y, new, info = batch_norm(
+
+        def result(*given: Any) -> jax.Array:
+            x, _, _, scale, bias = self.promote_dtype(given, dtype=self.dtype)
+            return jnp.zeros((), dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype))
+
+        dtype = jax.eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
+        if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
+            x = x.astype(dtype)
+        y, new, info = norm(
             x,
             scale,
             bias,
             stats,
             train=not running,
-            update=self.update_running_average if update_running_average is None else update_running_average,
+            update=update,
             trainable=self.trainable,
             momentum=self.momentum,
             debias=self.debias,
@@ -224,12 +257,10 @@ class BatchNorm(nnx.Module):
             axis_index_groups=self.axis_index_groups,
             virtual_batch_size=self.virtual_batch_size,
             ragged_groups=self.ragged_groups,
-            activation=activation,
-            placement=placement,
             dtype=dtype,
+            **within,
         )
-        if new is not stats:
-            assert new is not None
+        if update:
             for name, variable in state.items():
                 value = jax.lax.stop_gradient(getattr(new, name))
                 if variable.dtype == value.dtype:
@@ -260,3 +291,149 @@ class BatchNorm(nnx.Module):
         ):
             if value is not None:
                 setattr(self, name, value)
+
+
+class BatchRenorm(BatchNorm):
+    """Batch renormalization: batch norm, corrected towards the running statistics within limits.
+
+    ::
+
+        training:   y = ((x - E[x]) / σ_B · r + d) · scale + bias
+                    r = clip(σ_B / σ, 1/r_max, r_max),    d = clip((E[x] - mean) / σ, -d_max, d_max)
+        inference:  as `BatchNorm`
+
+    Args:
+      num_features: number of features.
+      r_max: limit of the correction of the spread, at least 1; a number, or a function of the step such as
+        `jbn.renorm_ramp`: then the layer holds a `step`, and a checkpoint goes on with the ramp where it was.
+      d_max: limit of the correction of the mean, in running standard deviations; likewise.
+      **options: those of `BatchNorm`.
+
+    Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275). See `jbn.batch_renorm`.
+    """
+
+    def __init__(self, num_features: int, *, r_max: Limit = 3.0, d_max: Limit = 5.0, **options: Any):
+        super().__init__(num_features, **options)
+        self.r_max, self.d_max = r_max, d_max
+        if (callable(r_max) or callable(d_max)) and not hasattr(self, "step"):
+            self.step = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """As `BatchNorm`."""
+        running, update = self._switches(use_running_average, update_running_average)
+        norm = functools.partial(batch_renorm, r_max=self.r_max, d_max=self.d_max)
+        return self._forward(norm, x, mask, running, update, dict(activation=activation, placement=placement))
+
+
+class FrozenBatchNorm(BatchNorm):
+    """Frozen batch norm: an affine map by constants, in training as at inference.
+
+    ::
+
+        y = (x - mean) / sqrt(var + epsilon) · scale + bias
+
+    Whatever `use_running_average` says, in constructor, view or call, the running statistics normalize, nothing is
+    updated, and no gradient reaches scale and bias. Its state is that of `BatchNorm`.
+
+    Args:
+      num_features: number of features.
+      **options: those of `BatchNorm`.
+
+    Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
+    """
+
+    def __init__(self, num_features: int, **options: Any):
+        super().__init__(num_features, **{"trainable": False, **options})
+
+    def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
+        return True, False
+
+
+class AdaptiveBatchNorm(BatchNorm):
+    """Batch norm that, at inference, blends the running statistics with those of the test batch.
+
+    ::
+
+        training:   as `BatchNorm`
+        inference:  as `BatchNorm`, by w · mean + (1 - w) · E[x], and var alike
+
+    Args:
+      num_features: number of features.
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
+      **options: those of `BatchNorm`, whose state it has.
+
+    Reference: Schneider et al. 2020 (https://arxiv.org/abs/2006.16971). See `jbn.adaptive_batch_norm`.
+    """
+
+    def __init__(self, num_features: int, *, source_weight: float = 0.0, **options: Any):
+        super().__init__(num_features, **options)
+        self.source_weight = source_weight
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+    ) -> jax.Array:
+        """As `BatchNorm`."""
+        running, update = self._switches(use_running_average, update_running_average)
+        if not running:
+            return self._forward(batch_norm, x, mask, running, update, {})
+
+        blend = functools.partial(adaptive_layer, source_weight=self.source_weight)
+        return self._forward(blend, x, mask, True, False, {})
+
+
+class DomainBatchNorm(BatchNorm):
+    """Batch norm of several domains in one layer, each with running statistics of its own.
+
+    ::
+
+        y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d
+
+    Args:
+      num_features: number of features.
+      domains: number of domains; the statistics have a leading axis of that size.
+      separate_affine: whether scale and bias are separate, too; else one of each serves all.
+      **options: those of `BatchNorm`.
+
+    Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
+    See `jbn.domain_batch_norm`.
+    """
+
+    def __init__(self, num_features: int, *, domains: int = 2, separate_affine: bool = False, **options: Any):
+        super().__init__(num_features, **options)
+        self.domains = domains
+        for name in BatchStats._fields:
+            if (one := getattr(self, name, None)) is not None:
+                setattr(self, name, nnx.BatchStat(jnp.stack([one[...]] * domains)))
+        for param in (self.scale, self.bias) if separate_affine else ():
+            if param is not None:
+                param.set_value(jnp.stack([param[...]] * domains))
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        domain: int | jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        update_running_average: bool | None = None,
+        activation: Activation | None = None,
+        placement: Literal["before", "after"] = "before",
+    ) -> jax.Array:
+        """As `BatchNorm`, for the `domain` of this batch (`[]`, int) or of each example (`[batch]`)."""
+        running, update = self._switches(use_running_average, update_running_average)
+        norm = functools.partial(domain_batch_norm, domain=domain)
+        return self._forward(norm, x, mask, running, update, dict(activation=activation, placement=placement))

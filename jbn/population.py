@@ -44,6 +44,8 @@ Flat = dict[tuple, Any]
 
 LINEN = (nn.BatchNorm, jbn.linen.BatchNorm)
 NNX = (nnx.BatchNorm, jbn.nnx.BatchNorm)
+FROZEN = (jbn.linen.FrozenBatchNorm, jbn.nnx.FrozenBatchNorm)  # their statistics are constants
+DOMAINS = (jbn.linen.DomainBatchNorm, jbn.nnx.DomainBatchNorm)
 _MEASURED = ("population_mean", "population_var", "population_count")
 
 
@@ -179,9 +181,9 @@ def estimate_nnx(
     if params is not None:
         nnx.update(result, params)
     watched = nnx.clone(result)
-    paths = {path for path, module in nnx.iter_graph(watched) if isinstance(module, NNX)}
-    layers: list[Any] = [module for _, module in nnx.iter_graph(watched) if isinstance(module, NNX)]
-    for layer in layers:
+    layers: dict[tuple, Any] = {p: module for p, module in nnx.iter_graph(watched) if _watchable(module, NNX, p)}
+    paths = set(layers)
+    for layer in layers.values():
         layer.__class__ = _Watched
         layer.population_mode = mode
         for name in _MEASURED:
@@ -218,6 +220,15 @@ def estimate_nnx(
 # A layer that is watched
 
 
+def _watchable(module: Any, kinds: tuple[Any, ...], path: tuple) -> bool:
+    if isinstance(module, DOMAINS):
+        raise ValueError(
+            f"{'/'.join(map(str, path))} is a DomainBatchNorm, whose statistics are those of several data sets; write "
+            "for each domain a model with BatchNorm in its place, and the results along the leading axis"
+        )
+    return isinstance(module, kinds) and not isinstance(module, FROZEN)
+
+
 def _measure(
     layer: Any, mode: Mode, stats: BatchStats, scale, bias, dtype, sofar: Moments | None, x, mask, activation, placement
 ) -> tuple[jax.Array, Moments | None]:
@@ -249,7 +260,7 @@ def _apply_linen(model, call, mode, found, variables, stats, batch) -> Any:
     """The model's batch_stats after a batch; `found`, where given, is told each batch norm's path instead."""
 
     def intercept(next_fun, args, kwargs, context):
-        if not isinstance(context.module, LINEN) or context.method_name != "__call__":
+        if context.method_name != "__call__" or not _watchable(context.module, LINEN, context.module.path):
             return next_fun(*args, **kwargs)
         return watch(context.module, *args, **kwargs)
 

@@ -318,3 +318,28 @@ def test_a_layer_called_twice_is_measured_over_both_calls():
     dense = variables["params"]["Dense_0"]
     both = np.concatenate([first, hidden @ np.asarray(dense["kernel"], np.float64) + dense["bias"]])
     close(stats["var"], reference.moments(both)[1])
+
+
+def test_frozen_layers_keep_their_statistics_and_domains_are_refused():
+    class Net(nn.Module):
+        norm: type
+
+        @nn.compact
+        def __call__(self, x):
+            x = (
+                self.norm(name="first")(x)
+                if self.norm is jbn.linen.FrozenBatchNorm
+                else self.norm(name="first")(x, 0, True)
+            )
+            return jbn.linen.BatchNorm(use_running_average=True, name="second")(x)
+
+    model = Net(jbn.linen.FrozenBatchNorm)
+    variables = variables_of(model)
+    stats = estimate(model, variables, CUTS)["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, stats["first"], variables["batch_stats"]["first"])
+    assert (stats["second"]["mean"] != variables["batch_stats"]["second"]["mean"]).all()
+    domains = Net(jbn.linen.DomainBatchNorm)
+    with pytest.raises(
+        ValueError, match=r"first is a DomainBatchNorm, .*; write for each domain a model with BatchNorm"
+    ):
+        estimate(domains, variables_of(domains), CUTS)

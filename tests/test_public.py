@@ -28,7 +28,9 @@ def test_a_function_is_documented_to_the_last_argument(name):
     text = inspect.getdoc(function)
     assert text.splitlines()[0].endswith(".")
     arguments = text.partition("Args:\n")[2].partition("\nReturns:")[0]
-    undocumented = [p for p in inspect.signature(function).parameters if not re.search(rf"^ +{p}: ", arguments, re.M)]
+    undocumented = [
+        p for p in inspect.signature(function).parameters if not re.search(rf"^ +\**{p}: ", arguments, re.M)
+    ]
     assert not undocumented
     assert "Returns:\n" in text
     assert f"jbn.{name}(" in text.partition("Example:\n")[2] and ">>> " in text

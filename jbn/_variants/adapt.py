@@ -1,0 +1,109 @@
+"""Inference under a shift of the data: normalizing by the test batch's statistics, or by a blend with the running ones.
+
+    mean = w · stats.mean + (1 - w) · E[x],    var = w · stats.var + (1 - w) · Var[x]
+
+w = 1 is inference as usual, w = 0 the test batch alone (Nado et al. 2020, "Evaluating Prediction-Time Batch
+Normalization under Covariate Shift"). Between them, w = N / (N + n) weighs the running statistics as N examples against
+the n of the batch (Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift
+adaptation").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from jbn._axes import Axis
+from jbn._batch_norm import KEPT, Info
+from jbn._moments import Moments, shifted_moments
+from jbn._normalize import check_features, normalize_shifted
+from jbn._stats import BatchStats
+
+
+def adaptive_batch_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    stats: BatchStats,
+    *,
+    source_weight: float | jax.Array = 0.0,
+    epsilon: float = 1e-5,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[jax.Array, Moments]:
+    """Batch norm at inference by a blend of the running statistics and those of the test batch.
+
+    ::
+
+        mean = w · stats.mean + (1 - w) · E[x],    var = w · stats.var + (1 - w) · Var[x]
+        y = (x - mean) / sqrt(var + epsilon) · scale + bias
+
+    Gradients flow through the test batch's statistics, as test-time training by entropy needs it.
+
+    Args:
+      x: `[..., features, ...]`, floating or complex.
+      scale: gamma, `[*features]`, or None for 1.
+      bias: beta, `[*features]`, or None for 0.
+      stats: running statistics of the source; they stay as they are.
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone. For N source examples' worth of
+        trust against a test batch of n: N / (N + n). May be traced.
+      epsilon: added to the variance.
+      axis: the feature axis or axes.
+      where: boolean, broadcastable to `x`: True where an element counts. A feature with nothing to count is normalized
+        by the source's statistics alone.
+      axis_name: mapped axis or axes that the batch is spread over.
+      axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
+      dtype: of y; by default that of `x`.
+
+    Returns:
+      y, shaped as `x`, and the moments of the test batch.
+
+    Raises:
+      ValueError: shapes that do not fit, or a weight out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn
+      >>> x = 4 + jax.random.normal(jax.random.key(0), (512, 3))  # far from the source's mean of 0
+      >>> y, _ = jbn.adaptive_batch_norm(x, None, None, jbn.init_stats(3), source_weight=0.5)
+      >>> print(y.mean(0).round())
+      [2. 2. 2.]
+
+    Reference: Nado et al. 2020 (https://arxiv.org/abs/2006.10963) for w = 0; Schneider et al. 2020
+    (https://arxiv.org/abs/2006.16971), section 3.
+    """
+    named = {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}
+    for name, value in named.items():
+        check_features(name, value, axis, x.shape)
+    if isinstance(source_weight, int | float) and not 0 <= source_weight <= 1:
+        raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
+
+    def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
+        measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
+        shift, test = checkpoint_name(measured, "jbn_moments")
+        wide = test.var.dtype
+        w = jnp.where(test.count > 0, jnp.asarray(weight, wide), 1)
+        # Relative to the shift, so that nothing cancels where both means are large.
+        source = stats.mean.astype(test.mean.dtype) - shift
+        mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
+        var = w * stats.var.astype(wide) + (1 - w) * test.var
+        y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+        return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
+
+    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where, source_weight)
+
+
+def adaptive_layer(x, scale, bias, stats, *, source_weight, axis, where, **options: Any) -> tuple[jax.Array, Any, Info]:
+    """`adaptive_batch_norm` behind the face of `batch_norm`, for the Flax modules; options of training do nothing."""
+    names = ("epsilon", "axis_name", "axis_index_groups", "dtype")
+    used = {name: options[name] for name in names}
+    y, test = adaptive_batch_norm(x, scale, bias, stats, source_weight=source_weight, axis=axis, where=where, **used)
+    return y, stats, Info(moments=test)

@@ -1,0 +1,134 @@
+"""Several domains in one layer: each with running statistics, and if wanted scale and bias, of its own.
+
+    y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d,      d the domain of the batch, or of each example
+
+One layer for clean and adversarial examples (auxiliary batch norm: Xie et al. 2020, "Adversarial Examples Improve Image
+Recognition"), for source and target (Chang et al. 2019, "Domain-Specific Batch Normalization for Unsupervised Domain
+Adaptation"). The domain is a traced number, so that one compiled step serves all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from jbn import _axes
+from jbn._axes import Axis
+from jbn._batch_norm import Info, batch_norm
+from jbn._stats import BatchStats, init_stats
+
+
+def domain_batch_norm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    stats: BatchStats,
+    domain: int | jax.Array,
+    *,
+    train: bool,
+    axis: Axis = -1,
+    where: jax.Array | None = None,
+    **options: Any,
+) -> tuple[jax.Array, BatchStats, Info]:
+    """Batch norm with statistics of one domain among several.
+
+    ::
+
+        y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d
+
+    Args:
+      x: `[..., features, ...]`, floating or complex.
+      scale: gamma, `[*features]` shared by all domains, `[domains, *features]` separate, or None for 1.
+      bias: beta, likewise.
+      stats: running statistics of all domains, each leaf with a leading axis of domains: `init_domain_stats`.
+      domain: `[]`, int, the domain of this batch; or `[batch]`, one for each example (along the first reduced axis):
+        then each domain's examples are a batch of their own, at the cost of one batch norm a domain. May be traced; a
+        traced number out of range gives NaN and moves no statistics.
+      train: as in `batch_norm`. In training only the statistics of domains with examples move.
+      axis: the feature axis or axes.
+      where: boolean, broadcastable to `x`: True where an element counts.
+      **options: all others of `batch_norm`.
+
+    Returns:
+      y, the running statistics of all domains, and Info: of the domain, or with a leading axis of domains.
+
+    Raises:
+      ValueError: as `batch_norm`; and a domain that is no whole number, out of range, or shaped otherwise.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn
+      >>> x, stats = jnp.array([[1.0], [3.0]]), jbn.init_domain_stats(2, 1)
+      >>> _, stats, _ = jbn.domain_batch_norm(x, None, None, stats, 1, train=True, momentum=0.0)
+      >>> print(stats.mean.ravel(), stats.var.ravel())
+      [0. 2.] [1. 1.]
+
+    Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
+    """
+    domains = stats.mean.shape[0]
+    features = _axes.feature_shape(axis, x.shape)
+    for name, value in (("stats.mean", stats.mean), ("stats.var", stats.var)):
+        if value.shape[1:] != features:
+            raise ValueError(
+                f"{name} has shape {value.shape}; for an input of shape {x.shape} with axis={axis} write one of shape "
+                f"{('domains', *features)}, such as jbn.init_domain_stats(domains, {features})"
+            )
+    domain = _checked(domain, domains)
+
+    def norm(d: Any, keep: jax.Array | None) -> tuple[jax.Array, BatchStats, Info]:
+        own = jax.tree.map(lambda a: a[d], stats)
+        gamma, beta = (p if p is None or p.ndim == len(features) else p[d] for p in (scale, bias))
+        y, new, info = batch_norm(x, gamma, beta, own, train=train, axis=axis, where=keep, **options)
+        assert new is not None
+        return y, new, info
+
+    if domain.ndim == 0:
+        known = (domain >= 0) & (domain < domains)
+        y, new, info = norm(domain, where)
+        merged = jax.tree.map(lambda all, one: jnp.where(known, all.at[domain].set(one), all), stats, new)
+        return jnp.where(known, y, jnp.nan), merged, info
+
+    reduced = _axes.reduction_axes(axis, x.ndim)
+    if not reduced or domain.shape != (x.shape[reduced[0]],):
+        raise ValueError(
+            f"domain has shape {domain.shape}; write one number for the batch, or one for each of the "
+            f"{x.shape[reduced[0]] if reduced else 0} examples of an input of shape {x.shape}"
+        )
+    each = jnp.expand_dims(domain, [a for a in range(x.ndim) if a != reduced[0]])
+    valid = True if where is None else _axes.expand_mask(where, x.shape)
+    results = [norm(d, (each == d) & valid) for d in range(domains)]
+    y = jnp.full_like(results[0][0], jnp.nan)
+    for d, (one, _, _) in enumerate(results):
+        y = jnp.where(each == d, one, y)
+    stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
+    return y, jax.tree.map(stack, *(s for _, s, _ in results)), jax.tree.map(stack, *(i for _, _, i in results))
+
+
+def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: Any) -> BatchStats:
+    """Running statistics of several domains before the first batch.
+
+    Args:
+      domains: their number.
+      features: number of features, or the feature shape.
+      **options: those of `init_stats`.
+
+    Returns:
+      BatchStats, each leaf with a leading axis of domains.
+
+    Example:
+      >>> import jbn
+      >>> jbn.init_domain_stats(2, 3).mean.shape
+      (2, 3)
+    """
+    return jax.tree.map(lambda a: jnp.stack([a] * domains), init_stats(features, **options))
+
+
+def _checked(domain: Any, domains: int) -> jax.Array:
+    domain = jnp.asarray(domain)
+    if not jnp.issubdtype(domain.dtype, jnp.integer):
+        raise ValueError(f"domain has dtype {domain.dtype}; write whole numbers from 0 to {domains - 1}")
+    if not isinstance(domain, Tracer) and bool(jnp.any((domain < 0) | (domain >= domains))):
+        raise ValueError(f"domain={domain} is out of range; write whole numbers from 0 to {domains - 1}")
+    return domain
