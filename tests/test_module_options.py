@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+from flax import linen as flax_linen
 from flax import nnx, serialization
 from helpers import affine, assert_close, batch, mask
 
