@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.config import Arm, Config, OptimizerConfig
 from experiments.data import Batches, Split
 from experiments.models import build
+from jbn.optim import decay_mask
 
 
 class State(NamedTuple):
@@ -40,7 +41,7 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of a config at one learning rate, which may be traced."""
     shape = optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else optax.constant_schedule(1.0)
-    decays = partial(decay_mask, decay_scale_bias=config.decay_scale_bias)
+    decays = partial(decay_mask, norms=config.decay_scale_bias)
 
     def schedule(step):
         return learning_rate * shape(step)
@@ -51,16 +52,6 @@ def optimizer(
         optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity(),
         optax.sgd(schedule, momentum=config.momentum),
     )
-
-
-def decay_mask(params: PyTree, *, decay_scale_bias: bool) -> PyTree:
-    """True where weight decay acts: on kernels, and on the scale and bias of norm layers if so decided."""
-
-    def decays(path: tuple[Any, ...], _: Any) -> bool:
-        *_, owner, name = (key.key for key in path)
-        return name == "kernel" or (decay_scale_bias and owner.startswith("norm"))
-
-    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def init(config: Config, arm: Arm, classes: int, features: int, seed: Int[Array, ""]) -> State:

@@ -1,7 +1,7 @@
 """Which parameters belong to normalization layers, as optax wants to know it.
 
-Many recipes leave scale and bias of a norm out of weight decay; others train these parameters at a rate of their own, or
-train nothing else (Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm"). All three need the same
+Many recipes leave scale and bias of a norm out of weight decay; others train these parameters at a rate of their own,
+or train nothing else (Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm"). All three need the same
 knowledge: which leaves of a parameter tree these are.
 
 In Flax a normalization layer is what holds a `scale` or a `bias`, and neither a `kernel` nor an `embedding`: batch,
@@ -40,12 +40,7 @@ def norm_mask(params: Any) -> Any:
       >>> optim.norm_mask(params)
       {'layers_0': {'bias': False, 'kernel': False}, 'layers_1': {'bias': True, 'scale': True}}
     """
-    paths, tree = jax.tree.flatten_with_path(params)
-    names = [_names(path) for path, _ in paths]
-    siblings: dict[tuple, set[str]] = {}
-    for *parent, name in names:
-        siblings.setdefault(tuple(parent), set()).add(name)
-    mask = [siblings[tuple(parent)] <= _NORM for *parent, _ in names]
+    names, mask, tree = _found(params)
     if not any(mask):
         found = ", ".join(sorted("/".join(name) for name in names)[:5])
         raise ValueError(
@@ -55,11 +50,12 @@ def norm_mask(params: Any) -> Any:
     return jax.tree.unflatten(tree, mask)
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Any, *, norms: bool = False) -> Any:
     """True where weight decay belongs: at everything but biases and what is of normalization layers.
 
     Args:
       params: parameters of a Flax model, see `norm_mask`. A tree without normalization layers is fine.
+      norms: whether scale and bias of normalization layers decay as well.
 
     Returns:
       A tree of the same structure, of bool: `optax.adamw(1e-3, mask=optim.decay_mask)`.
@@ -73,8 +69,10 @@ def decay_mask(params: Any) -> Any:
 
     Reference: He et al. 2019, "Bag of Tricks for Image Classification", section 3.1 (https://arxiv.org/abs/1812.01187).
     """
-    paths, tree = jax.tree.flatten_with_path(params)
-    return jax.tree.unflatten(tree, [_names(path)[-1] not in _NORM for path, _ in paths])
+    names, mask, tree = _found(params)
+    return jax.tree.unflatten(
+        tree, [norms if norm else name[-1] not in _NORM for name, norm in zip(names, mask, strict=True)]
+    )
 
 
 def norm_labels(params: Any) -> Any:
@@ -122,6 +120,16 @@ def only_norm(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     import optax
 
     return optax.multi_transform({"norm": optimizer, "rest": optax.set_to_zero()}, norm_labels)
+
+
+def _found(params: Any) -> tuple[list[list[str]], list[bool], Any]:
+    """The path of each leaf, whether it is of a normalization layer, and the tree's structure."""
+    paths, tree = jax.tree.flatten_with_path(params)
+    names = [_names(path) for path, _ in paths]
+    siblings: dict[tuple, set[str]] = {}
+    for *parent, name in names:
+        siblings.setdefault(tuple(parent), set()).add(name)
+    return names, [siblings[tuple(parent)] <= _NORM for *parent, _ in names], tree
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 from experiments.config import Arm, Config, ModelConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from experiments.data import Batches, Data, Split, batch_orders, batches
 from experiments.lanes import train_arm
-from experiments.train import State, decay_mask, evaluate, init, optimizer, probe
+from experiments.train import State, evaluate, init, optimizer, probe
+from jbn.optim import decay_mask
 
 CONFIG = Config(
     name="x",
@@ -124,7 +125,7 @@ def test_a_diverged_network_has_no_finite_loss_but_its_accuracy_is_counted():
 def test_weight_decay_acts_on_kernels_and_on_scale_and_bias_of_norms_only_if_so_decided():
     params = init(CONFIG, Arm("both", "relu"), 3, 5, jnp.int32(0)).params
     for decay_scale_bias in (False, True):
-        mask = decay_mask(params, decay_scale_bias=decay_scale_bias)
+        mask = decay_mask(params, norms=decay_scale_bias)
         norm = {"scale": decay_scale_bias, "bias": decay_scale_bias}
         block = {"layer": {"kernel": True, "bias": False}, "norm": norm, "norm_1": norm}
         assert mask == {"block_0": block, "block_1": block, "head": {"kernel": True, "bias": False}}
