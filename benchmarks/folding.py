@@ -82,7 +82,7 @@ def measure(shape: tuple[int, ...], layer: Callable[..., Any], repeats: int) -> 
             runs.append((True, folded, new))
         for is_folded, network, tree in runs:
             call = jax.jit(network.apply).lower(tree, x).compile()
-            error = float(jnp.max(jnp.abs(call(tree, x) - exact)) / jnp.max(jnp.abs(exact)))
+            error = float(jnp.max(jnp.abs(call(tree, x) - exact)) / jnp.maximum(jnp.max(jnp.abs(exact)), 1e-6))
             size = sum(a.nbytes for a in jax.tree.leaves(tree))
             rows.append({"placement": placement, "folded": is_folded, "error": error, "parameter_bytes": size})
             calls.append(partial(call, tree, x))
