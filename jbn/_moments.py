@@ -182,11 +182,16 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         d = jnp.where(mask, d, 0)
     mean = jnp.sum(d, reduce) * weight.astype(x.dtype)
     var = jnp.sum(abs2(d), reduce) * weight - abs2(mean)
-    # Less than the rounding of the two terms is rounding. Not jnp.maximum, which would halve the derivative of a
-    # constant feature.
-    noise = 8 * jnp.finfo(real).eps * abs2(mean)
-    var = var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
-    return shift, Moments(mean, var, count)
+    return shift, Moments(mean, _without_noise(var, mean), count)
+
+
+def _without_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
+    """`var`, but 0 where it is no more than the rounding of means and squares near `mean`: a constant feature has none.
+
+    Not jnp.maximum, which would halve the derivative of a constant feature.
+    """
+    noise = 8 * jnp.finfo(var.dtype).eps * abs2(mean)
+    return var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
 
 
 def _rough(mean: jax.Array) -> jax.Array:
@@ -269,7 +274,7 @@ def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     means = jnp.where(share > 0, lax.stop_gradient(shift - common[None]) + parts.mean, 0)
     mean = jnp.sum(share.astype(means.dtype) * means, 0)
     var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean[None]), 0), 0)
-    return common, Moments(mean, var, total)
+    return common, Moments(mean, _without_noise(var, mean), total)
 
 
 def _flatten(row: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:

@@ -99,7 +99,9 @@ def normalize_shifted(
     if where is not None:
         # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias.
         y = d * expand(factor) if offset is None else d * expand(factor) + expand(offset)
-        keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(lax.stop_gradient(y))
+        # As rounded: float16 overflows where float32 does not.
+        rounded = lax.stop_gradient(y).astype(x.dtype if dtype is None else dtype)
+        keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(rounded)
         d = jnp.where(keep, d, 0 if mean is None else expand(mean.astype(wide)))
     y = d * expand(factor)
     if offset is not None:

@@ -1,0 +1,99 @@
+"""jax.export: a step lowers for CPU, GPU and TPU alike, and the artifact gives the numbers of the direct call."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+import reference
+from helpers import affine, assert_close, batch, mask, normalized
+from jax import export
+from test_contract import FACES
+
+PLATFORMS = ["cpu", "cuda", "tpu"]
+SHAPE = (8, 3)
+OPTIONS = {
+    "plain": {},
+    "masked": {"masked": True},
+    "ghost": {"virtual_batch_size": 3, "ragged_groups": "exact"},
+    "activation": {"activation": jax.nn.gelu},
+    "activation-first": {"activation": jax.nn.gelu, "placement": "after"},
+    "bfloat16": {"dtype": jnp.bfloat16},
+}
+
+
+def step_of(face, train, masked=False, **options):
+    """y, the running statistics, and the gradients of x, scale and bias: what a training step exports."""
+    apply = FACES[face](options, train)
+
+    def step(x, scale, bias, mean, var, keep, dy):
+        def forward(x, scale, bias):
+            y, *stats = apply(x, keep if masked else None, scale, bias, mean, var)
+            return y, stats
+
+        y, pull, stats = jax.vjp(forward, x, scale, bias, has_aux=True)
+        return (y, *stats, *pull(dy.astype(y.dtype)))
+
+    return jax.jit(step, keep_unused=True)
+
+
+def inputs(shape=SHAPE, dtype="float32"):
+    scale, bias = affine(shape)
+    keep = jnp.asarray(mask((shape[0], 1)))
+    x, dy = batch(shape, dtype=dtype, mean=50.0), batch(shape, seed=5, mean=0.5)
+    return x, scale, bias, jnp.asarray([45.5, -49.5, 55.5]), jnp.full(shape[-1], 2.0), keep, dy
+
+
+def assert_same_numbers(call, step, given) -> None:
+    for got, want in zip(call(*given), step(*given), strict=True):
+        assert got.dtype == want.dtype
+        assert_close(got.astype(jnp.float32), want.astype(jnp.float32), 1e-6 if want.dtype == "float32" else 2.0**-8)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("face", FACES)
+def test_a_step_lowers_for_every_platform_and_the_artifact_gives_its_numbers(face, options, train):
+    given = inputs(dtype="bfloat16" if options == "bfloat16" else "float32")
+    step = step_of(face, train, **OPTIONS[options])
+    artifact = export.export(step, platforms=PLATFORMS)(*given)
+    assert artifact.platforms == tuple(PLATFORMS)
+    assert_same_numbers(artifact.call, step, given)
+
+
+@pytest.mark.parametrize("options", ["plain", "masked", "activation", "bfloat16"])
+def test_one_artifact_serves_every_batch_size(options):
+    step, scope = step_of("functional", True, **OPTIONS[options]), export.SymbolicScope()
+    sizes = {0: "b, 3", 5: "b, 1", 6: "b, 3"}
+    shapes = [
+        jax.ShapeDtypeStruct(export.symbolic_shape(sizes[i], scope=scope) if i in sizes else a.shape, a.dtype)
+        for i, a in enumerate(inputs())
+    ]
+    artifact = export.export(step, platforms=PLATFORMS)(*shapes)
+    for n in (2, 7, 33):
+        given = inputs((n, 3))
+        assert_same_numbers(artifact.call, step, given)
+        mean, _, _ = reference.moments(given[0], where=given[5] if options == "masked" else None)
+        assert_close(artifact.call(*given)[1], 0.99 * reference.wide(given[3]) + 0.01 * mean, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def flatbuffers():
+    """What jax.export writes with; it does not come with jax."""
+    return pytest.importorskip("flatbuffers")
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("face", FACES)
+def test_an_artifact_survives_the_disk(flatbuffers, face, train):
+    given, step = inputs(), step_of(face, train, masked=True, virtual_batch_size=4)
+    written = export.export(step, platforms=PLATFORMS)(*given).serialize()
+    assert_same_numbers(export.deserialize(written).call, step, given)
+
+
+def test_the_derivatives_survive_the_disk(flatbuffers):
+    x, scale, bias, *_, dy = inputs()
+    written = export.export(jax.jit(normalized), platforms=PLATFORMS)(x, scale, bias).serialize(vjp_order=1)
+    grads = jax.vjp(export.deserialize(written).call, x, scale, bias)[1](dy)
+    for got, exact in zip(grads, reference.backward(x, dy, scale), strict=True):
+        assert_close(got, exact, 1e-5)
