@@ -61,7 +61,8 @@ class Results(NamedTuple):
 def functional(options, train):
     def apply(x, keep, scale, bias, mean, var):
         stats = jbn.BatchStats(mean, var)
-        y, stats, _ = jbn.batch_norm(x, scale, bias, stats, train=train, where=keep, **options)
+        norm = jbn.batch_renorm if "r_max" in options else jbn.batch_norm
+        y, stats, _ = norm(x, scale, bias, stats, train=train, where=keep, **options)
         return y, stats.mean, stats.var
 
     return apply
@@ -69,7 +70,8 @@ def functional(options, train):
 
 def linen(options, train):
     options, call = in_the_call(options)
-    layer = jbn.linen.BatchNorm(use_running_average=not train, **options)
+    kind = jbn.linen.BatchRenorm if "r_max" in options else jbn.linen.BatchNorm
+    layer = kind(use_running_average=not train, **options)
 
     def apply(x, keep, scale, bias, mean, var):
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
@@ -81,7 +83,8 @@ def linen(options, train):
 
 def by_nnx(options, train):
     options, call = in_the_call(options)
-    layer = jbn.nnx.BatchNorm(SHAPE[-1], use_running_average=not train, rngs=nnx.Rngs(0), **options)
+    kind = jbn.nnx.BatchRenorm if "r_max" in options else jbn.nnx.BatchNorm
+    layer = kind(SHAPE[-1], use_running_average=not train, rngs=nnx.Rngs(0), **options)
     graph, state = nnx.split(layer)
 
     def apply(x, keep, scale, bias, mean, var):
@@ -124,14 +127,37 @@ def in_groups(size: int) -> Callable[..., Any]:
 whole = in_groups(DEVICES * SHAPE[0])
 
 
+RENORM = {"r_max": 1.5, "d_max": 0.4}
+
+
+def corrections(given: Inputs, epsilon=1e-5):
+    """r and d of batch renormalization, and the bias with d in it, as which its padding comes out."""
+    mean, var, _ = reference.moments(given.x, where=given.keep)
+    sigma = np.sqrt(given.var + epsilon)
+    r = np.clip(np.sqrt(var + epsilon) / sigma, 1 / RENORM["r_max"], RENORM["r_max"])
+    d = np.clip((mean - given.mean) / sigma, -RENORM["d_max"], RENORM["d_max"])
+    return r, d, given.bias + given.scale * d
+
+
+def renormalized(given: Inputs):
+    """r and d are constants to the gradient."""
+    r, d, bias = corrections(given)
+    y, dx, dscale, dbias = whole(given._replace(scale=given.scale * r, bias=bias))
+    return y, dx, dscale * r + dbias * d, dbias
+
+
 @dataclass(frozen=True)
 class Variant:
-    """`training` is Inputs of one batch, finite and in float64 -> y, dx, dscale, dbias; running statistics aside."""
+    """`training` is Inputs of one batch, finite and in float64 -> y, dx, dscale, dbias; running statistics aside.
+
+    `padding`, of the same, is as what padding comes out that could not come out finite.
+    """
 
     options: dict[str, Any] = field(default_factory=dict)
     mask: tuple[int, ...] | None = None
     synchronized: bool = False
     training: Callable[..., Any] = whole
+    padding: Callable[..., Any] = lambda given: given.bias
 
 
 ROWS, ELEMENTS, GHOST = (SHAPE[0], 1, 1), SHAPE, {"virtual_batch_size": 3}
@@ -143,6 +169,8 @@ VARIANTS = {
     "sync": Variant(synchronized=True),
     "sync+masked": Variant(mask=ELEMENTS, synchronized=True),
     "sync+ghost": Variant(GHOST, synchronized=True, training=in_groups(3)),
+    "renorm": Variant(RENORM, training=renormalized),
+    "sync+masked+renorm": Variant(RENORM, ELEMENTS, True, renormalized, lambda given: corrections(given)[2]),
 }
 
 
@@ -181,7 +209,7 @@ def oracle(variant: Variant, given: Inputs) -> Results:
     old = given.mean, given.var
     new = (np.where(count, reference.ema(o, [v], MOMENTUM), o) for o, v in zip(old, (mean, var), strict=True))
     inference = reference.normalize(given.x, *old, given.scale, given.bias)
-    y, inference = (np.where(junk, given.bias, a) for a in (y, inference))
+    y, inference = np.where(junk, variant.padding(given), y), np.where(junk, given.bias, inference)
     return Results(y, *new, dx, dscale, dbias, inference)
 
 
