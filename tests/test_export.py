@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import reference
 from helpers import affine, assert_close, batch, mask, normalized
 from jax import export
 from test_contract import FACES
+
+import jbn
 
 PLATFORMS = ["cpu", "cuda", "tpu"]
 SHAPE = (8, 3)
@@ -97,3 +100,28 @@ def test_the_derivatives_survive_the_disk(flatbuffers):
     grads = jax.vjp(export.deserialize(written).call, x, scale, bias)[1](dy)
     for got, exact in zip(grads, reference.backward(x, dy, scale), strict=True):
         assert_close(got, exact, 1e-5)
+
+
+def test_a_step_that_takes_and_returns_records_survives_the_disk(flatbuffers):
+    x, stats = jnp.arange(12.0).reshape(4, 3) ** 2, jbn.init_stats(3, debias=True)
+
+    def step(x, stats):
+        return jbn.batch_norm(x, None, None, stats, train=True, debias=True)
+
+    artifact = export.export(jax.jit(step))(x, stats).serialize()
+    got, want = export.deserialize(artifact).call(x, stats), step(x, stats)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_one_artifact_serves_every_number_of_virtual_batches():
+    batches, features = export.symbolic_shape("4*k, 3")
+
+    def step(x):
+        return normalized(x, None, None, virtual_batch_size=4)
+
+    artifact = export.export(jax.jit(step))(jax.ShapeDtypeStruct((batches, features), jnp.float32))
+    for k in (1, 2, 5):
+        x = batch((4 * k, 3))
+        np.testing.assert_allclose(artifact.call(x), step(x), rtol=1e-6, atol=1e-6)

@@ -165,10 +165,9 @@ def assert_within(actual, exact, slack) -> None:
 def assert_rounded(y, exact, slack) -> None:
     """`y` is what `exact` rounds to in its dtype, give or take the slack."""
     kind = jnp.finfo(y.dtype)
-    fits = np.abs(exact) < float(kind.max)  # padding of float16 may not: see the last test
     unit = 2.0 ** np.maximum(np.floor(np.log2(np.abs(exact) + slack)) - kind.nmant, kind.minexp - kind.nmant)
     slack = slack + (unit / 2 if kind.bits == 16 else 0)
-    assert_within(np.where(fits, reference.wide(y), 0), np.where(fits, exact, 0), slack)
+    assert_within(y, exact, slack)
 
 
 @functools.cache
@@ -203,6 +202,7 @@ def law(case: Case) -> None:
         assert not (junk & keep).any()
         x = np.where(junk, 0, reference.wide(given))
         expanded = np.expand_dims(reference.wide(bias), over)
+        fitting = lambda y: np.where(~junk & (np.abs(y) < float(jnp.finfo(given.dtype).max)), y, expanded)  # noqa: E731
 
         n = given.shape[over[0]] if over else 1
         ends = [*range(0, n, case.size or n), n]  # of the virtual batches
@@ -210,7 +210,7 @@ def law(case: Case) -> None:
             with pytest.raises(ValueError, match="has 1 value per feature"):
                 compiled(True, axis, case.size)(given, scale, bias, stats, mask)
             y, *_ = compiled(False, axis, None)(given, scale, bias, stats, mask)
-            exact = np.where(junk, expanded, reference.normalize(x, mean, var, scale, bias, EPSILON, axis))
+            exact = fitting(reference.normalize(x, mean, var, scale, bias, EPSILON, axis))
             assert_rounded(y, exact, 8 * work.eps * (np.abs(exact) + np.abs(expanded)) + work.tiny)
             return
 
@@ -219,9 +219,9 @@ def law(case: Case) -> None:
         cuts = [(slice(None),) * over[0] + (slice(*pair),) for pair in itertools.pairwise(ends)]
         parts = [exact_output(x[cut], axis, keep[cut], scale, bias, work) for cut in cuts]
         exact, slack = (np.concatenate(p, over[0]) for p in zip(*parts, strict=True))
-        assert_rounded(y, np.where(junk, expanded, exact), slack)
+        assert_rounded(y, fitting(exact), slack)
         assert_statistics(x, axis, keep, moments, stats, new, work)
-        if case.kind in ("zero", "constant") and case.size is None:
+        if case.kind in ("zero", "constant"):
             np.testing.assert_array_equal(moments.var, 0)
             np.testing.assert_array_equal(dead, np.broadcast_to(moments.count > 0, dead.shape))
 

@@ -120,4 +120,5 @@ def groups(shape: tuple[int, ...], axis: Axis, size: int, ragged: Ragged) -> Gro
         )
     at = sum(a < batch for a in features)
     cut = (*features[:at], batch, *(a + 1 for a in features[at:]))
-    return Groups(shape, batch, max(1, -(-n // size)), size, cut, at)
+    count = -(-n // size)
+    return Groups(shape, batch, count if count >= 1 else 1, size, cut, at)  # max() cannot compare symbolic sizes
