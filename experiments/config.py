@@ -21,6 +21,8 @@ from pydantic.dataclasses import dataclass
 Placement = Literal["none", "before", "after", "both", "pre_linear"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 
+DATA_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -48,16 +50,42 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True, config=_STRICT)
 class DataConfig:
-    name: Literal["digits"] = "digits"
-    """Data set: `digits`, scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which travel with it."""
+    name: str = "digits"
+    """Data set: `digits`, scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which travel with it; `mnist`,
+    `fashion_mnist`, `cifar10`, `cifar100`; or any image-classification set of the Hugging Face hub as owner/name."""
+    image_column: str | None = None
+    """Column of the images, where a set of the hub has several."""
+    label_column: str | None = None
+    """Column of the classes, where a set of the hub has several."""
+    subset: str | None = None
+    """Configuration of a set of the hub, where it has several."""
+    standardize: Literal["feature", "channel"] = "feature"
+    """By the training set's mean and variance of each `feature` (pixel), or of each `channel` over all pixels."""
+    train_examples: int | None = None
+    """Train on that many examples only, drawn with `split_seed`; None takes all."""
     validation_fraction: float = 0.15
-    """Share of all examples kept for choosing learning rates; in (0, 1)."""
+    """Share of the examples kept for choosing learning rates: of all for digits, else of the training part."""
     test_fraction: float = 0.25
-    """Share of all examples kept for the final answer, read once; in (0, 1)."""
+    """Share of the examples kept for the final answer, read once; sets with a test part of their own do not use it."""
     split_seed: int = 0
     """Seed of the stratified split; the same for every arm and every training seed."""
 
     def __post_init__(self) -> None:
+        near = difflib.get_close_matches(self.name, DATA_SETS, n=1)
+        _require(
+            self.name in DATA_SETS or self.name.count("/") == 1,
+            f"data.name is {self.name!r}; write one of {', '.join(DATA_SETS)}, or owner/name of a set on the hub"
+            + (f"; did you mean {near[0]!r}?" if near else ""),
+        )
+        for field in ("image_column", "label_column", "subset"):
+            _require(
+                self.name != "digits" or getattr(self, field) is None,
+                f"data.{field} is {getattr(self, field)!r}, but digits has none; leave it out, or write another name",
+            )
+        _require(
+            self.train_examples is None or self.train_examples >= 2,
+            f"data.train_examples is {self.train_examples}; write at least 2, or leave it out",
+        )
         _require(self.split_seed >= 0, f"data.split_seed is {self.split_seed}; write a whole number from 0 up")
         for field in ("validation_fraction", "test_fraction"):
             value = getattr(self, field)

@@ -62,7 +62,7 @@ def train_arm(
     train, validation = jax.device_put((data.train, batches(data.validation, EVALUATION_BATCH)), shared)
 
     setting = (config, arm, data.classes)
-    state = _init_lanes(*setting, data.train.x.shape[1], mesh, seeds)
+    state = _init_lanes(*setting, data.train.x.shape[1:], mesh, seeds)
     probes = [_probe_lanes(*setting, state, train.x)] if test else []
     losses, evaluations = [], []
     for epoch in range(config.training.epochs):
@@ -104,8 +104,8 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0)
 # compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
 # runs as fast (84 ms against 81).
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=_ONCE)
-def _init_lanes(config, arm, classes, features, mesh, seeds):
-    return over_lanes(partial(init, config, arm, classes, features), mesh, seeds)
+def _init_lanes(config, arm, classes, shape, mesh, seeds):
+    return over_lanes(partial(init, config, arm, classes, shape), mesh, seeds)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_OFTEN)

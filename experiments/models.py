@@ -28,7 +28,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
 
 
 class MLP(nn.Module):
-    """Dense blocks of the given widths and a linear classifier: `[batch, features]` to logits `[batch, classes]`.
+    """Dense blocks of the given widths and a linear classifier: flattened `[batch, ...]` to logits `[batch, classes]`.
 
     Layers keep their biases in every arm, so that all arms of an activation have the same linear parameters.
     """
@@ -41,6 +41,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), -1)
         for i, width in enumerate(self.hidden):
             x = Block(partial(nn.Dense, width), self.norm, self.activation, self.placement, name=f"block_{i}")(x)
         return nn.Dense(self.classes, name="head")(x)

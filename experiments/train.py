@@ -54,10 +54,10 @@ def optimizer(
     )
 
 
-def init(config: Config, arm: Arm, classes: int, features: int, seed: Int[Array, ""]) -> State:
+def init(config: Config, arm: Arm, classes: int, shape: tuple[int, ...], seed: Int[Array, ""]) -> State:
     """Initial weights, running statistics and optimizer state; a function of the seed and the names of the layers."""
     model = build(config.model, arm, classes, train=True)
-    variables = model.init(jax.random.key(seed), jnp.zeros((2, features)))
+    variables = model.init(jax.random.key(seed), jnp.zeros((2, *shape)))
     params = variables["params"]
     return State(params, variables.get("batch_stats", {}), optimizer(config.optimizer, 0.0, 1).init(params))
 
@@ -66,7 +66,7 @@ def train_step(
     state: State,
     tx: optax.GradientTransformation,
     model: nn.Module,
-    x: Float[Array, "batch features"],
+    x: Float[Array, "batch ..."],
     y: Int[Array, " batch"],
 ) -> tuple[State, Float[Array, ""]]:
     """One step on one batch; returns the loss before it."""
@@ -138,7 +138,7 @@ class Probe(NamedTuple):
     scale: list[Array]
 
 
-def probe(config: Config, arm: Arm, classes: int, state: State, x: Float[Array, "examples features"]) -> Probe:
+def probe(config: Config, arm: Arm, classes: int, state: State, x: Float[Array, "examples ..."]) -> Probe:
     """Activation inputs, and how far the running statistics are from the true ones of the training set."""
     # With momentum 0 the updated running statistics are those of this one batch, the whole training set.
     model = build(config.model, arm, classes, train=True, momentum=0.0)

@@ -7,7 +7,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jbn
-from experiments.config import Config, DataConfig, TrainingConfig
+from experiments import images
+from experiments.config import Config, ConfigError, DataConfig, TrainingConfig
 from experiments.data import Split, batch_orders, batches, load, standardize
 
 
@@ -53,8 +54,8 @@ def test_constant_features_are_zero_in_every_split_whatever_they_are_elsewhere(d
 
 
 def test_annotated_shapes_are_checked_under_pytest():
-    with pytest.raises(jaxtyping.TypeCheckError, match="examples features"):
-        standardize(jnp.ones(3), jbn.moments(jnp.eye(3)))
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"examples \.\.\."):
+        standardize(jnp.ones((3, 3), int), jbn.moments(jnp.eye(3)))
 
 
 def test_splits_keep_the_shares_of_the_classes(data):
@@ -89,3 +90,61 @@ def test_an_order_depends_on_its_seed_alone_and_every_epoch_is_a_fresh_permutati
     for epoch in flat:
         assert len(set(epoch.tolist())) == 20 and set(epoch.tolist()) <= set(range(23))
     assert len({tuple(epoch) for epoch in flat}) == 6
+
+
+# Sets of images
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """A set of grey images [9, 8] in three classes, as experiments.images would hand it over."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120, dtype=np.int32) % 3
+    x = rng.integers(0, 200, (120, 9, 8, 1)).astype(np.uint8)
+    x[:, 0, 0] = 7  # a constant pixel
+    found = images.Images(x[:90], y[:90], x[90:], y[90:], ("a", "b", "c"), {"name": "some/set"})
+    monkeypatch.setattr(images, "load", lambda name, **_: found)
+    return found
+
+
+def test_images_keep_their_shape_their_test_part_and_their_classes(small_images):
+    data = load(DataConfig(name="some/set", validation_fraction=0.2))
+    assert [split.x.shape for split in data[:3]] == [(72, 9, 8, 1), (18, 9, 8, 1), (30, 9, 8, 1)]
+    np.testing.assert_array_equal(data.test.y, small_images.test_y)
+    assert data.classes == 3 and data.description["shape"] == [9, 8, 1]
+    assert np.bincount(data.validation.y).tolist() == [6, 6, 6]
+    x = np.asarray(data.train.x, np.float64)
+    assert data.description["constant_features"] == 1 and (x[:, 0, 0] == 0).all()
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.var(0).ravel()[1:], 1, rtol=1e-5)
+
+
+def test_a_channel_has_one_mean_and_variance_over_all_pixels(small_images):
+    data = load(DataConfig(name="some/set", standardize="channel"))
+    x = np.asarray(data.train.x, np.float64)
+    np.testing.assert_allclose([x.mean(), x.var()], [0, 1], atol=1e-5)
+    assert np.abs(x.mean(0)).max() > 0.1
+    assert len(data.description["raw"]["mean"]) == 72
+
+
+def test_a_smaller_training_set_is_a_part_of_the_whole_and_leaves_the_other_splits(small_images):
+    whole, part = (load(DataConfig(name="some/set", train_examples=n, standardize="channel")) for n in (None, 20))
+    assert len(part.train.y) == 20
+    np.testing.assert_array_equal(part.validation.y, whole.validation.y)
+    with pytest.raises(
+        ConfigError, match=r"data\.train_examples is 500, but some/set has 76 training examples .*fewer"
+    ):
+        load(DataConfig(name="some/set", train_examples=500))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"name": "fashion"}, r"data\.name is 'fashion'; write one of digits, mnist, .*did you mean 'fashion_mnist'\?"),
+        ({"image_column": "img"}, r"data\.image_column is 'img', but digits has none; leave it out"),
+        ({"train_examples": 1}, r"data\.train_examples is 1; write at least 2, or leave it out"),
+    ],
+)
+def test_a_wrong_set_is_refused_before_anything_is_read(options, says):
+    with pytest.raises(ConfigError, match=says):
+        DataConfig(**options)

@@ -52,7 +52,7 @@ def test_a_lane_equals_a_plain_flax_and_optax_loop():
     lanes = [(0.1, 3), (rate, seed), (0.3, 4)]
     record = train_arm(CONFIG, BEFORE, data, lanes, test=True)[1]
 
-    start = init(CONFIG, BEFORE, 3, 5, jnp.int32(seed))
+    start = init(CONFIG, BEFORE, 3, (5,), jnp.int32(seed))
     rename = {"block_0": ("dense_0", "norm_0"), "block_1": ("dense_1", "norm_1")}
     params = {"head": start.params["head"]}
     stats = {}
@@ -105,7 +105,7 @@ def test_a_lane_does_not_depend_on_the_lanes_beside_it_not_even_on_a_diverged_on
 @pytest.mark.parametrize("size", [1, 4, 23, 64])
 def test_evaluation_is_exact_whatever_the_batches(size):
     data = make_data()
-    state = init(CONFIG, BEFORE, 3, 5, jnp.int32(0))
+    state = init(CONFIG, BEFORE, 3, (5,), jnp.int32(0))
     found = evaluate(CONFIG, BEFORE, 3, state, batches(data.test, size))
     whole = Batches(data.test.x[None], data.test.y[None], jnp.ones((1, 23), bool))
     expected = evaluate(CONFIG, BEFORE, 3, state, whole)
@@ -115,7 +115,7 @@ def test_evaluation_is_exact_whatever_the_batches(size):
 
 def test_a_diverged_network_has_no_finite_loss_but_its_accuracy_is_counted():
     data = make_data()
-    state = init(CONFIG, BEFORE, 3, 5, jnp.int32(0))
+    state = init(CONFIG, BEFORE, 3, (5,), jnp.int32(0))
     state = state._replace(params=jax.tree.map(lambda a: a * jnp.nan, state.params))
     found = evaluate(CONFIG, BEFORE, 3, state, batches(data.test, 8))
     assert math.isnan(found.loss)
@@ -123,7 +123,7 @@ def test_a_diverged_network_has_no_finite_loss_but_its_accuracy_is_counted():
 
 
 def test_weight_decay_acts_on_kernels_and_on_scale_and_bias_of_norms_only_if_so_decided():
-    params = init(CONFIG, Arm("both", "relu"), 3, 5, jnp.int32(0)).params
+    params = init(CONFIG, Arm("both", "relu"), 3, (5,), jnp.int32(0)).params
     for decay_scale_bias in (False, True):
         mask = decay_mask(params, norms=decay_scale_bias)
         norm = {"scale": decay_scale_bias, "bias": decay_scale_bias}
@@ -160,7 +160,7 @@ def test_adamw_decays_apart_from_the_gradient():
 
 def test_the_probe_measures_the_distance_of_the_running_statistics_from_the_true_ones():
     data = make_data()
-    state = init(CONFIG, BEFORE, 3, 5, jnp.int32(0))
+    state = init(CONFIG, BEFORE, 3, (5,), jnp.int32(0))
     w = state.params["block_0"]["layer"]
     h = np.asarray(data.train.x, np.float64) @ np.asarray(w["kernel"], np.float64) + np.asarray(w["bias"])
     found = probe(CONFIG, BEFORE, 3, state, data.train.x)
