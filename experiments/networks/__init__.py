@@ -1,0 +1,71 @@
+"""The networks of the placement experiments, each from placement blocks or from residual units.
+
+    mlp            100-100-100, or as many hidden layers as one likes
+    strided_cnn    five strided convolutions, the last one to the classes; MNIST
+    cnn9           nine convolutions of 64 features at full resolution
+    vgg16          thirteen convolutions, pooled five times
+    simple8        Page's seven convolutions and a linear layer; scale and bias frozen
+    resnet         ResNet-(6n+2), by `unit` in place of `placement`
+    wrn            WRN-(6n+4)-k, likewise
+    airbench94     whitening, then six convolutions; 94% on CIFAR-10 in seconds
+
+All take images `[batch, height, width, channels]` and return logits `[batch, classes]`, with any norm. The options of
+`Network` are the controls of an ablation: `final_norm`, `use_bias`, `padding`, `pooling`, and whatever the norm offers.
+
+Example:
+  >>> from functools import partial
+  >>> import jax, jbn.linen
+  >>> from experiments.networks import NETWORKS, PUBLISHED_NORM, parameter_count
+  >>> norm = partial(jbn.linen.BatchNorm, use_running_average=False, **PUBLISHED_NORM["resnet"])
+  >>> network = NETWORKS["resnet"](depth=20, unit="original", classes=10, activation=jax.nn.relu, norm=norm)
+  >>> parameter_count(network, (32, 32, 3))
+  269722
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jbn
+from experiments.networks.counts import flops as flops
+from experiments.networks.counts import multiply_adds as multiply_adds
+from experiments.networks.counts import parameter_count as parameter_count
+from experiments.networks.parts import ConvNetwork as ConvNetwork
+from experiments.networks.parts import Network as Network
+from experiments.networks.parts import no_norm as no_norm
+from experiments.networks.plain import MLP as MLP
+from experiments.networks.plain import Layer as Layer
+from experiments.networks.plain import PlainCNN as PlainCNN
+from experiments.networks.plain import airbench94, cnn9, simple8, strided_cnn, vgg16
+from experiments.networks.residual import UNITS as UNITS
+from experiments.networks.residual import ResNet as ResNet
+from experiments.networks.residual import Unit as Unit
+from experiments.networks.residual import resnet, wrn
+from experiments.networks.whitening import Whitening as Whitening
+from experiments.networks.whitening import whiten as whiten
+from experiments.networks.whitening import whitening_weights as whitening_weights
+
+NETWORKS: Mapping[str, Callable[..., Network]] = MappingProxyType(
+    {
+        "mlp": MLP,
+        "strided_cnn": strided_cnn,
+        "cnn9": cnn9,
+        "vgg16": vgg16,
+        "simple8": simple8,
+        "resnet": resnet,
+        "wrn": wrn,
+        "airbench94": airbench94,
+    }
+)
+
+# What was published with each, as options of jbn.linen.BatchNorm; the MLP's is not reported.
+PUBLISHED_NORM: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: jbn.preset("torch") for name in NETWORKS}
+    | {
+        "mlp": {},
+        "simple8": jbn.preset("torch") | {"trainable": False},
+        "airbench94": jbn.preset("torch") | {"use_scale": False, "momentum": 0.6, "epsilon": 1e-12},
+    }
+)
