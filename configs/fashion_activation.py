@@ -2,8 +2,8 @@
 
     python -m experiments run configs/fashion_activation.py
 
-Kim, Kim & Kim 2023 ("Tanh works better with asymmetry", NeurIPS) report for VGG-16 that batch norm belongs after tanh and
-before ReLU (CIFAR-100: tanh 64.8 before, 72.2 after; ReLU 73.7 before, 71.8 after; 3 seeds, no interval). The same
+Kim, Kim & Kim 2023 ("Tanh works better with asymmetry", NeurIPS) report for VGG-16 that batch norm belongs after tanh
+and before ReLU (CIFAR-100: tanh 64.8 before, 72.2 after; ReLU 73.7 before, 71.8 after; 3 seeds, no interval). The same
 contrast in an MLP 784-100-100-100-10 on Fashion-MNIST (54,000 to train, 6,000 to choose the learning rate, 10,000 to
 test): SGD with momentum 0.9, batch 100, 8 epochs, cosine schedule, no weight decay; for each of 6 arms 7 learning rates
 a factor 2 apart, 3 seeds each, then 16 fresh seeds at the chosen rate, paired across arms.
