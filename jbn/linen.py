@@ -248,6 +248,13 @@ class BatchRenorm(BatchNorm):
 
     All other attributes and arguments are those of `BatchNorm`.
 
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn, jbn.linen
+      >>> ramp = jbn.renorm_ramp(3.0, start=5000, end=40000, initial=1.0)
+      >>> layer = jbn.linen.BatchRenorm(use_running_average=False, r_max=ramp, d_max=0.0)
+      >>> sorted(layer.init(jax.random.key(0), jnp.ones((8, 3)))["batch_stats"])
+      ['mean', 'step', 'var']
+
     Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275). See `jbn.batch_renorm`.
     """
 
@@ -283,6 +290,12 @@ class FrozenBatchNorm(BatchNorm):
     Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is updated, and
     no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
 
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn.linen
+      >>> layer, x = jbn.linen.FrozenBatchNorm(), jnp.array([[1.0], [3.0]])
+      >>> print(layer.apply(layer.init(jax.random.key(0), x), x, use_running_average=False).round(2).ravel())
+      [1. 3.]
+
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """
 
@@ -314,6 +327,12 @@ class AdaptiveBatchNorm(BatchNorm):
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
 
     A checkpoint of `BatchNorm` loads into it, and back.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn.linen
+      >>> layer, x = jbn.linen.AdaptiveBatchNorm(use_running_average=True), jnp.array([[1.0], [3.0]])
+      >>> print(layer.apply(layer.init(jax.random.key(0), x), x).round(2).ravel())  # by the test batch alone
+      [-1.  1.]
 
     Reference: Schneider et al. 2020 (https://arxiv.org/abs/2006.16971). See `jbn.adaptive_batch_norm`.
     """
@@ -350,6 +369,14 @@ class DomainBatchNorm(BatchNorm):
       separate_affine: whether scale and bias are separate, too; else one of each serves all.
 
     All other attributes are those of `BatchNorm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbn.linen
+      >>> layer, x = jbn.linen.DomainBatchNorm(domains=2, momentum=0.0), jnp.array([[1.0], [3.0]])
+      >>> variables = layer.init(jax.random.key(0), x, 0, use_running_average=False)
+      >>> _, updates = layer.apply(variables, x, 1, use_running_average=False, mutable=["batch_stats"])
+      >>> print(updates["batch_stats"]["mean"].ravel())
+      [0. 2.]
 
     Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
     See `jbn.domain_batch_norm`.

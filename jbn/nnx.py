@@ -309,6 +309,13 @@ class BatchRenorm(BatchNorm):
       d_max: limit of the correction of the mean, in running standard deviations; likewise.
       **options: those of `BatchNorm`.
 
+    Example:
+      >>> import jbn, jbn.nnx
+      >>> from flax import nnx
+      >>> ramp = jbn.renorm_ramp(3.0, start=5000, end=40000, initial=1.0)
+      >>> sorted(nnx.state(jbn.nnx.BatchRenorm(3, r_max=ramp, d_max=0.0, rngs=nnx.Rngs(0)), nnx.BatchStat))
+      ['mean', 'step', 'var']
+
     Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275). See `jbn.batch_renorm`.
     """
 
@@ -348,6 +355,12 @@ class FrozenBatchNorm(BatchNorm):
       num_features: number of features.
       **options: those of `BatchNorm`.
 
+    Example:
+      >>> import jax.numpy as jnp, jbn.nnx
+      >>> from flax import nnx
+      >>> print(jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))(jnp.array([[1.0], [3.0]])).round(2).ravel())
+      [1. 3.]
+
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """
 
@@ -370,6 +383,13 @@ class AdaptiveBatchNorm(BatchNorm):
       num_features: number of features.
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
       **options: those of `BatchNorm`, whose state it has.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn.nnx
+      >>> from flax import nnx
+      >>> layer = jbn.nnx.AdaptiveBatchNorm(1, use_running_average=True, rngs=nnx.Rngs(0))
+      >>> print(layer(jnp.array([[1.0], [3.0]])).round(2).ravel())  # by the test batch alone
+      [-1.  1.]
 
     Reference: Schneider et al. 2020 (https://arxiv.org/abs/2006.16971). See `jbn.adaptive_batch_norm`.
     """
@@ -407,6 +427,14 @@ class DomainBatchNorm(BatchNorm):
       domains: number of domains; the statistics have a leading axis of that size.
       separate_affine: whether scale and bias are separate, too; else one of each serves all.
       **options: those of `BatchNorm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn.nnx
+      >>> from flax import nnx
+      >>> layer = jbn.nnx.DomainBatchNorm(1, domains=2, momentum=0.0, rngs=nnx.Rngs(0))
+      >>> _ = layer(jnp.array([[1.0], [3.0]]), 1)
+      >>> print(layer.mean[...].ravel())
+      [0. 2.]
 
     Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
     See `jbn.domain_batch_norm`.
