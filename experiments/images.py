@@ -12,29 +12,24 @@ decoding, and with `verify=True`. A cache that fails is decoded again.
 from __future__ import annotations
 
 import contextlib
-import difflib
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.config import ConfigError
+from experiments.decode import FULL, KNOWN, Request, decode, line, nearest
 
 FORMAT = 1
 CHECKED_BYTES = 2**31  # of larger arrays, a start reads only every k-th block
 _BLOCK = 8192  # words of 8 bytes
-_ROWS = 1000  # decoded at a time
-_TEST_SPLITS = ("test", "validation", "valid", "val")
-_GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV")  # PIL's modes of 8 bits or less
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Images(NamedTuple):
@@ -51,23 +46,6 @@ class Images(NamedTuple):
     source: dict[str, Any]
     """Where the arrays come from, for the record of a run: name, config, columns, sizes, SHA-256 of each array, whether
     from the mirror or the hub, which files (the hub's commit), and the version of `datasets` that read them."""
-
-
-class Request(NamedTuple):
-    """Which set, and which of its columns; None leaves it to the set."""
-
-    name: str
-    config: str | None = None
-    image: str | None = None
-    label: str | None = None
-
-
-KNOWN = {
-    "mnist": Request("ylecun/mnist", None, "image", "label"),
-    "fashion_mnist": Request("zalando-datasets/fashion_mnist", None, "image", "label"),
-    "cifar10": Request("uoft-cs/cifar10", None, "img", "label"),
-    "cifar100": Request("uoft-cs/cifar100", None, "img", "fine_label"),
-}
 
 
 def load(
@@ -192,7 +170,7 @@ def _request(name: str, config: str | None, image: str | None, label: str | None
     by_hub_name = {known.name: known for known in KNOWN.values()}
     known = KNOWN.get(name) or by_hub_name.get(name) or Request(name)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", known.name):
-        near = _near(name, KNOWN) or f"; write one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
+        near = nearest(name, KNOWN) or f"; write one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
         raise ConfigError(f"no image set {name!r}{near}")
     return Request(known.name, config or known.config, image or known.image, label or known.label)
 
@@ -200,15 +178,6 @@ def _request(name: str, config: str | None, image: str | None, label: str | None
 def _key(request: Request) -> str:
     digest = hashlib.sha256(json.dumps(request).encode()).hexdigest()
     return f"{request.name.replace('/', '--')}-{digest[:8]}"
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:300]
 
 
 # The cache: <root>/images/<owner>--<name>-<digest of the request>/{train,test}_{x,y}.npy and meta.json.
@@ -235,7 +204,7 @@ def _open(folder: Path, verify: bool) -> Images:
     except PermissionError as error:
         raise ConfigError(f"cannot read {error.filename}: {error.strerror}; write JBN_CACHE=<another folder>") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _Unusable(f"the cache {folder} is damaged ({_line(error)})" if folder.exists() else "") from None
+        raise _Unusable(f"the cache {folder} is damaged ({line(error)})" if folder.exists() else "") from None
 
 
 def _build(request: Request, folder: Path, mirror: Path | None, progress: bool) -> None:
@@ -245,7 +214,7 @@ def _build(request: Request, folder: Path, mirror: Path | None, progress: bool) 
         shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir()
     try:
-        meta = _decode(request, building, mirror, progress)
+        meta = {"format": FORMAT, **decode(request, building, mirror, progress, _write)}
         (building / "meta.json").write_text(json.dumps({**meta, "checksum": _digest(meta)}, indent=1))
         if folder.exists():
             folder.rename(old)
@@ -283,7 +252,7 @@ def _disk(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         advice = "make room, or write JBN_CACHE=<a folder with more>"
-        advice = advice if error.errno in _FULL else "write JBN_CACHE=<a folder that you may write to>"
+        advice = advice if error.errno in FULL else "write JBN_CACHE=<a folder that you may write to>"
         raise ConfigError(f"cannot write the cache {root}: {error.strerror or error}; {advice}") from error
 
 
@@ -307,245 +276,3 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-# The source: `datasets`, reading the mirror or the hub.
-
-
-def _decode(request: Request, building: Path, mirror: Path | None, progress: bool) -> dict[str, Any]:
-    """Decodes a set into the folder `building`; returns what belongs into meta.json."""
-    scratch = building / "datasets"
-    found, origin = _read(request, mirror, scratch, progress)
-    names = {"train": "train", "test": next((s for s in _TEST_SPLITS if s in found), "test")}
-    for split in names.values():
-        if split not in found or not len(found[split]):
-            raise ConfigError(
-                f"{request.name} has no {split} split, only {', '.join(found)}; write a set that has both"
-            )
-    splits = {part: found[split] for part, split in names.items()}
-    image, label = (_column(request, splits["train"].features, kind) for kind in ("image", "label"))
-    labels, classes = _labels(request, splits, label)
-    pixels = _pixels(splits, image, building, progress)
-    arrays = {}
-    for part, y in labels.items():
-        arrays[f"{part}_x"] = pixels[part]
-        arrays[f"{part}_y"] = _write(building / f"{part}_y.npy", "<i4", y.shape, [y])
-    shutil.rmtree(scratch, ignore_errors=True)
-    source = {"name": request.name, **origin, "image_column": image, "label_column": label, "splits": names}
-    source |= {part: len(y) for part, y in labels.items()}
-    source |= {"shape": arrays["train_x"]["shape"][1:], "classes": len(classes)}
-    source["sha256"] = {name: array["sha256"] for name, array in arrays.items()}
-    return {"format": FORMAT, "source": source, "classes": classes, "arrays": arrays}
-
-
-def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) -> tuple[Any, dict[str, Any]]:
-    """The set as a datasets.DatasetDict, and where it came from."""
-    import datasets
-    import huggingface_hub
-
-    files = _mirrored(request, mirror)
-    show = progress and sys.stderr.isatty()
-    shown = [m for m in (datasets.utils, huggingface_hub.utils) if not show and not m.are_progress_bars_disabled()]
-    for module in shown:
-        module.disable_progress_bars()
-    try:
-        if files:
-            data_files = {split: [str(file) for file in parts] for split, parts in files.items()}
-            builder = datasets.load_dataset_builder("parquet", data_files=data_files, cache_dir=str(scratch))
-        else:
-            # With hf://, a folder of that name in the working directory is not taken for the set.
-            place = f"hf://datasets/{request.name}"
-            builder = datasets.load_dataset_builder(place, request.config, cache_dir=str(scratch))
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-    except Exception as error:  # whatever a disk, a network and four libraries may raise
-        raise _unreadable(request, error, mirror, bool(files)) from error
-    finally:
-        for module in shown:
-            module.enable_progress_bars()
-    if files and mirror:
-        parts = [part for split in files.values() for part in split]
-        read = [part.relative_to(mirror).as_posix() for part in parts]
-        origin = {"config": parts[0].parent.name, "from": "mirror", "files": read}
-    else:
-        origin = {"config": builder.config.name, "from": "hub", "files": [builder.base_path]}  # with the commit
-    return found, origin | {"datasets": datasets.__version__}
-
-
-def _mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
-    """The mirror's parquet files by split; none if it lacks the set, or its config."""
-    if mirror is None:
-        return {}
-    if not mirror.is_dir():
-        raise ConfigError(f"the mirror {mirror} is no folder; write JBN_DATA=<folder of owner/name/config/*.parquet>")
-    configs = sorted({file.parent.name for file in (mirror / request.name).glob("*/*.parquet")})
-    if request.config is None and len(configs) > 1:
-        raise ConfigError(f"{request.name} has the configs {', '.join(configs)}; write config={configs[0]!r}")
-    config = request.config or next(iter(configs), "")
-    files: dict[str, list[Path]] = {}
-    for file in sorted((mirror / request.name / config).glob("*.parquet")) if config in configs else []:
-        files.setdefault(file.stem.split("-")[0], []).append(file)
-    for split, parts in files.items():
-        whole = re.search(r"-of-0*(\d+)$", parts[0].stem)
-        if whole and len(parts) != int(whole[1]):
-            raise ConfigError(f"{parts[0].parent} has {len(parts)} of {whole[1]} files of {split}; copy the rest")
-    return files
-
-
-def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrored: bool) -> ConfigError:
-    from datasets import get_dataset_config_names
-    from datasets.exceptions import DatasetNotFoundError
-
-    causes: list[BaseException] = [error]
-    while cause := causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(cause)
-    if any(getattr(e, "errno", None) in _FULL for e in causes):
-        return ConfigError(
-            f"no room to read {request.name} ({_line(causes[-1])}); make some, or write JBN_CACHE, HF_HOME"
-        )
-    if mirrored:
-        return ConfigError(f"cannot read {request.name} in {mirror}: {_line(causes[-1])}; copy its files again")
-    if isinstance(error, DatasetNotFoundError):
-        near = _near(request.name, [known.name for known in KNOWN.values()]) or "; write owner/name as the hub has it"
-        return ConfigError(f"no image set {request.name!r}: {_line(error).rstrip('.')}{near}")
-    if isinstance(error, ValueError):
-        with contextlib.suppress(Exception):
-            configs = get_dataset_config_names(f"hf://datasets/{request.name}")
-            if request.config not in configs:
-                near = _near(request.config or "", configs) or f"; write config={configs[0]!r}"
-                return ConfigError(f"{request.name} has the configs {', '.join(configs)}{near}")
-    place = f"the mirror {mirror}" if mirror else "a mirror folder, JBN_DATA"
-    return ConfigError(
-        f"cannot read {request.name} from the hub: {_line(error)}; check the network and run again (files that are "
-        f"complete are kept), or put its parquet files into {place}"
-    )
-
-
-def _column(request: Request, features: Any, kind: str) -> str:
-    """The column asked for; without one, the only one of its kind."""
-    from datasets import ClassLabel, Image
-
-    wanted, columns = getattr(request, kind), ", ".join(features)
-    if wanted in features:
-        return wanted
-    if wanted is not None:
-        near = _near(wanted, features) or f"; write one as {kind}_column"
-        raise ConfigError(f"{request.name} has no column {wanted!r}, only {columns}{near}")
-    alike = [
-        name for name, feature in features.items() if isinstance(feature, Image if kind == "image" else ClassLabel)
-    ]
-    if len(alike) != 1:
-        which = " and ".join(alike) or "none"
-        raise ConfigError(
-            f"of the columns {columns} of {request.name}, {which} holds {kind}s; write {kind}_column=<one>"
-        )
-    return alike[0]
-
-
-def _labels(request: Request, splits: dict[str, Any], column: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Class numbers of each split, and the names of the classes."""
-    feature = splits["train"].features[column]
-    names: list[Any] = getattr(feature, "names", None) or []
-    if not names and not re.match("u?int|bool|(large_)?string", str(getattr(feature, "dtype", ""))):
-        raise ConfigError(f"{column!r} of {request.name} holds no classes but {feature}; write label_column=<another>")
-    raw: dict[str, list[Any]] = {
-        part: list(rows[column]) if column in rows.features else [None] * len(rows) for part, rows in splits.items()
-    }
-    values = list(range(len(names))) or sorted(set(raw["train"]) - {None})
-    number = {value: k for k, value in enumerate(values)}
-    for part, column_values in raw.items():
-        if bad := [value for value in column_values if value not in number]:
-            raise ConfigError(
-                f"{len(bad)} examples of {part} of {request.name} have {bad[0]!r} in {column!r}, which is no class of "
-                "its training split; write a set or a label_column with classes in both splits"
-            )
-    labels = {part: np.array([number[v] for v in column_values], "<i4") for part, column_values in raw.items()}
-    if len(np.unique(labels["train"])) < 2:
-        only = (names or values)[labels["train"][0]]
-        raise ConfigError(f"{request.name} has one class only in {column!r}, {only!r}; write label_column=<another>")
-    return labels, [str(name) for name in names or values]
-
-
-class _Frame(NamedTuple):
-    """What all images of a set share."""
-
-    height: int
-    width: int
-    channels: int
-
-
-class _Colour(Exception):
-    """A colour image in a set that began grey."""
-
-
-def _pixels(splits: dict[str, Any], column: str, building: Path, progress: bool) -> dict[str, dict[str, Any]]:
-    """Writes the pixels of each split; returns what belongs into meta.json."""
-    from datasets import Image
-
-    try:
-        raw = {part: rows.cast_column(column, Image(decode=False)) for part, rows in splits.items()}
-        first = Image().decode_example(raw["train"][0][column])
-    except Exception as error:
-        raise ConfigError(
-            f"column {column!r} holds no images ({_line(error)}); write image_column=<another>"
-        ) from error
-    frame = _Frame(first.height, first.width, 1 if first.mode in _GREY else 3)
-    try:
-        return _write_pixels(raw, column, frame, building, progress)
-    except _Colour:
-        return _write_pixels(raw, column, frame._replace(channels=3), building, progress)
-
-
-def _write_pixels(
-    raw: dict[str, Any], column: str, frame: _Frame, building: Path, progress: bool
-) -> dict[str, dict[str, Any]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    examples = sum(len(rows) for rows in raw.values())
-    needed, free = examples * int(np.prod(frame)) / 1e9, shutil.disk_usage(building).free / 1e9
-    if needed > free:
-        raise ConfigError(
-            f"the decoded images need {needed:.2f} GB, but {building.parent} has {free:.2f} GB; make room, or write "
-            "JBN_CACHE=<a folder with more>"
-        )
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
-        task = bar.add_task("decoding", total=examples)
-        return {
-            part: _write(
-                building / f"{part}_x.npy",
-                "|u1",
-                (len(rows), *frame),
-                _blocks(rows, column, part, frame, lambda count: bar.advance(task, count)),
-            )
-            for part, rows in raw.items()
-        }
-
-
-def _blocks(rows: Any, column: str, part: str, frame: _Frame, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _ROWS):
-        values = rows[start : start + _ROWS][column]
-        yield np.stack([_image(value, f"image {start + k} of {part}", frame) for k, value in enumerate(values)])
-        advance(len(values))
-
-
-def _image(value: Any, place: str, frame: _Frame) -> np.ndarray:
-    from datasets import Image
-
-    if value is None:
-        raise ConfigError(f"{place} is missing; repair it or take it out of the set")
-    try:
-        image = Image().decode_example(value)
-    except Exception as error:
-        raise ConfigError(f"{place} cannot be decoded ({_line(error)}); repair it or take it out of the set") from error
-    if (image.height, image.width) != frame[:2]:
-        raise ConfigError(
-            f"{place} is {image.width} x {image.height} pixels, the first is {frame.width} x {frame.height}; write a "
-            "set whose images have one size, or resize them"
-        )
-    if image.mode not in _GREY + _COLOUR:
-        raise ConfigError(f"{place} has pixels of PIL's mode {image.mode}, not of 8 bits; convert the set first")
-    if image.mode in _COLOUR and frame.channels == 1:
-        raise _Colour
-    return np.asarray(image.convert("L" if frame.channels == 1 else "RGB")).reshape(frame)
