@@ -1,4 +1,4 @@
-"""Networks made of placement blocks; a name in a config becomes a function here."""
+"""From a config to a network: names become functions here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from functools import partial
 from types import MappingProxyType
 
 import jax
-from flax import linen as nn
 
 import jbn.linen
 from experiments.config import Activation, Arm, ModelConfig
-from jbn.placement import Block, Placement
+from experiments.networks import MLP
 
 ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
@@ -25,26 +24,6 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
         "identity": lambda x: x,
     }
 )
-
-
-class MLP(nn.Module):
-    """Dense blocks of the given widths and a linear classifier: flattened `[batch, ...]` to logits `[batch, classes]`.
-
-    Layers keep their biases in every arm, so that all arms of an activation have the same linear parameters.
-    """
-
-    hidden: tuple[int, ...]
-    classes: int
-    placement: Placement
-    activation: Callable[[jax.Array], jax.Array]
-    norm: Callable[..., Callable[[jax.Array], jax.Array]]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.reshape(len(x), -1)
-        for i, width in enumerate(self.hidden):
-            x = Block(partial(nn.Dense, width), self.norm, self.activation, self.placement, name=f"block_{i}")(x)
-        return nn.Dense(self.classes, name="head")(x)
 
 
 def build(config: ModelConfig, arm: Arm, classes: int, *, train: bool, momentum: float | None = None) -> MLP:
@@ -63,4 +42,10 @@ def build(config: ModelConfig, arm: Arm, classes: int, *, train: bool, momentum:
         momentum=config.momentum if momentum is None else momentum,
         epsilon=config.epsilon,
     )
-    return MLP(config.hidden, classes, arm.placement, ACTIVATIONS[arm.activation], norm)
+    return MLP(
+        classes=classes,
+        activation=ACTIVATIONS[arm.activation],
+        norm=norm,
+        placement=arm.placement,
+        hidden=config.hidden,
+    )

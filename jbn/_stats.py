@@ -194,6 +194,14 @@ def update_stats(
     return stats._replace(mean=follow(stats.mean, batch.mean), var=follow(stats.var, var))
 
 
+def made_for(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
+    """Statistics that can hold those of input of `dtype`: means turn complex with it, as in Flax."""
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return stats
+    turned = {k: v.astype(_axes.wide(dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k}
+    return stats._replace(**turned)
+
+
 def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
     """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
     wide = _axes.wide(batch.mean.dtype, stats.mean.dtype)

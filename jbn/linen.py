@@ -16,9 +16,9 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm, normalize_batch
-from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
 from jbn._variants.adapt import adaptive_layer
-from jbn._variants.domains import domain_batch_norm
+from jbn._variants.domains import domain_batch_norm, init_domain_stats
 from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
 
@@ -141,10 +141,15 @@ class BatchNorm(nn.Module):
           y, shaped as `x`. While the module is initialized the running statistics stay as they are, and `axis_name`
           need not exist.
         """
-        running = merge_param("use_running_average", self.use_running_average, use_running_average)
-        update = self.update_running_average if update_running_average is None else update_running_average
+        running, update = self._switches(use_running_average, update_running_average)
         within = dict(activation=activation, placement=placement)
-        return self._forward(batch_norm, x, mask, running, not running if update is None else update, within)
+        return self._forward(batch_norm, x, mask, running, update, within)
+
+    def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
+        """Whether the running statistics normalize, and whether they move: by attribute or call."""
+        running = merge_param("use_running_average", self.use_running_average, running)
+        update = self.update_running_average if update is None else update
+        return running, not running if update is None else update
 
     @nn.compact
     def _forward(
@@ -162,7 +167,8 @@ class BatchNorm(nn.Module):
         """Variables in, `norm`, variables out. With `domains`, each has statistics (and affine) of its own."""
         x = jnp.asarray(x)
         features = _axes.feature_shape(self.axis, x.shape)
-        start = init_stats(
+        init = init_stats if domains is None else functools.partial(init_domain_stats, domains)
+        start = init(
             features,
             dtype=jnp.float32 if self.force_float32_reductions else self.param_dtype,
             momentum=self.momentum,
@@ -171,8 +177,6 @@ class BatchNorm(nn.Module):
             accumulate_steps=self.accumulate_steps,
             count_steps=count_steps,
         )
-        if domains is not None:
-            start = jax.tree.map(lambda a: jnp.stack([a] * domains), start)
         # What only an update needs, a checkpoint of Flax need not have for inference.
         needed = start._fields if update or self.is_initializing() else ("mean", "var")
         state = {
@@ -200,12 +204,7 @@ class BatchNorm(nn.Module):
                 "mutable here; write y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
                 "use_running_average=True for inference"
             )
-        stats = BatchStats(**{name: variable.value for name, variable in state.items()})
-        if jnp.iscomplexobj(x):  # as in Flax, statistics made real turn complex with the input
-            turn = {
-                k: v.astype(_axes.wide(x.dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k
-            }
-            stats = stats._replace(**turn)
+        stats = made_for(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
         y, new, info = norm(
             x,
             scale,
@@ -272,12 +271,11 @@ class BatchRenorm(BatchNorm):
         placement: Literal["before", "after"] = "before",
     ) -> jax.Array:
         """As `BatchNorm`."""
-        running = merge_param("use_running_average", self.use_running_average, use_running_average)
-        update = self.update_running_average if update_running_average is None else update_running_average
+        running, update = self._switches(use_running_average, update_running_average)
         norm = functools.partial(batch_renorm, r_max=self.r_max, d_max=self.d_max)
         within = dict(activation=activation, placement=placement)
         ramps = callable(self.r_max) or callable(self.d_max)
-        return self._forward(norm, x, mask, running, not running if update is None else update, within, ramps)
+        return self._forward(norm, x, mask, running, update, within, ramps)
 
 
 class FrozenBatchNorm(BatchNorm):
@@ -348,10 +346,9 @@ class AdaptiveBatchNorm(BatchNorm):
         update_running_average: bool | None = None,
     ) -> jax.Array:
         """As `BatchNorm`."""
-        running = merge_param("use_running_average", self.use_running_average, use_running_average)
-        update = self.update_running_average if update_running_average is None else update_running_average
+        running, update = self._switches(use_running_average, update_running_average)
         if not running or self.is_initializing():
-            return self._forward(batch_norm, x, mask, running, not running if update is None else update, {})
+            return self._forward(batch_norm, x, mask, running, update, {})
 
         blend = functools.partial(adaptive_layer, source_weight=self.source_weight)
         return self._forward(blend, x, mask, True, False, {})
@@ -397,15 +394,14 @@ class DomainBatchNorm(BatchNorm):
         placement: Literal["before", "after"] = "before",
     ) -> jax.Array:
         """As `BatchNorm`, for the `domain` of this batch (`[]`, int) or of each example (`[batch]`)."""
-        running = merge_param("use_running_average", self.use_running_average, use_running_average)
-        update = self.update_running_average if update_running_average is None else update_running_average
+        running, update = self._switches(use_running_average, update_running_average)
         within = dict(activation=activation, placement=placement)
         return self._forward(
             functools.partial(domain_batch_norm, domain=domain),
             x,
             mask,
             running,
-            not running if update is None else update,
+            update,
             within,
             domains=self.domains,
             separate_affine=self.separate_affine,

@@ -14,15 +14,24 @@ from flax.nnx.nn import dtypes
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm
-from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm
 from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
 
 Initializer = Callable[..., jax.Array]
+
+
+def result_dtype(layer: Any, x: jax.Array, stats: BatchStats, scale: Any, bias: Any) -> jnp.dtype:
+    """The dtype of what a batch norm of jbn or Flax returns: its `dtype`, or what its `promote_dtype` leads to."""
+
+    def result(*given: Any) -> jax.Array:
+        x, _, _, scale, bias = layer.promote_dtype(given, dtype=layer.dtype)
+        return jnp.zeros((), dtypes.canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
+
+    return jax.eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
 
 
 class BatchNorm(nnx.Module):
@@ -132,7 +141,9 @@ class BatchNorm(nnx.Module):
             skip_nonfinite=skip_nonfinite,
             accumulate_steps=accumulate_steps,
         )
-        self._hold(start)
+        for name, value in start._asdict().items():
+            if value is not None:
+                setattr(self, name, nnx.BatchStat(value))
         shape = (num_features,)
         self.scale: Any = nnx.data(None)
         self.bias: Any = nnx.data(None)
@@ -192,12 +203,6 @@ class BatchNorm(nnx.Module):
         within = dict(activation=activation, placement=placement)
         return self._forward(batch_norm, x, mask, running, update, within)
 
-    def _hold(self, stats: BatchStats) -> None:
-        """Makes a variable of each running statistic that is there."""
-        for name, value in stats._asdict().items():
-            if value is not None:
-                setattr(self, name, nnx.BatchStat(value))
-
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         """Whether the running statistics normalize, and whether they move: by the call, else by the constructor."""
         running = self.use_running_average if running is None else running
@@ -221,20 +226,10 @@ class BatchNorm(nnx.Module):
         """Variables in, `norm`, variables out."""
         x = jnp.asarray(x)
         state = {name: value for name in BatchStats._fields if (value := getattr(self, name, None)) is not None}
-        stats = BatchStats(**{name: variable[...] for name, variable in state.items()})
-        if jnp.iscomplexobj(x):  # as in Flax, statistics made real turn complex with the input
-            turn = {
-                k: v.astype(_axes.wide(x.dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k
-            }
-            stats = stats._replace(**turn)
+        stats = made_for(BatchStats(**{name: variable[...] for name, variable in state.items()}), x.dtype)
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]
-
-        def result(*given: Any) -> jax.Array:
-            x, _, _, scale, bias = self.promote_dtype(given, dtype=self.dtype)
-            return jnp.zeros((), dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype))
-
-        dtype = jax.eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
+        dtype = result_dtype(self, x, stats, scale, bias)
         if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
             x = x.astype(dtype)
         y, new, info = norm(

@@ -233,6 +233,8 @@ def _measure(
     layer: Any, mode: Mode, stats: BatchStats, scale, bias, dtype, sofar: Moments | None, x, mask, activation, placement
 ) -> tuple[jax.Array, Moments | None]:
     """y, and the moments of all batches so far with this one's."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):  # as the layers take it
+        x = x.astype(dtype)
     y, _, info = batch_norm(
         x,
         scale,
@@ -305,10 +307,9 @@ class _Watched(nnx.Module):
         placement="before",
     ):
         scale, bias = (None if v is None else v[...] for v in (self.scale, self.bias))
-        given = (x, self.mean[...], self.var[...], scale, bias)
-        dtype = jax.eval_shape(lambda *given: self.promote_dtype(given, dtype=self.dtype)[0], *given).dtype
         sofar = Moments(*(getattr(self, name)[...] for name in _MEASURED))
         running = BatchStats(self.mean[...], self.var[...])
+        dtype = jbn.nnx.result_dtype(self, x, running, scale, bias)
         y, now = _measure(
             self, self.population_mode, running, scale, bias, dtype, sofar, x, mask, activation, placement
         )

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 import jbn
 from experiments import images
-from experiments.config import Config, ConfigError, DataConfig, TrainingConfig
+from experiments.config import DATA_SETS, Config, ConfigError, DataConfig, TrainingConfig
 from experiments.data import Split, batch_orders, batches, load, standardize
 
 
@@ -148,3 +148,7 @@ def test_a_smaller_training_set_is_a_part_of_the_whole_and_leaves_the_other_spli
 def test_a_wrong_set_is_refused_before_anything_is_read(options, says):
     with pytest.raises(ConfigError, match=says):
         DataConfig(**options)
+
+
+def test_the_config_knows_the_sets_that_can_be_loaded():
+    assert ("digits", *images.KNOWN) == DATA_SETS

@@ -337,9 +337,26 @@ def test_frozen_layers_keep_their_statistics_and_domains_are_refused():
     variables = variables_of(model)
     stats = estimate(model, variables, CUTS)["batch_stats"]
     jax.tree.map(np.testing.assert_array_equal, stats["first"], variables["batch_stats"]["first"])
-    assert (stats["second"]["mean"] != variables["batch_stats"]["second"]["mean"]).all()
+    first = {c: variables[c]["first"] for c in ("params", "batch_stats")}
+    mean, var, _ = reference.moments(jbn.linen.FrozenBatchNorm().apply(first, X))
+    close(stats["second"], {"mean": mean, "var": var})
     domains = Net(jbn.linen.DomainBatchNorm)
     with pytest.raises(
         ValueError, match=r"first is a DomainBatchNorm, .*; write for each domain a model with BatchNorm"
     ):
         estimate(domains, variables_of(domains), CUTS)
+
+
+@MODES
+def test_whole_numbers_and_the_layers_dtype_are_taken_as_the_layers_take_them(mode):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (29, 5)), jnp.uint8)
+    mean, var, _ = reference.moments(x)
+    linen = jbn.linen.BatchNorm(use_running_average=True)
+    stats = estimate(linen, linen.init(jax.random.key(0), x), [x[:9], x[9:]], mode=mode)["batch_stats"]
+    close(stats, {"mean": mean, "var": var})
+    seen = []
+    model = jbn.nnx.BatchNorm(5, dtype="bfloat16", promote_dtype=lambda given, dtype: given, rngs=nnx.Rngs(0))
+    call = lambda m, x: seen.append(m(x).dtype)  # noqa: E731
+    better = population.estimate_nnx(model, [x[:9], x[9:]], mode=mode, call=call, progress=False)
+    close(better.var[...], var)
+    assert set(seen) == {model(x).dtype} == {jnp.dtype("bfloat16")}
