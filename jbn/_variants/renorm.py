@@ -109,7 +109,11 @@ def batch_renorm(
     """
     if stats is None:
         raise ValueError("stats is None, but batch_renorm corrects towards them; write jbn.init_stats(features)")
-    r_limit, d_limit = _limit("r_max", r_max, 1.0, stats), _limit("d_max", d_max, 0.0, stats)
+    # Inference corrects nothing: state without a step, as a module reads it there, will do.
+    r_limit, d_limit = (
+        _limit(name, limit, least, stats) if train or not callable(limit) else least
+        for name, limit, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0))
+    )
 
     def correction(scale: Any, bias: Any, shift: jax.Array, batch: Moments, share: Share) -> tuple[Any, Any]:
         wide = _axes.wide(batch.var.dtype, stats.var.dtype)
