@@ -1,12 +1,14 @@
-"""The command line: run an ablation, or draw the report of a run again.
+"""The command line: run an ablation, draw the report of a run again, or keep what of it is worth committing.
 
 python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
 python -m experiments report runs/digits_placement
+python -m experiments publish runs/digits_placement
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -26,7 +28,8 @@ from experiments.config import Config, ConfigError, load
 
 USAGE = """usage: python -m experiments run CONFIG.py [--field value ...] [--out FOLDER]
        python -m experiments run CONFIG.py --help     explains every field
-       python -m experiments report FOLDER            draws the report again, from the folder alone"""
+       python -m experiments report FOLDER            draws the report again, from the folder alone
+       python -m experiments publish FOLDER           copies what is worth committing to experiments/published/"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ def main(arguments: Sequence[str]) -> int:
                 run(path, overrides, console)
             case ["report", path] if not path.startswith("-"):
                 redraw(Path(path), console)
-            case ["-h" | "--help"] | ["run" | "report", "-h" | "--help"]:
+            case ["publish", path] if not path.startswith("-"):
+                from experiments.publish import publish
+
+                console.print(publish(Path(path)), soft_wrap=True)
+            case ["-h" | "--help"] | ["run" | "report" | "publish", "-h" | "--help"]:
                 print(USAGE)
             case []:
                 raise ConfigError("no command; write: python -m experiments run configs/digits_placement.py")
@@ -81,20 +88,34 @@ def redraw(folder: Path, console: Console) -> None:
 
 def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
     """The config with the overrides of the command line; tyro's complaint, which is a box, becomes one line."""
+    for field, instead in config.set_by_arms().items():
+        flag = f"--{field.replace('_', '-')}"
+        if any(word == flag or word.startswith(f"{flag}=") for word in overrides):
+            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; write --{instead}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            options = tyro.cli(
                 Options, default=Options(config), prog=f"python -m experiments run {path}", args=list(overrides)
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue().replace("Perhaps you meant:", "did you mean"))
+        words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue())
         text = re.sub(r"\s+", " ", words).strip()
-        title = next((t for t in ("Unrecognized options", "Value error", "Invalid choice") if text.startswith(t)), "")
-        text = re.sub(r"\s*(\(default: .*?\))?\s*For full helptext,.*", "", text.removeprefix(title).strip())
-        raise ConfigError(f"{text}; --help explains every field") from None
+        raise ConfigError(f"{_short(text, overrides)}; --help explains every field") from None
+    return options
+
+
+def _short(text: str, overrides: Sequence[str]) -> str:
+    """Tyro's complaint without its headings; of the options that it finds similar, the nearest."""
+    if text.startswith("Unrecognized options"):
+        unknown = next((word for word in overrides if word in text and word.startswith("-")), overrides[0])
+        near = difflib.get_close_matches(unknown, set(re.findall(r"--[\w.-]+", text)) - {unknown}, n=1, cutoff=0.0)
+        return f"{unknown} is no option; did you mean {near[0]}?" if near else f"{unknown} is no option"
+    for title in ("Value error", "Invalid choice"):
+        text = text.removeprefix(title).strip()
+    return re.sub(r"\s*(\(default: .*?\))?\s*For full helptext,.*", "", text)
 
 
 def use_all_cores() -> None:

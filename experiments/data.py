@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -18,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 import jbn
 from experiments import images
-from experiments.config import Config, ConfigError, DataConfig
+from experiments.config import ConfigError, DataConfig, TrainingConfig
 
 
 class Split(NamedTuple):
@@ -29,7 +28,7 @@ class Split(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """A split in batches of equal size, the last one padded; `where` is True where an example is real."""
+    """A split in batches of equal size, the last one filled up; `where` is True where an example counts."""
 
     x: Float[Array, "batches size ..."]
     y: Int[Array, "batches size"]
@@ -52,7 +51,9 @@ def load(config: DataConfig) -> Data:
     if config.train_examples is not None:
         raw = (_first(raw[0], config), *raw[1:])
     moments = jbn.moments(raw[0].x, axis=_features(config, raw[0].x.ndim))
-    train, validation, test = (Split(standardize(split.x, moments), split.y) for split in raw)
+    train, validation, test = raw
+    if config.standardize != "none":
+        train, validation, test = (Split(standardize(split.x, moments), split.y) for split in raw)
     description = {
         "name": config.name,
         "source": source,
@@ -82,29 +83,61 @@ def standardize(x: Float[Array, "examples ..."], moments: jbn.Moments) -> Float[
 
 
 def batches(split: Split, size: int) -> Batches:
-    """`split` in batches of `size`, in order, the last one padded with zeros: no example is lost or counted twice."""
+    """`split` in batches of `size`, in order: no example is lost or counted twice.
+
+    The last batch is filled up with examples from the start, `where` being False there: real ones, so that batch
+    statistics of a padded batch are those of real data, too.
+    """
     count = -(-len(split.y) // size)
-    pad = count * size - len(split.y)
-
-    def cut(a: jax.Array) -> jax.Array:
-        return jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(count, size, *a.shape[1:])
-
-    return Batches(cut(split.x), cut(split.y), cut(jnp.ones(len(split.y), jnp.bool_)))
+    rows = jnp.arange(count * size)
+    where = (rows < len(split.y)).reshape(count, size)
+    rows = (rows % len(split.y)).reshape(count, size)
+    return Batches(split.x[rows], split.y[rows], where)
 
 
-def batch_orders(
-    config: Config, seeds: tuple[int, ...], train_size: int
-) -> Int[np.ndarray, "seeds epochs steps batch"]:
-    """Which examples each step of each epoch sees, by seed: the same for every arm, so that arms are paired.
+def batch_order(
+    training: TrainingConfig, y: Int[np.ndarray, " examples"], seed: int, epoch: int
+) -> Int[np.ndarray, "steps batch"]:
+    """Which examples each step of an epoch sees: the same for every arm, so that arms are paired.
 
     Drawn by NumPy, because it depends on the seed alone, not on the device, the number of lanes or the version of jax.
+
+    Raises:
+      ConfigError: a batch larger than the data, or classes that do not divide it.
     """
-    steps, size = config.steps_per_epoch(train_size), config.training.batch_size
+    size, rng = training.batch_size, np.random.default_rng((seed, epoch))
+    steps = len(y) // size
+    if training.classes_per_batch is None:
+        order = rng.permutation(len(y))[: steps * size].reshape(steps, size)
+    else:
+        order = _by_class(rng, y, steps, size, training.classes_per_batch)
+    return order.astype(np.int32)
 
-    def order(seed: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(train_size)[: steps * size].reshape(steps, size)
 
-    return np.array([[order(seed, epoch) for epoch in range(config.training.epochs)] for seed in seeds], np.int32)
+def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, classes: int) -> np.ndarray:
+    """Batches of equally many examples of each of a few classes, which are drawn anew for each batch."""
+    labels, counts = np.unique(y, return_counts=True)
+    if classes > len(labels) or size % classes or counts.min() < size // classes:
+        raise ConfigError(
+            f"training.classes_per_batch is {classes}, with training.batch_size {size} and {len(labels)} classes of at "
+            f"least {counts.min()} examples; write a divisor of the batch size, at most the number of classes"
+        )
+    part = size // classes
+    shuffled = [rng.permutation(np.flatnonzero(y == label)) for label in labels]
+    used = np.zeros(len(labels), int)
+    batches = []
+    for _ in range(steps):
+        chosen = []
+        left = np.array([len(rows) for rows in shuffled]) // part - used
+        if (left > 0).sum() < classes:  # the rest of the epoch draws from all classes once more
+            used[:] = 0
+            left = np.array([len(rows) for rows in shuffled]) // part
+        # Classes with more left are likelier, so that all run out together.
+        for label in rng.choice(len(labels), classes, replace=False, p=left / left.sum()):
+            chosen.append(shuffled[label][used[label] * part : (used[label] + 1) * part])
+            used[label] += 1
+        batches.append(rng.permutation(np.concatenate(chosen)))
+    return np.array(batches)
 
 
 def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int]:
@@ -130,14 +163,27 @@ def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int]:
     train, validation = images.carve(found.train_y, config.validation_fraction, config.split_seed)
 
     def part(x: np.ndarray, y: np.ndarray) -> Split:
-        return _arrays(x.astype(np.float32) / 255, y)
+        return _arrays(_shrunk(x, config.shrink) / np.float32(255), y)
 
     splits = (
         part(found.train_x[train], found.train_y[train]),
         part(found.train_x[validation], found.train_y[validation]),
         part(found.test_x, found.test_y),
     )
-    return splits, f"{found.source['name']} ({'x'.join(map(str, found.train_x.shape[1:]))} pixels)", len(found.classes)
+    small = f", averaged over {config.shrink} x {config.shrink}" if config.shrink > 1 else ""
+    size = f"({'x'.join(map(str, found.train_x.shape[1:]))} pixels{small})"
+    return splits, f"{found.source['name']} {size}", len(found.classes)
+
+
+def _shrunk(x: np.ndarray, by: int) -> np.ndarray:
+    """Images `[n, height, width, channels]` averaged over squares, as float32; what is left over at the edge is cut."""
+    n, height, width, channels = x.shape
+    if by > min(height, width):
+        raise ConfigError(f"data.shrink is {by}, but images have {height} x {width} pixels; write less")
+    if by == 1:
+        return x.astype(np.float32)
+    cut = x[:, : height // by * by, : width // by * by]
+    return cut.reshape(n, height // by, by, width // by, by, channels).mean((2, 4), dtype=np.float32)
 
 
 def _arrays(x: Any, y: Any) -> Split:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def p_text(p: float) -> str:
     """`p = 0.031`, never `p = 0`, and a third digit where two could blur which side of 0.05 it lies on."""
@@ -16,3 +18,10 @@ def number(x: float, digits: int = 2) -> str:
 
 def signed(x: float, digits: int = 2) -> str:
     return f"{round(x, digits) + 0.0:+.{digits}f}" if round(x, digits) else number(0, digits)
+
+
+def join(words: Sequence[str]) -> str:
+    """`a, b and c`; words with commas of their own are kept apart by semicolons."""
+    if any("," in word for word in words):
+        return "; ".join(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

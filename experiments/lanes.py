@@ -1,168 +1,291 @@
-"""Many trainings at once.
+"""Many trainings at once: their epochs, what is written down of them, and how they go on after a crash.
 
-A *lane* is one training: one learning rate and one seed, both array arguments. All lanes of an arm run side by side,
-under vmap within a device and spread over the devices there are, so one compiled program per arm serves tuning and
-evaluation alike. Initial weights and batch order depend on the seed alone: arms are paired.
+The lanes of an arm run side by side under vmap, or one after another, and are spread over the devices there are
+(`experiments.engine` decides), so one compiled program per arm serves tuning and evaluation alike. Initial weights,
+batch order and augmentation depend on the seed alone: arms are paired.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.config import Arm, Config
-from experiments.data import Data, batch_orders, batches
-from experiments.train import Probe, evaluate, init, probe, train_epoch
+from experiments.checkpoints import Checkpoints
+from experiments.config import Setup
+from experiments.data import Data, Split, batch_order, batches
+from experiments.look import STEP_SIZES, Look, layer_names
+from experiments.optimizers import Tuned
+from experiments.programs import (
+    Engine,
+    Lane,
+    curve_lane,
+    evaluate_lanes,
+    look_lane,
+    population_lanes,
+    run_steps,
+    start,
+)
+from experiments.train import State
 
 EVALUATION_BATCH = 512
-PROBED_SEEDS = 3
 PERCENTILES = (15, 50, 85)
-_ONCE = {"xla_backend_optimization_level": 0}
-_OFTEN = {"xla_backend_optimization_level": 1}
+CURVES = ("train_loss", "val_loss", "val_accuracy")
+Curves = list[dict[str, list[float]]]  # by lane
+Looks = list[list[dict[str, Any]]]  # by lane and time
+
+
+class Epoch(NamedTuple):
+    """What is told after every epoch of some lanes."""
+
+    lanes: Sequence[Lane]
+    step: int
+    metrics: list[dict[str, float]]
+    """By lane: train_loss, val_loss, val_accuracy."""
 
 
 def train_arm(
-    config: Config,
-    arm: Arm,
+    setup: Setup,
     data: Data,
-    lanes: Sequence[tuple[float, int]],
+    lanes: Sequence[Lane],
+    engine: Engine,
     *,
     test: bool,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    checkpoints: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Trains every lane of an arm side by side.
+    """Trains every lane of an arm.
 
     Args:
-      config: the ablation.
-      arm: placement and activation.
+      setup: of the arm.
       data: standardized splits.
-      lanes: (learning rate, seed) of each training.
+      lanes: the trainings.
+      engine: how they run.
       test: whether to read the test set, after the last step, and to probe the first seeds.
-      on_epoch: called after every epoch with the number of epochs done.
+      on_epoch: called after every epoch.
+      checkpoints: folder in which a training that is killed leaves what it goes on from; None is off.
+      note: called with a sentence that the user should see.
 
     Returns:
       One record per lane: learning rate, seed, and the curves (see `experiments.record`).
     """
-    began = time.perf_counter()
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
-    # Every device takes equally many lanes: repeat the first ones to fill up, and drop their results.
-    padded = -(-len(lanes) // mesh.size) * mesh.size
-    filled = [lanes[i % len(lanes)] for i in range(padded)]
-    by_lane, shared = NamedSharding(mesh, PartitionSpec("lanes")), NamedSharding(mesh, PartitionSpec())
-    rates = jax.device_put(np.array([rate for rate, _ in filled], np.float32), by_lane)
-    seeds = jax.device_put(np.array([seed for _, seed in filled], np.int32), by_lane)
-    orders = batch_orders(config, tuple(seed for _, seed in filled), len(data.train.y))
-    train, validation = jax.device_put((data.train, batches(data.validation, EVALUATION_BATCH)), shared)
-
-    setting = (config, arm, data.classes)
-    state = _init_lanes(*setting, data.train.x.shape[1:], mesh, seeds)
-    probes = [_probe_lanes(*setting, state, train.x)] if test else []
-    losses, evaluations = [], []
-    for epoch in range(config.training.epochs):
-        order = jax.device_put(orders[:, epoch], by_lane)
-        state, loss, evaluation = _train_lanes(*setting, mesh, state, rates, order, train, validation)
-        losses.append(loss)
-        evaluations.append(evaluation)
-        if test:
-            probes.append(_probe_lanes(*setting, state, train.x))
-        jax.block_until_ready(loss)
-        on_epoch(epoch + 1)
-
-    records = _records(config, lanes, orders.shape[2], losses, evaluations, len(data.validation.y))
-    if test:
-        split = jax.device_put(batches(data.test, EVALUATION_BATCH), shared)
-        final = jax.device_get(_evaluate_lanes(*setting, mesh, state, split))
-        looks = _looks(config, orders.shape[2], probes)
-        for i, record in enumerate(records):
-            record["test_loss"] = float(final.loss[i])
-            record["test_accuracy"] = int(final.correct[i]) / len(data.test.y)
-            record["probes"] = looks[i] if i < min(len(looks), len(lanes)) else None
-    seconds = (time.perf_counter() - began) / len(lanes)
-    return [record | {"seconds": round(seconds, 4)} for record in records]
-
-
-def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0) -> Any:
-    """`function` for every lane at once: vmap within a device, shard_map across devices.
-
-    The last `shared` arguments are the same for all lanes; the others have a leading axis `lanes`.
-    """
-    own = len(arguments) - shared
-    mapped = jax.vmap(function, in_axes=(0,) * own + (None,) * shared)
-    lanes, everywhere = PartitionSpec("lanes"), PartitionSpec()
-    specs = (lanes,) * own + (everywhere,) * shared
-    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*arguments)
-
-
-# Every arm is a program of its own, so compile time counts. Two CPU cores, MLP of the digits config: initialization
-# compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
-# runs as fast (84 ms against 81).
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), compiler_options=_ONCE)
-def _init_lanes(config, arm, classes, shape, mesh, seeds):
-    return over_lanes(partial(init, config, arm, classes, shape), mesh, seeds)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_OFTEN)
-def _train_lanes(config, arm, classes, mesh, state, rates, order, train, validation):
-    return over_lanes(
-        partial(train_epoch, config, arm, classes), mesh, state, rates, order, train, validation, shared=2
-    )
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=_ONCE)
-def _evaluate_lanes(config, arm, classes, mesh, state, split):
-    return over_lanes(partial(evaluate, config, arm, classes), mesh, state, split, shared=1)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_ONCE)
-def _probe_lanes(config, arm, classes, state, x):
-    first = jax.tree.map(lambda a: a[:PROBED_SEEDS], state)
-    return jax.vmap(partial(probe, config, arm, classes), in_axes=(0, None))(first, x)
-
-
-def _records(config, lanes, steps, losses, evaluations, examples) -> list[dict[str, Any]]:
-    losses, evaluations = jax.device_get((losses, evaluations))
+    at_once = engine.at_once(mesh.size, setup.training.vmap_lanes)
     records = []
-    for i, (rate, seed) in enumerate(lanes):
-        curve = [float(loss[i]) for loss in losses]
-        records.append(
-            {
-                "learning_rate": rate,
-                "seed": seed,
-                "steps": [steps * (epoch + 1) for epoch in range(config.training.epochs)],
-                "train_loss": curve,
-                "val_loss": [float(e.loss[i]) for e in evaluations],
-                "val_accuracy": [int(e.correct[i]) / examples for e in evaluations],
-                "diverged": not math.isfinite(curve[-1]),
-            }
-        )
+    for first in range(0, len(lanes), at_once):
+        some = lanes[first : first + at_once]
+        folder = checkpoints / f"lanes_{first}" if checkpoints else None
+        probed = max(0, min(setup.probes.seeds - first, len(some))) if test else 0
+        # Every device takes equally many lanes, and every round the same number: fill up, and drop those results.
+        width = -(-min(at_once, len(lanes)) // mesh.size) * mesh.size
+        filled = [some[i % len(some)] for i in range(width)]
+        together = _Together(setup, data, filled, len(some), engine, mesh, probed, test, folder, note)
+        records += together.train(on_epoch)
     return records
 
 
-def _looks(config, steps, probes: list[Probe]) -> list[dict[str, Any]]:
-    """The probes of each probed lane, `[time][layer]`; percentiles by NumPy: on a CPU, selection beats sorting."""
-    probes = jax.device_get(probes)
-    has_norm = bool(probes[0].mean_gap)
+class _Together:
+    """Lanes that run at the same time, through their epochs."""
 
-    def series(field: str, lane: int) -> list[list[float]] | None:
-        return [[float(value[lane]) for value in getattr(p, field)] for p in probes] if has_norm else None
+    def __init__(
+        self,
+        setup: Setup,
+        data: Data,
+        lanes: Sequence[Lane],
+        real: int,
+        engine: Engine,
+        mesh: Mesh,
+        probed: int,
+        test: bool,
+        folder: Path | None,
+        note: Callable[[str], None],
+    ):
+        self.setup, self.data, self.lanes, self.real, self.engine = setup, data, lanes, real, engine
+        self.mesh, self.probed, self.test, self.folder, self.note = mesh, probed, test, folder, note
+        self.by_lane, self.shared = NamedSharding(mesh, PartitionSpec("lanes")), NamedSharding(mesh, PartitionSpec())
+        self.train_y = np.asarray(data.train.y)
+        self.examples: Split = jax.device_get(Split(*(a[: setup.probes.examples] for a in data.train)))
+        self.steps = setup.steps_per_epoch(len(self.train_y))
 
-    return [
-        {
-            "steps": [steps * epoch for epoch in range(len(probes))],
-            "percentiles": [[_percentiles(np.asarray(a[lane])) for a in p.activation_inputs] for p in probes],
-            "mean_gap": series("mean_gap", lane),
-            "var_ratio": series("var_ratio", lane),
-            "scale": series("scale", lane),
-        }
-        for lane in range(len(probes[0].activation_inputs[0]))
-    ]
+    def train(self, on_epoch: Callable[[Epoch], None]) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        setup, data, classes, mesh = self.setup, self.data, self.data.classes, self.mesh
+        split, validation = self._put((data.train, batches(data.validation, EVALUATION_BATCH)))
+        state, tuned = start(setup, classes, mesh, self.lanes, split.x)
+        curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
+        looks: Looks = [[] for _ in range(self.probed)]
+        done, state, curves, looks = self._restore(state, curves, looks)
+        if not done:
+            self._look(state, looks)
+        for epoch in range(done, setup.training.epochs):
+            state, loss = self._epoch(state, tuned, epoch, split)
+            found = jax.device_get((loss, evaluate_lanes(setup, classes, mesh, False, state, validation)))
+            for i, curve_ in enumerate(curves):
+                curve_["train_loss"].append(float(found[0][i]))
+                curve_["val_loss"].append(float(found[1].loss[i]))
+                curve_["val_accuracy"].append(int(found[1].correct[i]) / len(data.validation.y))
+            self._look(state, looks)
+            metrics = [{name: values[-1] for name, values in c.items()} for c in curves]
+            on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), metrics))
+            diverged = np.asarray(state.diverged)[: self.real]
+            if (diverged >= 0).all():  # nothing will come of them: what they ended at stands for the rest
+                for c in curves:
+                    for values in c.values():
+                        values += values[-1:] * (setup.training.epochs - epoch - 1)
+                for later in range(epoch + 1, setup.training.epochs):
+                    on_epoch(Epoch(self.lanes[: self.real], self.steps * (later + 1), []))
+                break
+            self._save(epoch + 1, state, curves, looks)
+        records = self._records(np.asarray(state.diverged), curves)
+        if self.test:
+            self._read_test_set(records, state, split, looks)
+        self._forget()
+        seconds = (time.perf_counter() - began) / self.real
+        return [record | {"seconds": round(seconds, 4)} for record in records]
+
+    def _epoch(self, state: State, tuned: Tuned, epoch: int, split: Split) -> tuple[State, Any]:
+        """The state after one pass over the training set, and the mean loss of each lane."""
+        made: dict[int, np.ndarray] = {}
+        for lane in self.lanes:
+            if lane.seed not in made:
+                made[lane.seed] = batch_order(self.setup.training, self.train_y, lane.seed, epoch)
+        order = jax.device_put(np.stack([made[lane.seed] for lane in self.lanes]), self.by_lane)
+        total = self.steps * self.setup.training.epochs
+        return run_steps(self.setup, self.data.classes, self.mesh, total, self.engine, state, tuned, order, split)
+
+    def _look(self, state: State, looks: Looks) -> None:
+        if looks:
+            host = jax.device_get(state)
+            for i, seen in enumerate(looks):
+                found = look_lane(self.setup, self.data.classes, _lane(host, i), self.examples)
+                seen.append(_numbers(jax.device_get(found)))
+
+    def _read_test_set(self, records, state, split, looks) -> None:
+        setup, classes, mesh, data = self.setup, self.data.classes, self.mesh, self.data
+        size = min(setup.training.batch_size, len(data.test.y))
+        running, by_batch, train = self._put(
+            (batches(data.test, EVALUATION_BATCH), batches(data.test, size), batches(data.train, EVALUATION_BATCH))
+        )
+        found = {"": evaluate_lanes(setup, classes, mesh, False, state, running)}
+        frozen = state
+        if jax.tree.leaves(state.batch_stats):
+            frozen = population_lanes(setup, classes, mesh, state, train)
+            found["_population"] = evaluate_lanes(setup, classes, mesh, False, frozen, running)
+            found["_batch"] = evaluate_lanes(setup, classes, mesh, True, state, by_batch)
+        found = jax.device_get(found)
+        state, frozen = jax.device_get((state, frozen))
+        layers, norms = layer_names(setup, classes, _lane(state, 0), self.examples)
+        for i, record in enumerate(records):
+            for kind in ("", "_population", "_batch"):
+                evaluation = found.get(kind)
+                record[f"test_loss{kind}"] = None if evaluation is None else float(evaluation.loss[i])
+                accuracy = None if evaluation is None else int(evaluation.correct[i]) / len(data.test.y)
+                record[f"test_accuracy{kind}"] = accuracy
+            record["probes"] = None
+            if i < self.probed:
+                end = None
+                if setup.probes.eigenvalues or setup.probes.mean_logit:
+                    end = jax.device_get(curve_lane(setup, classes, _lane(state, i), _lane(frozen, i), self.examples))
+                record["probes"] = _series(self.steps, layers, norms, looks[i], setup) | _end(end)
+
+    def _records(self, diverged: np.ndarray, curves: Curves) -> list[dict[str, Any]]:
+        steps = [self.steps * (epoch + 1) for epoch in range(self.setup.training.epochs)]
+        return [
+            {**lane._asdict(), "steps": steps, **curve_, "diverged": int(at) if at >= 0 else None}
+            for lane, curve_, at in zip(self.lanes, curves, diverged, strict=False)
+        ]
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self.shared)
+
+    # A checkpoint is the state, by orbax; curves and looks, which grow, are a JSON file beside it, written before.
+    def _restore(self, state: State, curves: Curves, looks: Looks) -> tuple[int, State, Curves, Looks]:
+        if self.folder is None:
+            return 0, state, curves, looks
+        found = Checkpoints(self.folder, self.setup.training.keep_checkpoints).restore(state)
+        for text in found.notes:
+            self.note(text)
+        if found.step is None:
+            return 0, state, curves, looks
+        try:
+            past = json.loads(self._past.read_text(encoding="utf-8"))
+            curves = [{name: values[: found.step] for name, values in c.items()} for c in past["curves"]]
+            looks = [seen[: found.step + 1] for seen in past["looks"]]
+        except (OSError, ValueError, KeyError) as error:
+            self.note(f"{self._past} cannot be read ({error}); this training begins anew")
+            return 0, state, [{name: [] for name in CURVES} for _ in curves], [[] for _ in looks]
+        self.note(f"{self.folder}: going on after epoch {found.step}")
+        return found.step, found.state, curves, looks
+
+    def _save(self, epoch: int, state: State, curves: Curves, looks: Looks) -> None:
+        every, last = self.setup.training.checkpoint_epochs, self.setup.training.epochs
+        if self.folder is None or not every or epoch % every or epoch == last:
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        written = self._past.with_suffix(".tmp")
+        written.write_text(json.dumps({"curves": curves, "looks": looks}), encoding="utf-8")
+        written.replace(self._past)
+        Checkpoints(self.folder, self.setup.training.keep_checkpoints).save(epoch, state)
+
+    def _forget(self) -> None:
+        """The records are to come; until they are written, a kill costs this training once more."""
+        if self.folder is not None:
+            Checkpoints(self.folder, 1).clear()
+            self._past.unlink(missing_ok=True)
+
+    @property
+    def _past(self) -> Path:
+        assert self.folder is not None
+        return self.folder.with_name(self.folder.name + ".json")
+
+
+def _numbers(seen: Look) -> dict[str, Any]:
+    """One look of one lane as JSON values; percentiles by NumPy: on a CPU, selection beats sorting."""
+    values = {name: value for name, value in seen._asdict().items() if name != "inputs"}
+    values = jax.tree.map(float, {k: v for k, v in values.items() if k != "predictiveness"})
+    if seen.predictiveness:
+        values["predictiveness"] = jax.tree.map(lambda a: np.asarray(a).tolist(), seen.predictiveness._asdict())
+    return values | {"percentiles": [_percentiles(np.asarray(a)) for a in seen.inputs]}
+
+
+def _series(
+    steps: int, layers: list[str], norms: list[str], seen: list[dict[str, Any]], setup: Setup
+) -> dict[str, Any]:
+    """The looks of one lane over time."""
+    times = ("percentiles", "saturation", "sparsity", "skewness", "dead", "zero_share")
+    series: dict[str, Any] = {"steps": [steps * epoch for epoch in range(len(seen))], "layers": layers, "norms": norms}
+    series |= {field: [s[field] for s in seen] for field in times}
+    series |= {field: [s[field] for s in seen] if norms else None for field in ("mean_gap", "var_ratio", "scale")}
+    names = list(seen[0]["gradient_norms"])
+    series["gradient_norms"] = {name: [s["gradient_norms"][name] for s in seen] for name in names} or None
+    series["predictiveness"] = None
+    if setup.probes.predictiveness:
+        names = {"losses": "loss", "gradient_distances": "gradient_change", "smoothness": "smoothness"}
+        along = {name: [s["predictiveness"][field] for s in seen] for name, field in names.items()}
+        series["predictiveness"] = {"steps": series["steps"], "step_sizes": list(STEP_SIZES), **along}
+    return series
+
+
+def _end(found: Any) -> dict[str, Any]:
+    """Curvature at the end of one lane."""
+    if found is None:
+        return {"eigenvalues": None, "mean_logit": None}
+    eigenvalues = {name: np.asarray(values).tolist() for name, values in found.eigenvalues.items()}
+    return {"eigenvalues": eigenvalues or None, "mean_logit": jax.tree.map(float, found.mean_logit) or None}
+
+
+def _lane(tree: Any, i: int) -> Any:
+    """One lane of arrays on the host. On the devices, it would take a collective, and two stages that are under way at
+    the same time could wait for each other's for ever."""
+    return jax.tree.map(lambda a: a[i], tree)
 
 
 def _percentiles(values: np.ndarray) -> list[float]:

@@ -1,14 +1,15 @@
 """How the figures of a run look, and how they are saved: colours, markers, panels, titles, legends.
 
-A placement has one colour and one marker in all figures (colours of Okabe and Ito, safe for colour-blind readers). No
-pyplot and no global state: STYLE holds only while a figure is drawn or saved.
+A treatment has one colour and one marker in all figures (colours of Okabe and Ito, safe for colour-blind readers, and
+then of Tol). No pyplot and no global state: STYLE holds only while a figure is drawn or saved.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +22,34 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from experiments.config import Config
+
 Floats = NDArray[np.float64]
 
-COLOUR: dict[str, Any] = {
-    "none": "#000000",
-    "before": "#0072B2",
-    "after": "#D55E00",
-    "both": "#009E73",
-    "pre_linear": "#CC79A7",
+
+class Look(NamedTuple):
+    """Colour and marker of a treatment."""
+
+    colour: str
+    marker: Any
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "marker": self.marker, "lw": 1.8}
+
+
+PLACEMENTS = {
+    "none": Look("#000000", "o"),
+    "before": Look("#0072B2", "s"),
+    "after": Look("#D55E00", "^"),
+    "both": Look("#009E73", "D"),
+    "pre_linear": Look("#CC79A7", "v"),
 }
-MARKER: dict[str, Any] = {"none": "o", "before": "s", "after": "^", "both": "D", "pre_linear": "v"}
+OTHERS = [
+    *(Look("#E69F00", "P"), Look("#56B4E9", "X"), Look("#882255", "<"), Look("#999933", ">"), Look("#332288", "p")),
+    *(Look("#666666", "h"), Look("#DDCC77", "*"), Look("#661100", "d"), Look("#88CCEE", "8"), Look("#AA4499", "H")),
+]
+GREY = "#555555"
 LAYER_DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4))]
 TRAIN_COLOUR, TEST_COLOUR = "#56B4E9", "#E69F00"
 WIDTH = 9.6  # inches
@@ -52,6 +71,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class Saved(NamedTuple):
+    svg: Path
+    png: Path
+    pdf: Path
+
+
 class Drawing(NamedTuple):
     name: str
     """Name of the file, without its ending."""
@@ -62,53 +87,83 @@ class Drawing(NamedTuple):
     figure: Figure
 
 
-def save(drawing: Drawing, folder: Path) -> tuple[Path, Path]:
-    """Writes NAME.svg and NAME.png; the same drawing gives the same bytes."""
-    svg, png = folder / f"{drawing.name}.svg", folder / f"{drawing.name}.png"
+def save(drawing: Drawing, folder: Path) -> Saved:
+    """Writes NAME.svg, NAME.png and NAME.pdf; the same drawing gives the same bytes."""
+    saved = Saved(*(folder / f"{drawing.name}.{ending}" for ending in Saved._fields))
     with matplotlib.rc_context(STYLE):
         drawing.figure.draw_without_rendering()
         drawing.figure.set_layout_engine("none")  # laid out once, not once a file: that is half of the time
-        drawing.figure.savefig(svg, metadata={"Date": None, "Creator": None})
-        drawing.figure.savefig(png, dpi=150, metadata={"Software": None})
-    return svg, png
+        drawing.figure.savefig(saved.svg, metadata={"Date": None, "Creator": None})
+        drawing.figure.savefig(saved.png, dpi=150, metadata={"Software": None})
+        drawing.figure.savefig(saved.pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return saved
 
 
-def panels_of(activations: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """One panel per activation, at most three in a row; `height` is that of a row in inches."""
-    columns = 2 if len(activations) in (2, 4) else min(3, len(activations))
-    rows = math.ceil(len(activations) / columns)
+def treatments_of(config: Config) -> tuple[list[str], list[str]]:
+    """Names of the treatments and of the contexts, in order."""
+    return [t.name for t in config.all_treatments], [c.name for c in config.all_contexts]
+
+
+def looks(treatments: Sequence[str]) -> dict[str, Look]:
+    """How each treatment is drawn: placements always the same, others in order."""
+    others = [name for name in treatments if name not in PLACEMENTS]
+    free = OTHERS + [look for name, look in PLACEMENTS.items() if name not in treatments]
+    return {
+        name: PLACEMENTS[name] if name in PLACEMENTS else free[others.index(name) % len(free)] for name in treatments
+    }
+
+
+def panels_of(contexts: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
+    """One panel per context, at most three in a row; `height` is that of a row in inches."""
+    columns = 2 if len(contexts) in (2, 4) else min(3, len(contexts))
+    rows = math.ceil(len(contexts) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else 6.4, 0.9 + height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(activations) :]:
+    for axes in grid[len(contexts) :]:
         axes.set_axis_off()
-    panels = dict(zip(activations, grid, strict=False))
-    for activation, axes in panels.items():
-        axes.set_title(activation)
+    panels = dict(zip(contexts, grid, strict=False))
+    for context, axes in panels.items():
+        axes.set_title(wrapped(context, 90 // columns))
     return figure, panels
 
 
 def finish(name: str, figure: Figure, title: str, caption: str, handles: Sequence[Artist]) -> Drawing:
-    width = int(figure.get_figwidth() * 10.4)
-    figure.suptitle("\n".join(textwrap.wrap(title, width)), x=0.01, ha="left", fontsize=12.5)
-    columns = math.ceil(len(handles) / math.ceil(len(handles) / (7 if width > 80 else 3)))
+    """Title above, legend below; the file's name keeps letters, digits, - and _ alone."""
+    inches = figure.get_figwidth()
+    figure.suptitle(wrapped(title, int(inches * 10.4)), x=0.01, ha="left", fontsize=12.5)
+    if not handles:
+        return _drawing(name, title, caption, figure)
+    # A label is some 0.076 inches a letter wide, its handle and the space around it 0.7.
+    widest = max(0.076 * len(str(handle.get_label())) + 0.7 for handle in handles)
+    most = max(1, min(7, int(inches / widest)))
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / most))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-    return Drawing(name, title, caption, figure)
+    return _drawing(name, title, caption, figure)
 
 
-def placement_handles(placements: Sequence[str]) -> list[Artist]:
-    return [Line2D([], [], label=placement, **look_of(placement)) for placement in placements]
+def _drawing(name: str, title: str, caption: str, figure: Figure) -> Drawing:
+    return Drawing(re.sub(r"[^\w-]+", "_", name).strip("_"), title, caption, figure)
 
 
-def look_of(placement: str) -> dict[str, Any]:
-    return {"color": COLOUR[placement], "marker": MARKER[placement], "lw": 1.8}
+def handles_of(looks: Mapping[str, Look]) -> list[Artist]:
+    return [Line2D([], [], label=treatment, **look.line) for treatment, look in looks.items()]
 
 
 def name_ticks(axes: Axes, names: Sequence[str]) -> None:
-    crowded = len(names) > 3
-    axes.set_xticks(range(len(names)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+    crowded = len(names) > 3 or max(map(len, names)) > 12
+    texts = [wrapped(name, 18) for name in names]
+    axes.set_xticks(range(len(names)), texts, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+    if crowded:
+        axes.tick_params(axis="x", labelsize=9)
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
 
 
-def label_left(panels: dict[str, Axes], text: str) -> None:
+def wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width)) or text
+
+
+def label_left(panels: Mapping[str, Axes], text: str) -> None:
     """The same y label for all panels, written once a row."""
     for axes in panels.values():
         place = axes.get_subplotspec()
@@ -133,12 +188,14 @@ def accuracy_axis(axes: Axes) -> None:
 
     low, high = stretch(axes.dataLim.intervaly)
     margin = 0.05 * max(high - low, 0.2)
-    wide = axes.dataLim.y0 < 80
+    bottom, top = shrink([low - margin, high + margin])
     axes.set_yscale("function", functions=(stretch, shrink))
-    axes.set_ylim(*shrink([low - margin, high + margin]))
-    axes.yaxis.set_major_locator(
-        FixedLocator([0, 20, 50, 80, 90, 95, 97, 98, 99, 100] if wide else [80, 85, 88, 90, *range(92, 101)])
-    )
+    axes.set_ylim(bottom, top)
+    sets = [[0, 20, 50, 80, 90, 95, 97, 98, 99, 100], [80, 85, 88, 90, *range(92, 101)]]
+    sets += [np.arange(0, 100 + step, step).tolist() for step in (10, 5, 2, 1, 0.5, 0.2, 0.1)]
+    # The first that leaves at least three ticks to read the scale by.
+    ticks = next((t for t in sets if sum(bottom <= tick <= top for tick in t) >= 3), sets[-1])
+    axes.yaxis.set_major_locator(FixedLocator([round(tick, 1) for tick in ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
@@ -153,15 +210,19 @@ def symmetric_log_axis(axes: Axes) -> None:
 
 
 def log_axis(axes: Axes, base: int) -> None:
-    """A logarithmic y axis whose labels are plain numbers."""
+    """A logarithmic y axis whose labels are plain numbers; a linear one where nothing is positive and finite."""
+    if not any(np.isfinite(shared.dataLim.minposy) for shared in axes.get_shared_y_axes().get_siblings(axes)):
+        return
     axes.set_yscale("log", base=base)
-    axes.yaxis.set_major_locator(LogLocator(base=base, numticks=7))
+    low, high = axes.get_ylim()
+    narrow = base == 10 and high < 100 * low  # powers alone would be one tick or two
+    axes.yaxis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if narrow else (1,), numticks=7))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
-def steps_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+def steps_axis(axes: Axes, ticks: int = 4) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     axes.set_xlabel("training step")
 

@@ -3,6 +3,9 @@
     config.json     the resolved config, every field written out
     env.json        commit, versions, device: where the numbers come from
     data.json       what the data look like before and after standardization
+    arms.json       parameters and multiply-adds of every arm's network
+    engine.json     how steps and seeds run on this device, and what was measured to decide it
+    metrics.jsonl   one JSON object per epoch of every training, while it runs (experiments.writers)
     records.jsonl   one JSON object per training, appended when it ends
     result.json     the summary; written last and atomically, so its presence means "finished"
 
@@ -43,6 +46,7 @@ class Run(NamedTuple):
     data: dict[str, Any]
     records: list[dict[str, Any]]
     result: dict[str, Any] | None
+    arms: dict[str, Any]
 
 
 def read(folder: Path) -> Run:
@@ -54,15 +58,16 @@ def read(folder: Path) -> Run:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is no run folder (it has no config.json); write a folder such as runs/<config>")
-    config = from_json(_read_json(folder / "config.json"))
+    config = from_json(read_json(folder / "config.json"))
     result = folder / "result.json"
     return Run(
         folder,
         config,
-        _read_json(folder / "env.json", {}),
-        _read_json(folder / "data.json", {}),
+        read_json(folder / "env.json", {}),
+        read_json(folder / "data.json", {}),
         _read_records(folder / "records.jsonl")[0],
-        _read_json(result) if result.is_file() else None,
+        read_json(result) if result.is_file() else None,
+        read_json(folder / "arms.json", {}),
     )
 
 
@@ -138,14 +143,14 @@ def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
     notes: list[str] = []
     env = environment(device)
     if (folder / "config.json").is_file():
-        theirs = _read_json(folder / "config.json")
+        theirs = read_json(folder / "config.json")
         if theirs != to_json(config):
             raise ConfigError(
                 f"{folder} belongs to another config ({_first_difference(theirs, to_json(config))}); "
                 "nothing was changed; write another folder with --out FOLDER, or delete that one"
             )
         notes += _repair(folder / "records.jsonl")
-        before = _read_json(folder / "env.json", env)
+        before = read_json(folder / "env.json", env)
         differs = [key for key in ("commit", "dirty", "device", "versions") if before.get(key) != env[key]]
         unfinished = not (folder / "result.json").is_file()
         if differs and unfinished:
@@ -192,7 +197,7 @@ def _read_records(path: Path) -> tuple[list[dict[str, Any]], int, int]:
     return records, good, len(content)
 
 
-def _read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path, default: Any = None) -> Any:
     if default is not None and not path.is_file():
         return default
     try:

@@ -1,17 +1,17 @@
 """The report is a function of the run folder alone: it trains nothing, imports no jax, and can be redrawn at any time.
 
-Writes report.html (one file, opens offline), report.md, summary.csv and figures/, and prints the answer in a terminal.
+Writes report.html (one file, opens offline), report.md, summary.csv (the same as tables/arms.csv), tables/ and
+figures/, and prints the answer in a terminal.
 """
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import jinja2.nodes
@@ -22,27 +22,19 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.config import ConfigError, to_json
-from experiments.formats import number, p_text, signed
+from experiments import tables
+from experiments.config import Config, ConfigError, to_json
 from experiments.record import Run, read
+from experiments.typeset import Table, csv_text, latex, markdown
 
-ORDER = {
-    "none": "linear → activation",
-    "before": "linear → norm → activation",
-    "after": "linear → activation → norm",
-    "both": "linear → norm → activation → norm",
-    "pre_linear": "norm → linear → activation",
+FLAG = re.compile(r"(--[\w.-]+(?: \d\S*)+)")
+LONG_WORD = re.compile(r"(?<!\S)(\w{4,16}_)(\w{8,})")
+# Columns of the tables that are made to be printed; the others are in the report and in tables/*.csv.
+PRINTED = {
+    "arms": ("context", "treatment", *tables.METRIC.values(), "sd", "n", "rate", "decay", "on norms", "parameters"),
+    "comparisons": ("context", "a - b", "difference (pp)", "{level} CI", "p, Holm", "p, TOST", "n"),
+    "published": ("context", "a - b", "source", "published (pp)", "ours (pp)", "{level} CI", "our n", "verdict"),
 }
-NOTHING = "n/a"
-FLAG = re.compile(r"(--[\w.-]+ \S+)")
-
-
-class Table(NamedTuple):
-    """Cells as text, and how many of the leading columns name the row (the others are numbers)."""
-
-    header: list[str]
-    rows: list[list[str]]
-    names: int = 1
 
 
 def write(folder: Path) -> list[Path]:
@@ -61,8 +53,8 @@ def write(folder: Path) -> list[Path]:
     images = [plotting.save(drawing, target) for drawing in drawings]
     context = _context(run, result) | {
         "figures": [
-            {"title": d.title, "caption": d.caption, "png": png.name, "src": _data_uri(svg)}
-            for d, (svg, png) in zip(drawings, images, strict=True)
+            {"title": d.title, "caption": d.caption, "png": saved.png.name, "src": _data_uri(saved.svg)}
+            for d, saved in zip(drawings, images, strict=True)
         ]
     }
     environment = jinja2.Environment(
@@ -73,13 +65,13 @@ def write(folder: Path) -> list[Path]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["flags"] = _flags
-    written = [run.folder / name for name in ("report.html", "report.md", "summary.csv")]
-    for path in written[:2]:
-        text = environment.get_template(f"{path.name}.j2").render(context)
-        path.write_text(text, encoding="utf-8")
-    written[2].write_text(_csv(result), encoding="utf-8")
-    return [*written, *(path for pair in images for path in pair)]
+    environment.filters |= {"flags": _flags, "markdown": markdown}
+    texts = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.html", "report.md")}
+    texts |= {"summary.csv": csv_text(result["arms"])} | _table_files(run, result)
+    (run.folder / "tables").mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (run.folder / name).write_text(text, encoding="utf-8")
+    return [*(run.folder / name for name in texts), *(path for saved in images for path in saved)]
 
 
 def print_answer(console: Console, run: Run) -> None:
@@ -89,40 +81,43 @@ def print_answer(console: Console, run: Run) -> None:
       ConfigError: the run is not finished.
     """
     result = _finished(run)
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ARM_COLUMNS:
-        words = name in ("activation", "placement", "edge")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    short = tables.arms_in_short(run.config, result)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for k, name in enumerate(short.header):
+        words = k < short.names or name == "edge"
+        cells = [_narrow(console, row[k]) for row in short.rows]
+        longest = max(len(word) for cell in (name, *cells) for word in cell.split())
+        title = name if words else "\n".join(textwrap.wrap(name, 14))
+        table.add_column(
+            title, justify="left" if words else "right", no_wrap=not words, min_width=longest, overflow="fold"
+        )
     previous = None
-    for arm in result["arms"]:
-        if previous not in (None, arm["activation"]):
+    for row in short.rows:
+        if previous not in (None, row[0]):
             table.add_section()
-        previous = arm["activation"]
-        table.add_row(*(_plain(console, cell) for cell in _arm_cells(arm)))
+        previous = row[0]
+        table.add_row(*(_plain(console, _narrow(console, cell)) for cell in row))
     _say(console, run.config.question or f"Results of {run.config.name}", style="bold")
-    console.print(table)
+    if not console.is_terminal:  # every row on one line, however long
+        table.width = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.print(table, crop=console.is_terminal)
     for title, rows in _answers(result):
         _say(console, title, style="bold")
         for row in rows:
             _say(console, row["sentence"], indent=2)
+    for k, row in enumerate(result["published"]):
+        if k == 0:
+            _say(console, "Against published differences", style="bold")
+        _say(console, row["sentence"], indent=2)
     for warning in result["warnings"]:
         _say(console, f"warning: {warning}", style="yellow")
+    for note in tables.parameter_notes(run.config, run.arms):
+        _say(console, f"note: {note}")
 
 
-ARM_COLUMNS = ["activation", "placement", "test accuracy (%)", "sd", "n", "rate", "edge"]
-
-
-def _arm_cells(arm: dict[str, Any]) -> list[str]:
-    mean, sd = number(arm["mean"]), number(arm["sd"])
-    return [
-        arm["activation"],
-        arm["placement"],
-        mean,
-        sd,
-        str(arm["n"]),
-        f"{arm['learning_rate']:g}",
-        arm["edge"] or "",
-    ]
+def _narrow(console: Console, text: str) -> str:
+    """Long names for a terminal: broken in two where they have an underscore."""
+    return LONG_WORD.sub("\\1\n\\2", text) if console.is_terminal else text
 
 
 def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
@@ -145,7 +140,8 @@ def _plain(console: Console, text: str) -> str:
 def _finished(run: Run) -> dict[str, Any]:
     if run.result is None:
         sweep, arms = run.config.sweep, len(run.config.arms)
-        wanted = arms * (len(sweep.learning_rates) * sweep.tuning_seeds + sweep.evaluation_seeds)
+        points = len(sweep.learning_rates) * max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
+        wanted = arms * (points * sweep.tuning_seeds + sweep.evaluation_seeds)
         raise ConfigError(
             f"{run.folder} is not finished: {len(run.records)} of {wanted} trainings are there; "
             "go on with: python -m experiments run CONFIG"
@@ -154,15 +150,15 @@ def _finished(run: Run) -> dict[str, Any]:
 
 
 def _answers(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The comparisons, grouped by the pair of placements that they compare."""
-    pairs = dict.fromkeys((row["a"], row["b"]) for row in result["comparisons"])
-    for a, b in pairs:
-        yield f"{a} - {b}", [row for row in result["comparisons"] if (row["a"], row["b"]) == (a, b)]
+    """The comparisons, grouped by the pair of treatments that they compare, A/A tests last."""
+    rows = sorted(result["comparisons"], key=lambda row: row["same_arm"])
+    for a, b in dict.fromkeys((row["a"], row["b"]) for row in rows):
+        group = [row for row in rows if (row["a"], row["b"]) == (a, b)]
+        yield (f"A/A test: {a} - {b}" if group[0]["same_arm"] else f"{a} - {b}"), group
 
 
 def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     config = run.config
-    level = f"{100 * (1 - config.analysis.alpha):g}%"
     answers = [
         {"title": title, "rows": [row | {"lead": row["sentence"].removesuffix(row["verdict"])} for row in rows]}
         for title, rows in _answers(result)
@@ -171,74 +167,47 @@ def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
         "config": config,
         "question": config.question or f"Results of {config.name}",
         "answers": answers,
+        "published": [row | {"lead": row["sentence"].split(f": {row['verdict']}: ")[0]} for row in result["published"]],
         "warnings": result["warnings"],
-        "level": level,
+        "notes": tables.parameter_notes(config, run.arms),
+        "level": _level(config),
+        "power": next((f"{100 * row['power']['power']:g}%" for row in result["comparisons"]), None),
+        "metric": tables.STATISTICS[result["metric"]],
+        "unpaired": any(not row["paired"] for row in [*result["comparisons"], *result["published"]]),
+        "same_arms": any(row["same_arm"] for row in result["comparisons"]),
         "data": run.data,
-        "arms": _arms_table(result, level),
-        "comparisons": _comparisons_table(result, level),
-        "tuning": _tuning_table(result),
-        "orders": Table(["placement", "order within a hidden layer"], [[p, ORDER[p]] for p in config.placements], 2),
-        "setup": Table(["setting", "value"], [[k, v] for k, v in _flat(to_json(config))], 2),
-        "provenance": Table(["fact", "value"], _provenance(run), 2),
+        "tables": {
+            "arms": tables.arms(config, result, run.arms),
+            "comparisons": tables.comparisons(config, result),
+            "published": tables.published(config, result),
+            "tuning": tables.tuning(result),
+            "orders": tables.orders(config),
+            "setup": Table(["setting", "value"], [[k, v] for k, v in _flat(to_json(config))], 2),
+            "provenance": Table(["fact", "value"], _provenance(run), 2),
+        },
+        "differences": tables.differences(config),
     }
 
 
-def _arms_table(result: dict[str, Any], level: str) -> Table:
-    header = [*ARM_COLUMNS[:4], f"{level} interval of the mean", *ARM_COLUMNS[4:], "test loss", "diverged"]
-    rows = []
-    for arm in result["arms"]:
-        cells = _arm_cells(arm)
-        loss = NOTHING if arm["test_loss"] is None else number(arm["test_loss"], 3)
-        rows.append([*cells[:4], _interval(arm["ci"]), *cells[4:], loss, str(arm["diverged"])])
-    return Table(header, rows, 2)
+def _table_files(run: Run, result: dict[str, Any]) -> dict[str, str]:
+    """tables/NAME.csv with every number in full; tables/NAME.md and .tex with the columns that one would print."""
+    whole = {
+        "arms": tables.arms(run.config, result, run.arms),
+        "comparisons": tables.comparisons(run.config, result),
+        "published": tables.published(run.config, result),
+    }
+    texts = {}
+    for name, table in whole.items():
+        if table.rows:
+            printed = table.pick(column.format(level=_level(run.config)) for column in PRINTED[name])
+            texts[f"tables/{name}.csv"] = csv_text(result[name])
+            texts[f"tables/{name}.md"] = markdown(printed)
+            texts[f"tables/{name}.tex"] = latex(printed)
+    return texts
 
 
-def _comparisons_table(result: dict[str, Any], level: str) -> Table:
-    header = [
-        "activation",
-        "a - b",
-        "difference (pp)",
-        f"{level} CI, paired t",
-        "p, paired t",
-        "p, Holm",
-        "p, sign flips",
-        f"{level} CI, bootstrap BCa",
-        f"{level} CI, Welch",
-        "sd of differences",
-        "correlation",
-        "n",
-        "p, TOST",
-    ]
-    rows = [
-        [
-            row["activation"],
-            f"{row['a']} - {row['b']}",
-            signed(row["difference"]),
-            NOTHING if row["no_spread"] else _interval(row["ci"]),
-            *(p_text(row[key]).removeprefix("p ").removeprefix("= ") for key in ("p", "holm_p", "permutation_p")),
-            NOTHING if row["no_spread"] or row["bootstrap_ci"] is None else _interval(row["bootstrap_ci"]),
-            _interval(row["welch_ci"]),
-            number(row["sd"]),
-            NOTHING if row["correlation"] is None else signed(row["correlation"]),
-            str(row["n"]),
-            p_text(row["tost_p"]).removeprefix("p ").removeprefix("= "),
-        ]
-        for row in result["comparisons"]
-    ]
-    return Table(header, rows, 2)
-
-
-def _tuning_table(result: dict[str, Any]) -> Table:
-    """Mean final validation accuracy per rate; the chosen one in brackets, x where a seed diverged."""
-    rates = [point["learning_rate"] for point in result["arms"][0]["tuning"]]
-    rows = []
-    for arm in result["arms"]:
-        cells = []
-        for point in arm["tuning"]:
-            cell = number(point["mean"], 1) + (" x" if point["diverged"] else "")
-            cells.append(f"[{cell}]" if point["learning_rate"] == arm["learning_rate"] else cell)
-        rows.append([arm["activation"], arm["placement"], *cells])
-    return Table(["activation", "placement", *(f"{rate:g}" for rate in rates)], rows, 2)
+def _level(config: Config) -> str:
+    return f"{100 * (1 - config.analysis.alpha):g}%"
 
 
 def _provenance(run: Run) -> list[list[str]]:
@@ -267,27 +236,27 @@ def _code(env: dict[str, Any]) -> str:
     return f"commit {env['commit']}{', with uncommitted changes' if env.get('dirty') else ''}"
 
 
-def _csv(result: dict[str, Any]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    keys = ["placement", "activation", "learning_rate", "edge", "n", "mean", "sd", "test_loss", "diverged"]
-    writer.writerow([*keys[:7], "ci_low", "ci_high", *keys[7:]])
-    for arm in result["arms"]:
-        cells = ["" if arm[key] is None else arm[key] for key in keys]
-        writer.writerow([*cells[:7], *arm["ci"], *cells[7:]])
-    return text.getvalue()
-
-
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Settings by the name that the command line and the messages give them."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            pairs = all(isinstance(item, list) for item in value)
-            yield prefix + key, ", ".join(" - ".join(item) if pairs else str(item) for item in value)
+            yield prefix + key, ", ".join(_item(item) for item in value)
         else:
             yield prefix + key, str(value)
+
+
+def _item(value: Any) -> str:
+    """One entry of a list: a pair of a contrast, a setting with what it sets, a published difference."""
+    if isinstance(value, list):
+        return " - ".join(map(str, value))
+    if isinstance(value, dict) and "values" in value:
+        seeds = [] if value["first_seed"] is None else [f"first_seed={value['first_seed']}"]
+        return f"{value['name']} ({', '.join([f'{path}={v}' for path, v in value['values']] + seeds)})"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key}={v}' for key, v in value.items())})"
+    return str(value)
 
 
 @jinja2.pass_eval_context
@@ -296,10 +265,6 @@ def _flags(context: jinja2.nodes.EvalContext, text: str) -> str:
     if context.autoescape:
         return Markup(FLAG.sub(r"<code>\1</code>", str(escape(text))))
     return FLAG.sub(r"`\1`", text)
-
-
-def _interval(ci: list[float]) -> str:
-    return f"[{number(ci[0])}, {number(ci[1])}]"
 
 
 def _duration(seconds: float) -> str:

@@ -6,29 +6,36 @@ the same program on the same lanes, so that a run that was stopped ends with the
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from experiments import record, stats
-from experiments.config import Arm, Config
-from experiments.data import Data, load
-from experiments.lanes import train_arm
+from experiments import engine, record, stats
+from experiments.config import Arm, Config, ConfigError
+from experiments.data import Data, batch_order, load
+from experiments.lanes import Epoch, train_arm
+from experiments.models import build, initializing
+from experiments.networks import multiply_adds, parameter_count
+from experiments.programs import Engine, Lane
+from experiments.writers import Writer, open_writers
 
 
 class Stage(NamedTuple):
-    """Trainings that run side by side: one arm, in one phase. `lanes` are (learning rate, seed)."""
+    """Trainings of one arm in one phase."""
 
     phase: str
     arm: Arm
-    lanes: tuple[tuple[float, int], ...]
+    lanes: tuple[Lane, ...]
 
     def __str__(self) -> str:
-        rates, seeds = sorted({rate for rate, _ in self.lanes}), sorted({seed for _, seed in self.lanes})
+        rates, seeds = sorted({lane.learning_rate for lane in self.lanes}), sorted({lane.seed for lane in self.lanes})
         return f"{self.phase} {self.arm} · rate {_span(rates)} · seed {_span(seeds)}"
 
 
@@ -53,7 +60,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
     data = load(config.data)
-    config.steps_per_epoch(len(data.train.y))  # refuses a batch larger than the data before anything is written
+    arms = _describe(config, data)  # builds every network, before anything is written
     began = time.perf_counter()
     with record.opened(folder, config, device_name()) as (found, notes):
         for note in notes:
@@ -64,31 +71,46 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         if found.records:
             progress.note(f"{folder}: {len(found.records)} trainings are there already; going on with the rest")
         record.write_json(folder / "data.json", data.description)
+        record.write_json(folder / "arms.json", arms)
 
         records = list(found.records)
-        records += _complete(config, data, folder, tuning(config), records, progress)
-        # Every choice is made before the first look at the test set.
-        records += _complete(config, data, folder, evaluation(config, stats.choose(config, records)), records, progress)
+        with open_writers(config.writers, folder, config.name) as writer:
+            work = _Work(config, data, folder, progress, writer, _engines(config, data, folder, progress))
+            records += work.complete(tuning(config), records)
+            # Every choice is made before the first look at the test set.
+            records += work.complete(evaluation(config, stats.choose(config, records)), records)
 
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
         record.write_json(folder / "env.json", env | {"wall_seconds": round(seconds, 1)})
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         record.write_json(folder / "result.json", stats.summarize(config, records))
     return record.read(folder)
 
 
 def tuning(config: Config) -> list[Stage]:
-    """Every arm at every learning rate of the grid with every tuning seed."""
-    lanes = tuple((rate, seed) for rate in config.sweep.learning_rates for seed in config.sweep.tuning)
-    return [Stage("tune", arm, lanes) for arm in config.arms]
+    """Every arm at every point of the grid with every tuning seed."""
+    stages = []
+    for arm in config.arms:
+        own = config.setup(arm).optimizer
+        grid = product(
+            config.sweep.learning_rates,
+            config.sweep.weight_decays or (own.weight_decay,),
+            config.sweep.decay_scale_bias or (own.decay_scale_bias,),
+            config.seeds(arm)[0],
+        )
+        stages.append(Stage("tune", arm, tuple(Lane(*point) for point in grid)))
+    return stages
 
 
 def evaluation(config: Config, chosen: dict[Arm, stats.Choice]) -> list[Stage]:
-    """Every arm at its chosen learning rate with every evaluation seed."""
-    return [
-        Stage("evaluate", arm, tuple((chosen[arm].learning_rate, seed) for seed in config.sweep.evaluation))
-        for arm in config.arms
-    ]
+    """Every arm at what tuning chose for it, with every evaluation seed."""
+    stages = []
+    for arm in config.arms:
+        choice, seeds = chosen[arm], config.seeds(arm)[1]
+        lanes = (Lane(choice.learning_rate, choice.weight_decay, choice.decay_scale_bias, seed) for seed in seeds)
+        stages.append(Stage("evaluate", arm, tuple(lanes)))
+    return stages
 
 
 def device_name() -> str:
@@ -100,56 +122,136 @@ def device_name() -> str:
 def total_epochs(config: Config) -> int:
     """Epochs over all lanes of the whole sweep."""
     sweep = config.sweep
-    trainings = sweep.learning_rate_points * sweep.tuning_seeds + sweep.evaluation_seeds
-    return trainings * len(config.arms) * config.training.epochs
+    decays = max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
+    trainings = sweep.learning_rate_points * decays * sweep.tuning_seeds + sweep.evaluation_seeds
+    return trainings * sum(config.setup(arm).training.epochs for arm in config.arms)
 
 
-def _complete(
-    config: Config,
-    data: Data,
-    folder: Path,
-    stages: list[Stage],
-    records: list[dict[str, Any]],
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
+class _Work:
+    """What all stages of a run share."""
 
-    Two stages are under way at a time, so that one compiles, on one core, while the other one trains.
-    """
-    done = {_key(r) for r in records}
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        folder: Path,
+        progress: Progress,
+        writer: Writer,
+        engines: dict[str, Engine],
+    ):
+        self.config, self.data, self.folder, self.progress = config, data, folder, progress
+        self.writer, self.engines = writer, engines
 
-    def train(stage: Stage) -> list[dict[str, Any]]:
-        progress.stage(str(stage))
-        if {(stage.phase, *stage.arm, rate, seed) for rate, seed in stage.lanes} <= done:
-            progress.advance(len(stage.lanes) * config.training.epochs)
+    def complete(self, stages: list[Stage], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
+
+        Two stages are under way at a time, so that one compiles, on one core, while the other one trains.
+        """
+        done = {_key(r) for r in records}
+        new: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            try:
+                for finished in pool.map(lambda stage: self._train(stage, done), stages):
+                    record.append(self.folder, finished)
+                    new += finished
+            except BaseException:  # Ctrl-C, too: what has not begun must not begin
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return new
+
+    def _train(self, stage: Stage, done: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        setup = self.config.setup(stage.arm)
+        self.progress.stage(str(stage))
+        if {(stage.phase, *stage.arm, *lane) for lane in stage.lanes} <= done:
+            self.progress.advance(len(stage.lanes) * setup.training.epochs)
             return []
+
+        def on_epoch(epoch: Epoch) -> None:
+            self.progress.advance(len(epoch.lanes))
+            for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):
+                self.writer.scalars(_name(stage, lane), epoch.step, metrics)
+
         trained = train_arm(
-            config,
-            stage.arm,
-            data,
+            setup,
+            self.data,
             stage.lanes,
+            self.engines[_kind(self.config, stage.arm)],
             test=stage.phase == "evaluate",
-            on_epoch=lambda epoch: progress.advance(len(stage.lanes)),
+            on_epoch=on_epoch,
+            checkpoints=self._checkpoints(stage) if setup.training.checkpoint_epochs else None,
+            note=self.progress.note,
         )
-        head = {"phase": stage.phase, "placement": stage.arm.placement, "activation": stage.arm.activation}
+        head = {"phase": stage.phase, **stage.arm._asdict()}
         # A stage of which a crash left a part is trained whole, by the same program as before, so that its numbers are
         # those of a run that was not stopped; only what is missing is kept.
         return [record.finite(head | r) for r in trained if _key(head | r) not in done]
 
-    new: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    def _checkpoints(self, stage: Stage) -> Path:
+        number = self.config.arms.index(stage.arm)
+        return self.folder / "checkpoints" / f"{stage.phase}_{number}"
+
+
+def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> dict[str, Engine]:
+    """How each kind of network runs on this device: as the folder says, else measured, and written there.
+
+    A run that was stopped so goes on as it began, and ends with the same numbers.
+    """
+    path = folder / "engine.json"
+    found: dict[str, Any] = record.read_json(path, {})
+    for stage in tuning(config):
+        kind = _kind(config, stage.arm)
+        if kind not in found:
+            progress.stage(f"measuring how to run {kind}")
+            measured = engine.choose(config.setup(stage.arm), data, stage.lanes)
+            found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
+            record.write_json(path, found)
+    return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}
+
+
+def _kind(config: Config, arm: Arm) -> str:
+    """Networks of one kind run alike: where the norm sits makes no difference to how convolutions run."""
+    setup = config.setup(arm)
+    model, training = setup.model, setup.training
+    size = [f"depth {model.depth}"] if model.depth else []
+    size += [f"width {model.width:g}"] if model.width else []
+    size += [f"{'-'.join(map(str, model.hidden))}"] if model.network == "mlp" else []
+    return ", ".join([model.network, *size, model.dtype, f"batch {training.batch_size}"])
+
+
+def _describe(config: Config, data: Data) -> dict[str, Any]:
+    """Parameters and multiply-adds of every arm's network.
+
+    Raises:
+      ConfigError: a batch that is larger than the data, or a network that cannot be built for it.
+    """
+    shape, found = data.train.x.shape[1:], {}
+    for arm in config.arms:
+        setup = config.setup(arm)
+        setup.steps_per_epoch(len(data.train.y))
+        batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # refuses classes that do not divide the batch
+        if setup.model.network != "mlp" and not setup.model.own and len(shape) != 3:
+            raise ConfigError(
+                f"arm {arm}: {setup.model.network} takes images, but {config.data.name} has vectors; write "
+                "model.network='mlp', or a set of images as data.name, such as 'mnist'"
+            )
         try:
-            for finished in pool.map(train, stages):
-                record.append(folder, finished)
-                new += finished
-        except BaseException:  # Ctrl-C, too: what has not begun must not begin
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return new
+            network = build(initializing(setup.model), data.classes, train=True)
+            found[str(arm)] = {
+                "parameters": parameter_count(network, shape),
+                "multiply_adds": multiply_adds(network, shape),
+            }
+        except ValueError as error:
+            raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
+    return found
+
+
+def _name(stage: Stage, lane: Lane) -> str:
+    decay = f" decay {lane.weight_decay:g}" if lane.weight_decay else ""
+    return f"{stage.phase} {stage.arm} rate {lane.learning_rate:g}{decay} seed {lane.seed}"
 
 
 def _key(r: dict[str, Any]) -> tuple[Any, ...]:
-    return (r["phase"], r["placement"], r["activation"], r["learning_rate"], r["seed"])
+    return (r["phase"], r["treatment"], r["context"], *(r[field] for field in Lane._fields))
 
 
 def _span(values: list[Any]) -> str:

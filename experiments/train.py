@@ -1,32 +1,49 @@
-"""One training as pure functions of arrays: initialize, step, epoch, evaluate, probe.
+"""One training as pure functions of arrays: initialize, step, evaluate.
 
-The learning rate and the seed are arrays, so that `experiments.lanes` can run many trainings as one program.
+Learning rate, weight decay and seed are arrays, so that `experiments.lanes` can run many trainings as one program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PyTree
 
-from experiments.config import Arm, Config, OptimizerConfig
+from experiments.augment import augment
+from experiments.config import Setup
 from experiments.data import Batches, Split
-from experiments.models import build
-from jbn.optim import decay_mask
+from experiments.models import build, initializing, measuring
+from experiments.networks import whiten
+from experiments.optimizers import Tuned, optimizer
+
+WHITENED = 5000  # training images that a whitening layer is computed from
 
 
 class State(NamedTuple):
-    """All that a training step changes."""
+    """All that a training step changes, and what it must know of its past.
+
+    Attributes:
+      params, batch_stats: collections of the network's variables.
+      constants: collection that is set before the first step and then stays: the kernel of a whitening layer.
+      opt_state: of the optimizer.
+      step: optimizer steps taken, `[]`, int32.
+      diverged: the first step with a loss that is not finite, `[]`, int32; -1 while there is none.
+      seed: of initial weights, batch order and augmentation, `[]`, int32.
+    """
 
     params: PyTree
     batch_stats: PyTree
+    constants: PyTree
     opt_state: PyTree
+    step: Int[Array, ""]
+    diverged: Int[Array, ""]
+    seed: Int[Array, ""]
 
 
 class Evaluation(NamedTuple):
@@ -36,121 +53,123 @@ class Evaluation(NamedTuple):
     correct: Int[Array, ""]
 
 
-def optimizer(
-    config: OptimizerConfig, learning_rate: Float[Array, ""] | float, steps: int
-) -> optax.GradientTransformation:
-    """The optimizer of a config at one learning rate, which may be traced."""
-    shape = optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else optax.constant_schedule(1.0)
-    decays = partial(decay_mask, norms=config.decay_scale_bias)
+def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, "examples ..."]) -> State:
+    """Initial weights, running statistics and optimizer state; a function of the seed and the names of the layers.
 
-    def schedule(step):
-        return learning_rate * shape(step)
-
-    if config.name == "adamw":
-        return optax.adamw(schedule, b1=config.momentum, weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity(),
-        optax.sgd(schedule, momentum=config.momentum),
-    )
-
-
-def init(config: Config, arm: Arm, classes: int, shape: tuple[int, ...], seed: Int[Array, ""]) -> State:
-    """Initial weights, running statistics and optimizer state; a function of the seed and the names of the layers."""
-    model = build(config.model, arm, classes, train=True)
-    variables = model.init(jax.random.key(seed), jnp.zeros((2, *shape)))
+    Args:
+      images: the training set; of a network that whitens, the first ones decide its constants.
+    """
+    model = build(initializing(setup.model), classes, train=True)
+    variables: Mapping[str, Any] = model.init(jax.random.key(seed), jnp.zeros((2, *images.shape[1:])))
+    if "constants" in variables:
+        variables = whiten(variables, images[:WHITENED])
     params = variables["params"]
-    return State(params, variables.get("batch_stats", {}), optimizer(config.optimizer, 0.0, 1).init(params))
+    opt_state = optimizer(setup.optimizer, Tuned(0.0, 0.0, False), 1).init(params)
+    stats, constants = variables.get("batch_stats", {}), variables.get("constants", {})
+    return State(params, stats, constants, opt_state, jnp.int32(0), jnp.int32(-1), jnp.asarray(seed, jnp.int32))
 
 
 def train_step(
+    setup: Setup,
+    classes: int,
+    steps: int,
     state: State,
-    tx: optax.GradientTransformation,
-    model: nn.Module,
-    x: Float[Array, "batch ..."],
-    y: Int[Array, " batch"],
+    tuned: Tuned,
+    indices: Int[Array, " batch"],
+    train: Split,
 ) -> tuple[State, Float[Array, ""]]:
-    """One step on one batch; returns the loss before it."""
+    """One step on the examples of these indices; returns the loss before it. `steps`: of the whole training."""
+    x, y = train.x[indices], train.y[indices]
+    if setup.augmentation.on:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
+        options = {field: getattr(setup.augmentation, field) for field in ("pad_crop", "flip", "cutout", "translate")}
+        x = augment(key, x, **options)
+    model, tx = build(setup.model, classes, train=True), optimizer(setup.optimizer, tuned, steps)
 
     def loss_of(params):
-        logits, updates = _apply(model, state._replace(params=params), x, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        return loss, updates.get("batch_stats", {})
+        logits, updates = apply(model, state._replace(params=params), x, "batch_stats")
+        return smoothed_loss(setup, logits, y), updates.get("batch_stats", {})
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    return State(optax.apply_updates(state.params, updates), batch_stats, opt_state), loss
+    first = (state.diverged < 0) & ~jnp.isfinite(loss)
+    new = state._replace(
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        step=state.step + 1,
+        diverged=jnp.where(first, state.step, state.diverged),
+    )
+    return new, loss
 
 
-def train_epoch(
-    config: Config,
-    arm: Arm,
-    classes: int,
-    state: State,
-    learning_rate: Float[Array, ""],
-    order: Int[Array, "steps batch"],
-    train: Split,
-    validation: Batches,
-) -> tuple[State, Float[Array, ""], Evaluation]:
-    """One pass over the training set in the given order, and a look at the validation set after it."""
-    model = build(config.model, arm, classes, train=True)
-    tx = optimizer(config.optimizer, learning_rate, len(order) * config.training.epochs)
-
-    def step(state: State, indices):
-        return train_step(state, tx, model, train.x[indices], train.y[indices])
-
-    state, losses = jax.lax.scan(step, state, order)
-    return state, losses.mean(), evaluate(config, arm, classes, state, validation)
+def smoothed_loss(setup: Setup, logits: Float[Array, "batch classes"], y: Int[Array, " batch"]) -> Float[Array, ""]:
+    """Mean cross-entropy that is trained on, in nats, labels smoothed as the config says."""
+    smoothing = setup.optimizer.label_smoothing
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
 
 
-def evaluate(config: Config, arm: Arm, classes: int, state: State, data: Batches) -> Evaluation:
-    """Loss and correct answers over every example of a split, with running statistics."""
-    model = build(config.model, arm, classes, train=False)
+def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batch: bool = False) -> Evaluation:
+    """Loss and correct answers over every example of a split.
+
+    Args:
+      data: the split in batches.
+      by_batch: normalize each batch by its own statistics, in place of the running ones.
+    """
+    model = build(measuring(setup.model) if by_batch else setup.model, classes, train=by_batch)
 
     def sums(batch: Batches):
-        logits, _ = _apply(model, state, batch.x, mutable=[])
+        logits, _ = apply(model, state, batch.x, *(["batch_stats"] if by_batch else []))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
         correct = (logits.argmax(-1) == batch.y) & batch.where
-        # where, not a product: padding may give any loss, and 0 · NaN is no 0.
+        # where, not a product: what does not count may give any loss, and 0 · NaN is no 0.
         return jnp.where(batch.where, loss, 0).sum(), correct.sum()
 
     loss, correct = jax.lax.map(sums, data)
     return Evaluation(loss.sum() / data.where.sum(), correct.sum())
 
 
-def _apply(model: nn.Module, state: State, x: Array, mutable: Sequence[str]) -> tuple[Array, dict[str, Any]]:
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return cast(tuple[Array, dict[str, Any]], model.apply(variables, x, mutable=list(mutable)))
+def with_population_statistics(setup: Setup, classes: int, state: State, data: Batches) -> State:
+    """The state with the statistics of all whole batches of a data set in place of the running ones.
 
+    ::
 
-class Probe(NamedTuple):
-    """A look inside, over the whole training set as one batch; lists are over layers.
+        mean = avg(mean_b),    var = avg(var_b) + avg(mean_b²) - avg(mean_b)²
 
-    Attributes:
-      activation_inputs: per hidden layer, `[examples, units]`.
-      mean_gap: per norm, mean over channels of |running mean - true mean| / true standard deviation.
-      var_ratio: per norm, median over channels of running variance / true variance.
-      scale: per norm, mean |scale|.
+    Each batch is normalized by its own statistics, as in training; `jbn.population` does the same batch by batch.
     """
+    model = build(measuring(setup.model), classes, train=True)
 
-    activation_inputs: list[Array]
-    mean_gap: list[Array]
-    var_ratio: list[Array]
-    scale: list[Array]
+    def of(x):
+        return apply(model, state, x, "batch_stats")[1]["batch_stats"]
+
+    whole = data.x[: max(1, len(data.x) - 1)]  # the last batch is filled up
+    measured: dict[tuple, Any] = flatten_dict(jax.lax.map(of, whole))  # type: ignore[assignment]
+    flat: dict[tuple, Any] = flatten_dict(state.batch_stats)  # type: ignore[assignment]
+    for *norm, field in measured:
+        if field == "mean" and (*norm, "var") in measured:
+            means, variances = measured[*norm, "mean"], measured[*norm, "var"]
+            flat[*norm, "mean"], flat[*norm, "var"] = means.mean(0), variances.mean(0) + means.var(0)
+    return state._replace(batch_stats=unflatten_dict(flat))
 
 
-def probe(config: Config, arm: Arm, classes: int, state: State, x: Float[Array, "examples ..."]) -> Probe:
-    """Activation inputs, and how far the running statistics are from the true ones of the training set."""
-    # With momentum 0 the updated running statistics are those of this one batch, the whole training set.
-    model = build(config.model, arm, classes, train=True, momentum=0.0)
-    _, seen = _apply(model, state, x, mutable=["batch_stats", "intermediates"])
-    blocks = sorted(seen["intermediates"])
-    gaps, ratios, scales = [], [], []
-    for block, norms in sorted(state.batch_stats.items()):
-        for norm, running in sorted(norms.items()):
-            true = seen["batch_stats"][block][norm]
-            std = jnp.sqrt(true["var"] + config.model.epsilon)
-            gaps.append((jnp.abs(running["mean"] - true["mean"]) / std).mean())
-            ratios.append(jnp.median((running["var"] + config.model.epsilon) / std**2))
-            scales.append(jnp.abs(state.params[block][norm]["scale"]).mean())
-    inputs = [seen["intermediates"][block]["activation_input"][0] for block in blocks]
-    return Probe(inputs, gaps, ratios, scales)
+def apply(model: nn.Module, state: State, x: Array, *mutable: str, **options: Any) -> tuple[Array, dict[str, Any]]:
+    """Logits, and the collections that the call may change."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
+    return cast(tuple[Array, dict[str, Any]], model.apply(variables, x, mutable=list(mutable), **options))
+
+
+def batch_loss(
+    setup: Setup, classes: int, state: State, *, train: bool = True
+) -> Callable[[PyTree, Split], Float[Array, ""]]:
+    """The loss as a function of parameters and a batch: by its statistics, or with `train=False` by the state's."""
+    model = build(measuring(setup.model) if train else setup.model, classes, train=train)
+
+    def loss(params, batch):
+        logits, _ = apply(model, state._replace(params=params), batch.x, *(["batch_stats"] if train else []))
+        return smoothed_loss(setup, logits, batch.y)
+
+    return loss

@@ -1,6 +1,7 @@
 """A config is refused in one line that says what to write; a good one survives the way through JSON."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from experiments.config import (
     DataConfig,
     ModelConfig,
     OptimizerConfig,
+    Published,
     SweepConfig,
     TrainingConfig,
     from_json,
     load,
     to_json,
+    vary,
 )
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
@@ -37,22 +40,24 @@ def test_the_digits_config_is_the_declared_ablation():
     assert config.model.hidden == (100, 100, 100)
     assert config.training.batch_size == 60
     assert len(config.sweep.learning_rates) >= 7
-    assert len(config.sweep.evaluation) >= 10
+    assert len(config.sweep.evaluation()) >= 10
     ratios = [b / a for a, b in zip(config.sweep.learning_rates, config.sweep.learning_rates[1:], strict=False)]
     assert ratios == [2.0] * len(ratios)
 
 
 def test_tuning_and_evaluation_seeds_never_overlap_and_every_seed_is_used_once():
     sweep = SweepConfig(first_seed=7, tuning_seeds=3, evaluation_seeds=5)
-    assert sweep.tuning + sweep.evaluation == tuple(range(7, 15))
+    assert sweep.tuning() + sweep.evaluation() == tuple(range(7, 15))
+    assert sweep.tuning(100) + sweep.evaluation(100) == tuple(range(100, 108))
 
 
 def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_than_the_data_is_refused():
     config = Config(name="x", training=TrainingConfig(batch_size=60))
-    assert config.steps_per_epoch(1078) == 17
-    assert config.steps_per_epoch(60) == 1
+    setup = config.setup(config.arms[0])
+    assert setup.steps_per_epoch(1078) == 17
+    assert setup.steps_per_epoch(60) == 1
     with pytest.raises(ConfigError, match=r"batch_size is 60, but digits has only 59 .* at most 59"):
-        config.steps_per_epoch(59)
+        setup.steps_per_epoch(59)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,23 @@ def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_tha
         (lambda: AnalysisConfig(margin_pp=0.0), r"margin_pp is 0.0; write a positive margin"),
         (lambda: AnalysisConfig(alpha=0.0), r"alpha is 0.0; write a level such as 0.05"),
         (lambda: Config(name="a/b"), r"name is 'a/b'; write letters"),
-        (lambda: Config(name="x", placements=()), r"placements is empty; write at least one"),
+        (lambda: SweepConfig(weight_decays=(5e-4, 0.0)), r"weight_decays is .*; write growing values from 0 up"),
+        (lambda: SweepConfig(weight_decays=(-1.0, 0.0)), r"weight_decays is .*; write growing values from 0 up"),
+        (lambda: SweepConfig(decay_scale_bias=(True, True)), r"one appears twice; write \(False, True\)"),
+        (lambda: AnalysisConfig(resamples=9), r"resamples is 9; write at least 99"),
+        (
+            lambda: OptimizerConfig(name="adam", nesterov=True),
+            r"nesterov is on, but optimizer.name is 'adam'; write sgd",
+        ),
+        (lambda: OptimizerConfig(milestones=(0.75, 0.5)), r"milestones is .*; write growing shares"),
+        (lambda: ModelConfig(unit="original"), r"model.unit is 'original', but mlp has none; leave it out, or write"),
+        (lambda: ModelConfig(network="cnn9", hidden=(7,)), r"model.hidden is \(7,\), but cnn9 has none"),
+        (lambda: ModelConfig(padding="valid"), r"padding is 'valid', but an mlp has no convolutions"),
+        (lambda: ModelConfig(norm="layer_norm", virtual_batch_size=4), r"but layer_norm has no batches"),
+        (lambda: ModelConfig(renorm_ramp=(9, 5)), r"renorm_ramp is \(9, 5\); write \(first step, last step\)"),
+        (lambda: DataConfig(name="cifar"), r"data.name is 'cifar'; .*did you mean 'cifar10'"),
+        (lambda: Config(name="x", placements=()), r"are all empty; write at least one treatment"),
+        (lambda: Config(name="x", activations=()), r"activations is empty; write at least one"),
         (lambda: Config(name="x", activations=("relu", "relu")), r"one appears twice"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -122,7 +143,150 @@ def test_unknown_fields_in_json_are_refused_with_the_nearest_name():
         from_json(values)
 
 
-def test_contrasts_are_those_whose_placements_are_trained():
+# Treatments and contexts.
+
+FINAL = vary("before + final norm", {"model.placement": "before", "model.final_norm": True})
+WIDE, LONG = (
+    vary("width 2", {"model.width": 2.0}),
+    vary("long", {"training.epochs": 50, "optimizer.milestones": (0.6, 0.9)}),
+)
+
+
+def test_contrasts_are_those_whose_treatments_are_trained():
     config = Config(name="x", placements=("none", "after"))
     assert config.contrasts == (("after", "none"),)
     assert dataclasses.replace(config, placements=("both",)).contrasts == ()
+    named = AnalysisConfig(contrasts=((FINAL.name, "before"), ("after", "before")))
+    assert Config(name="x", placements=("before",), treatments=(FINAL,), analysis=named).contrasts == (
+        (FINAL.name, "before"),
+    )
+
+
+def test_arms_are_all_treatments_in_all_contexts_with_those_of_one_context_side_by_side():
+    config = Config(
+        name="x", placements=("before",), treatments=(FINAL,), activations=("relu", "tanh"), contexts=(WIDE, LONG)
+    )
+    assert [str(arm) for arm in config.arms] == [
+        f"{treatment}/{context}"
+        for context in ("relu, width 2", "relu, long", "tanh, width 2", "tanh, long")
+        for treatment in ("before", "before + final norm")
+    ]
+    alone = dataclasses.replace(config, activations=("elu",))
+    assert {arm.context for arm in alone.arms} == {"width 2", "long"}  # there is one activation: no need to name it
+    assert {alone.setup(arm).model.activation for arm in alone.arms} == {"elu"}
+
+
+def test_an_arm_is_the_common_config_but_for_what_its_treatment_and_its_context_set():
+    config = Config(name="x", placements=("none",), treatments=(FINAL,), activations=("tanh",), contexts=(WIDE, LONG))
+    setup = config.setup(Arm(FINAL.name, "long"))
+    model = dataclasses.replace(config.model, placement="before", final_norm=True, activation="tanh")
+    assert (setup.model, setup.data, setup.probes) == (model, config.data, config.probes)
+    assert setup.training == dataclasses.replace(config.training, epochs=50)
+    assert setup.optimizer == dataclasses.replace(config.optimizer, milestones=(0.6, 0.9))
+    assert config.setup(Arm("none", "width 2")).model.width == 2.0
+
+
+def test_differences_are_every_field_in_which_arms_differ_and_no_other():
+    config = Config(name="x", placements=("before",), treatments=(FINAL,), activations=("relu",), contexts=(WIDE, LONG))
+    found = config.differences()
+    assert found.keys() == {"model.final_norm", "model.width", "training.epochs", "optimizer.milestones"}
+    assert {arm for arm, value in found["model.final_norm"].items() if value} == {
+        arm for arm in config.arms if arm.treatment == FINAL.name
+    }
+    assert {arm.context: value for arm, value in found["training.epochs"].items()} == {"width 2": 20, "long": 50}
+    assert Config(name="x", placements=("before",), activations=("relu",)).differences() == {}
+
+
+def test_units_are_treatments_of_residual_networks():
+    model = ModelConfig(network="resnet", depth=8)
+    config = Config(name="x", placements=(), units=("original", "full_preactivation"), model=model)
+    assert [config.setup(arm).model.unit for arm in config.arms[:2]] == ["original", "full_preactivation"]
+
+
+def test_a_treatment_may_have_seeds_of_its_own():
+    again = vary("again", {"model.placement": "before"}, first_seed=100)
+    config = Config(name="x", treatments=(again,), sweep=SweepConfig(tuning_seeds=2, evaluation_seeds=3))
+    assert config.seeds(Arm("again", "relu")) == ((100, 101), (102, 103, 104))
+    assert config.seeds(Arm("before", "relu")) == ((0, 1), (2, 3, 4))
+    assert config.setup(Arm("again", "relu")) == config.setup(Arm("before", "relu"))
+
+
+def test_settings_of_every_kind_survive_json():
+    config = Config(
+        name="x",
+        treatments=(
+            FINAL,
+            vary("again", {"model.placement": "before"}, first_seed=100),
+            vary(
+                "many",
+                {"model.use_bias": None, "model.momentum": 0.5, "model.hidden": (3, 5), "model.renorm_ramp": (0, 7)},
+            ),
+        ),
+        contexts=(LONG, vary("halves", {"optimizer.milestones": (0.25, 0.5)})),
+        sweep=SweepConfig(weight_decays=(0.0, 1e-4), decay_scale_bias=(False, True)),
+        analysis=AnalysisConfig(published=(Published("after", "before", "tanh, long", 7.4, "a paper", n=3),)),
+    )
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+RESNET = ModelConfig(network="resnet", depth=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"treatments": (vary("before", {}),)}, r"treatments has the name 'before' twice; write each name once"),
+        ({"contexts": (WIDE, WIDE)}, r"contexts has the name 'relu, width 2' twice"),
+        (
+            {"treatments": (vary("t", {"model.actvation": "elu"}),)},
+            r"sets 'model.actvation', which .*did you mean 'model.act",
+        ),
+        ({"treatments": (vary("t", {"data.name": "mnist"}),)}, r"setting 't' sets 'data.name', which an arm cannot"),
+        (
+            {"treatments": (vary("t", {"model.width": -1.0}),)},
+            r"^arm t/relu: model.width is -1.0; write a positive factor",
+        ),
+        ({"treatments": (vary("t", {"model.width": "wide"}),)}, r"^arm t/relu: ModelConfig.width is 'wide'"),
+        ({"treatments": (vary("t", {"model.norm": "layernorm"}),)}, r"'layernorm'.*did you mean 'layer_norm'"),
+        (
+            {"treatments": (vary("t", {"model.width": 3.0}),), "contexts": (WIDE,)},
+            r"'t' and context .* both set model.width",
+        ),
+        ({"treatments": (vary("t", {"model.activation": "elu"}),)}, r"treatment 't' and context 'relu' both set"),
+        (
+            {"model": ModelConfig(placement="after")},
+            r"placement is 'after', but every arm .*; change placements inst",
+        ),
+        (
+            {"model": ModelConfig(activation="elu")},
+            r"activation is 'elu', but every arm .*; change activations inst",
+        ),
+        ({"model": RESNET}, r"sets a placement, but resnet has residual units instead; write placements=\(\) and"),
+        ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"says no residual unit; write units="),
+        ({"placements": (), "units": ("original",)}, r"model.unit is 'original', but mlp has none"),
+        ({"analysis": AnalysisConfig(contrasts=(("afer", "none"),))}, r"names 'afer', .*did you mean 'after'"),
+        (
+            {"analysis": AnalysisConfig(published=(Published("after", "none", "tan", 1.0, "s"),))},
+            r"'tan'.*did you mean 'tanh'",
+        ),
+        (
+            {"analysis": AnalysisConfig(published=(Published("both", "none", "tanh", 1.0, "s"),))},
+            r"published names 'both'",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_contradictions_are_refused_in_one_line_that_says_what_to_write(changes, words):
+    with pytest.raises(ConfigError, match=words) as refused:
+        Config(name="x", **changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_common_value_that_some_arm_keeps_is_no_contradiction():
+    config = Config(name="x", placements=(), treatments=(WIDE, vary("plain", {})), model=ModelConfig(placement="after"))
+    assert {config.setup(arm).model.placement for arm in config.arms} == {"after"}
+
+
+def test_seeds_of_its_own_are_a_treatments_not_a_contexts():
+    with pytest.raises(ConfigError, match="context 'again' has first_seed 7, but seeds belong to treatments"):
+        Config(name="x", contexts=(vary("again", {}, first_seed=7), vary("once", {})))

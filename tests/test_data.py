@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 
 import jbn
 from experiments import images
-from experiments.config import DATA_SETS, Config, ConfigError, DataConfig, TrainingConfig
-from experiments.data import Split, batch_orders, batches, load, standardize
+from experiments.config import DATA_SETS, ConfigError, DataConfig, TrainingConfig
+from experiments.data import Split, batch_order, batches, load, standardize
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +79,43 @@ def test_batches_hold_every_example_once_in_order(size):
     assert keep.sum() == 7
     assert np.asarray(cut.y).ravel()[keep].tolist() == list(range(7))
     np.testing.assert_array_equal(np.asarray(cut.x).reshape(-1, 2)[keep], np.asarray(split.x))
+    filled = np.asarray(cut.x).reshape(-1, 2)[~keep]  # real examples, so that a batch's statistics are of real data
+    assert {tuple(row) for row in filled.tolist()} <= {tuple(row) for row in np.asarray(split.x).tolist()}
 
 
 def test_an_order_depends_on_its_seed_alone_and_every_epoch_is_a_fresh_permutation():
-    config = Config(name="x", training=TrainingConfig(batch_size=5, epochs=3))
-    both = batch_orders(config, (4, 9), 23)
-    assert both.shape == (2, 3, 4, 5)
-    np.testing.assert_array_equal(batch_orders(config, (9,), 23)[0], both[1])
-    flat = both.reshape(6, 20)
+    training, y = TrainingConfig(batch_size=5, epochs=3), np.zeros(23, np.int32)
+    orders = np.array([[batch_order(training, y, seed, epoch) for epoch in range(3)] for seed in (4, 9)])
+    assert orders.shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(batch_order(training, y, 9, 2), orders[1, 2])
+    flat = orders.reshape(6, 20)
     for epoch in flat:
         assert len(set(epoch.tolist())) == 20 and set(epoch.tolist()) <= set(range(23))
     assert len({tuple(epoch) for epoch in flat}) == 6
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_batches_of_few_classes_hold_equally_many_of_each_and_every_example_about_once(classes):
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat(np.arange(7), 41)).astype(np.int32)
+    training = TrainingConfig(batch_size=8, classes_per_batch=classes)
+    order = batch_order(training, y, 3, 1)
+    assert order.shape == (7 * 41 // 8, 8)
+    for batch in order:
+        labels, counts = np.unique(y[batch], return_counts=True)
+        assert len(labels) == classes and (counts == 8 // classes).all()
+    assert np.bincount(order.ravel(), minlength=len(y)).max() <= 2
+    assert (np.bincount(order.ravel(), minlength=len(y)) == 0).mean() < 0.1
+    np.testing.assert_array_equal(order, batch_order(training, y, 3, 1))
+    chosen = [frozenset(y[batch].tolist()) for batch in order]
+    assert len(set(chosen)) > 4  # drawn anew for each batch
+
+
+@pytest.mark.parametrize("classes", [3, 8])
+def test_classes_that_do_not_fit_the_batch_or_the_set_are_refused(classes):
+    y = np.repeat(np.arange(7), 41)
+    with pytest.raises(ConfigError, match=rf"classes_per_batch is {classes}, with training.batch_size 8 and 7 classes"):
+        batch_order(TrainingConfig(batch_size=8, classes_per_batch=classes), y, 0, 0)
 
 
 # Sets of images
@@ -125,6 +151,16 @@ def test_a_channel_has_one_mean_and_variance_over_all_pixels(small_images):
     np.testing.assert_allclose([x.mean(), x.var()], [0, 1], atol=1e-5)
     assert np.abs(x.mean(0)).max() > 0.1
     assert len(data.description["raw"]["mean"]) == 72
+
+
+def test_shrunk_images_are_means_over_squares(small_images):
+    data = load(DataConfig(name="some/set", shrink=2, standardize="none"))
+    assert data.test.x.shape == (30, 4, 4, 1)
+    whole = small_images.test_x.astype(np.float64) / 255
+    expected = sum(whole[:, i:8:2, j::2] for i in range(2) for j in range(2)) / 4
+    np.testing.assert_allclose(data.test.x, expected, rtol=1e-6)
+    with pytest.raises(ConfigError, match=r"data\.shrink is 20, but images have 9 x 8 pixels; write less"):
+        load(DataConfig(name="some/set", shrink=20))
 
 
 def test_a_smaller_training_set_is_a_part_of_the_whole_and_leaves_the_other_splits(small_images):

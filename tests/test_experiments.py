@@ -14,8 +14,7 @@ import pytest
 
 from experiments import sweep
 from experiments.__main__ import main
-from experiments.comparison import compare
-from experiments.config import SweepConfig, load
+from experiments.config import SweepConfig, load, vary
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "configs/smoke.py"
@@ -63,16 +62,23 @@ def test_one_command_leaves_a_complete_run_folder_and_says_the_answer(finished):
     folder, out = finished
     names = {p.name for p in folder.iterdir()} - {".lock"}
     assert names >= {"config.json", "env.json", "data.json", "records.jsonl", "result.json"}
-    assert names >= {"report.html", "report.md", "summary.csv", "figures"}
+    assert names >= {"report.html", "report.md", "summary.csv", "figures", "tables", "arms.json", "engine.json"}
     figures = {p.name for p in (folder / "figures").iterdir()}
     for stem in ("accuracy", "learning_curves", "learning_rate", "percentiles_tanh", "running_statistics", "inputs"):
-        assert {f"{stem}.svg", f"{stem}.png"} <= figures
+        assert {f"{stem}.svg", f"{stem}.png", f"{stem}.pdf"} <= figures
     result = json.loads((folder / "result.json").read_text())
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     assert len(records) == 3 * (3 * 2 + 6)
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(told) == 2 * len(records)  # epochs
+    last = {line["run"]: line["val_accuracy"] for line in told if line["step"] == records[0]["steps"][-1]}
+    assert sorted(last.values()) == sorted(r["val_accuracy"][-1] for r in records)
+    parameters = {arm: found["parameters"] for arm, found in json.loads((folder / "arms.json").read_text()).items()}
+    layers = 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
+    assert parameters == {"none/tanh": layers, "before/tanh": layers + 2 * 28, "after/tanh": layers + 2 * 28}
     for arm in result["arms"]:
         accuracies = [100 * r["test_accuracy"] for r in records
-                      if r["phase"] == "evaluate" and r["placement"] == arm["placement"]]  # fmt: skip
+                      if r["phase"] == "evaluate" and r["treatment"] == arm["treatment"]]  # fmt: skip
         assert arm["mean"] == pytest.approx(sum(accuracies) / 6)
     assert "tanh: after - before = " in out and ", n = 6: " in out
     assert "\x1b[" not in out, "no colours or progress bars where the output is no terminal"
@@ -118,7 +124,7 @@ def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(finis
 def test_the_report_is_a_function_of_the_folder_alone(finished, tmp_path):
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    for name in ("config.json", "env.json", "data.json", "records.jsonl", "result.json"):
+    for name in ("config.json", "env.json", "data.json", "arms.json", "engine.json", "records.jsonl", "result.json"):
         (moved / name).write_bytes((finished[0] / name).read_bytes())
     block = "import sys; sys.modules['jax'] = None; from experiments.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", block, "report", str(moved)], cwd=ROOT, text=True, capture_output=True)
@@ -141,9 +147,18 @@ def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, m
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", SMOKE, "--training.epoch", "3"], "--training.epoch.* did you mean --training.epochs"),
+        (["run", SMOKE, "--training.epoch", "3"], "--training.epoch is no option; did you mean --training.epochs"),
         (["run", SMOKE, "--training.epochs", "three"], "--training.epochs: invalid literal .*'three'"),
         (["run", SMOKE, "--training.epochs", "0"], "training.epochs is 0; write at least 1"),
+        (["run", SMOKE, "--training.epochs", "2.5"], "--training.epochs: invalid literal .*'2.5'"),
+        (["run", SMOKE, "--model.network", "resnet"], r"hidden is \(16, 12\), but resnet has none; leave it out"),
+        (["run", SMOKE, "--model.network", "cnn9", "--model.hidden", "100", "100", "100"],
+         "arm none/tanh: cnn9 takes images, but digits has vectors; write model.network='mlp', or a set of images"),
+        (["run", SMOKE, "--training.classes-per-batch", "7"], "classes_per_batch is 7, with training.batch_size 60"),
+        (["run", SMOKE, "--model.placement", "both"], "--model.placement would have no effect, .* write --placements"),
+        (["run", SMOKE, "--model.activation=relu"], "--model.activation would have no effect, .* write --activations"),
+        (["run", SMOKE, "--model.unit", "original"], "model.unit is 'original', but mlp has none"),
+        (["run", SMOKE, "--writers", "tensorbord"], "'tensorbord'.*Expected one of .*'tensorboard'"),
         (["run", SMOKE, "--placements", "none", "befor"], "'befor'.*Expected one of .*'before'"),
         (["run", SMOKE, "--activations", "rellu"], "'rellu'.*Expected one of .*'relu'"),
         (["run", SMOKE, "--sweep.learning-rate-points", "1"], "a grid of one point tunes nothing"),
@@ -181,21 +196,23 @@ def test_help_explains_every_field(capsys):
 def test_the_same_arm_with_disjoint_seeds_shows_no_difference(tmp_path):
     """A/A: the whole pipeline, tuning included, twice on one arm; the interval of the difference must cover zero."""
     config = load(ROOT / SMOKE)
-    found = []
-    for first_seed in (0, 100):
-        again = dataclasses.replace(
-            config,
-            placements=("before",),
-            training=dataclasses.replace(config.training, epochs=3),
-            sweep=dataclasses.replace(config.sweep, first_seed=first_seed, tuning_seeds=4, evaluation_seeds=16),
-        )
-        result = sweep.run(again, tmp_path / str(first_seed)).result
-        assert result is not None
-        found.append(result["arms"][0])
-    assert not set(found[0]["seeds"]) & set(found[1]["seeds"])
-    difference = compare(
-        found[0]["test_accuracy"], found[1]["test_accuracy"], margin_pp=1.0, alpha=0.05, resamples=999
-    )  # fmt: skip
-    low, high = difference.welch_ci
-    assert low < 0 < high
+    again = dataclasses.replace(
+        config,
+        placements=(),
+        treatments=(
+            vary("once", {"model.placement": "before"}),
+            vary("again", {"model.placement": "before"}, first_seed=100),
+        ),
+        training=dataclasses.replace(config.training, epochs=3),
+        sweep=dataclasses.replace(config.sweep, tuning_seeds=4, evaluation_seeds=16),
+        analysis=dataclasses.replace(config.analysis, contrasts=(("again", "once"),)),
+    )
+    result = sweep.run(again, tmp_path / "run").result
+    assert result is not None
+    once, other = result["arms"]
+    assert not set(once["seeds"]) & set(other["seeds"])
+    assert not set(once["test_accuracy"]["values"]) <= set(other["test_accuracy"]["values"])
+    (comparison,) = result["comparisons"]
+    low, high = comparison["ci"]
+    assert comparison["finding"] == "same_arm_agrees" and low < 0 < high
     assert high - low < 6, "an interval this wide would cover anything"

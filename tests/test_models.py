@@ -1,15 +1,22 @@
 """The network that is trained is the one that the config names: asserted from what is traced, not from the config."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+from flax import linen as nn
 
-from experiments.config import Arm, ModelConfig, load
-from experiments.models import ACTIVATIONS, build
-from jbn.placement import ORDER
+from experiments.config import Arm, ConfigError, ModelConfig, load
+from experiments.config.model import RESIDUAL
+from experiments.models import ACTIVATIONS, build, measuring
+from jbn.placement import ORDER, Block
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # The primitive by which each activation is known in a jaxpr; nothing else in an MLP with batch norm uses it on an
@@ -18,8 +25,9 @@ MARKS = {
     "relu": "max",
     "leaky_relu": "select_n",
     "elu": "expm1",
-    "gelu": "tanh",
+    "gelu": "erfc",
     "silu": "logistic",
+    "softplus": "log1p",
     "tanh": "tanh",
     "sigmoid": "logistic",
 }
@@ -38,37 +46,58 @@ def primitives(jaxpr):
             yield equation.primitive.name, equation.outvars[0].aval.shape
 
 
-def traced_order(config, arm, batch=7):
+SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def traced_order(setup, batch=8):
     """The order of layers, norms and activations in the traced forward pass in training mode."""
-    model = build(config.model, arm, 10, train=True)
-    x = jnp.zeros((batch, 64))
+    model = build(setup.model, 10, train=True)
+    shape = SHAPES[setup.data.name]
+    x = jnp.zeros((batch, *(size // setup.data.shrink for size in shape[:2]), *shape[2:]))
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, mutable=["batch_stats"]))(variables, x)
     steps = []
     for name, shape in primitives(jaxpr.jaxpr):
-        if name == "dot_general":
+        if name in ("dot_general", "conv_general_dilated"):
             steps.append("layer")
         elif name == "rsqrt" and steps[-1:] != ["norm"]:  # the drift's own rsqrt is dead code beside the norm's
             steps.append("norm")
-        elif name == MARKS.get(arm.activation) and shape[:1] == (batch,):
+        elif name == MARKS.get(setup.model.activation) and shape[:1] == (batch,):
             steps.append("activation")
     return steps
+
+
+def named_order(setup):
+    """The same, as the network's description has it."""
+    model, blocks = (
+        setup.model,
+        {"mlp": len(setup.model.hidden), "strided_cnn": 4, "cnn9": 8, "vgg16": 13, "simple8": 7},
+    )
+    block = [step for step in ORDER[model.placement] if step != "norm" or model.norm != "none"]
+    if model.network == "airbench94":
+        return ["layer", "activation"] + block * 6 + ["layer"]
+    head = [step for step in block if step != "activation"] if model.network == "strided_cnn" else ["layer"]
+    head = ["norm"] * model.final_norm + head
+    return ["layer"] * (model.network == "cnn9") + block * blocks[model.network] + head
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_traced_model_of_every_config_applies_the_order_that_it_names(path):
     config = load(path)
     for arm in config.arms:
-        block = list(ORDER[arm.placement])
-        assert traced_order(config, arm) == block * len(config.model.hidden) + ["layer"], arm
+        setup = config.setup(arm)
+        if setup.model.network in RESIDUAL:  # what a unit computes, tests/test_networks.py writes out by hand
+            assert build(setup.model, 10, train=True).unit == arm.treatment
+        else:
+            assert traced_order(setup) == named_order(setup), arm
 
 
 @pytest.mark.parametrize("activation", sorted(MARKS))
 @pytest.mark.parametrize("placement", sorted(ORDER))
 def test_every_placement_and_activation_is_traced_in_its_order(placement, activation):
-    config = load(CONFIGS[0].parent / "smoke.py")
+    config = replace(load(CONFIGS[0].parent / "smoke.py"), placements=(placement,), activations=(activation,))
     expected = list(ORDER[placement]) * len(config.model.hidden) + ["layer"]
-    assert traced_order(config, Arm(placement, activation)) == expected
+    assert traced_order(config.setup(Arm(placement, activation))) == expected
 
 
 def test_a_network_equals_its_formula_in_numpy():
@@ -81,7 +110,7 @@ def test_a_network_equals_its_formula_in_numpy():
         return (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3) * p["scale"] + p["bias"]
 
     for placement in ("none", "before", "after"):
-        model = build(config, Arm(placement, "tanh"), 3, train=True)
+        model = build(replace(config, placement=placement, activation="tanh"), 3, train=True)
         variables = model.init(jax.random.key(0), jnp.zeros((2, 6)))
         variables = jax.tree.map(lambda a: a + rng.normal(0, 0.5, a.shape).astype(np.float32), variables)
         logits, _ = model.apply(variables, x.astype(np.float32), mutable=["batch_stats"])
@@ -105,8 +134,9 @@ def test_activations_are_the_functions_of_their_names(name):
         "relu": np.maximum(x, 0),
         "leaky_relu": np.where(x > 0, x, 0.01 * x),
         "elu": np.where(x > 0, x, np.expm1(x)),
-        "gelu": x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        "gelu": x / 2 * (1 + scipy.special.erf(x / np.sqrt(2))),
         "silu": x * sigmoid,
+        "softplus": np.log1p(np.exp(x)),
         "tanh": np.tanh(x),
         "sigmoid": sigmoid,
         "identity": x,
@@ -118,7 +148,8 @@ def test_initial_layer_weights_are_the_same_in_every_arm_and_differ_between_seed
     config = load(CONFIGS[0].parent / "digits_placement.py")
 
     def weights(arm, seed):
-        params = build(config.model, arm, 10, train=True).init(jax.random.key(seed), jnp.zeros((2, 64)))["params"]
+        model = build(config.setup(arm).model, 10, train=True)
+        params = model.init(jax.random.key(seed), jnp.zeros((2, 64)))["params"]
         return [np.asarray(params[f"block_{i}"]["layer"]["kernel"]) for i in range(3)] + [
             np.asarray(params["head"]["kernel"])
         ]
@@ -128,3 +159,91 @@ def test_initial_layer_weights_are_the_same_in_every_arm_and_differ_between_seed
         for a, b in zip(first, other, strict=True):
             np.testing.assert_array_equal(a, b)
     assert all((a != b).all() for a, b in zip(first, weights(config.arms[0], 6), strict=True))
+
+
+NORMS = ("batch_norm", "batch_renorm", "frozen_batch_norm", "layer_norm", "group_norm", "none")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_config_builds_every_norm_with_its_options_and_an_unknown_one_is_refused(norm):
+    options = {} if norm == "none" else {"norm_bias": False, "epsilon": 0.5}
+    config = ModelConfig(norm=norm, hidden=(8, 8), groups=2, **options)
+    x = np.random.default_rng(0).normal(1, 2, (16, 5)).astype(np.float32)
+    model = build(config, 3, train=True)
+    variables = model.init(jax.random.key(0), x)
+    names = set(variables["params"]["block_0"]) - {"layer"}
+    assert names == (set() if norm == "none" else {"norm"})
+    if norm == "none":
+        return
+    assert set(variables["params"]["block_0"]["norm"]) == {"scale"}
+    _, seen = model.apply(variables, x, mutable=["batch_stats", "intermediates"])
+    z = np.asarray(seen["intermediates"]["block_0"]["activation_input"][0])
+    h = x @ np.asarray(variables["params"]["block_0"]["layer"]["kernel"])
+    h = h.reshape(16, 2, 4) if norm == "group_norm" else h
+    axis = {"layer_norm": 1, "group_norm": 2}.get(norm, 0)
+    mean, var = h.mean(axis, keepdims=True), h.var(axis, keepdims=True)
+    if norm == "frozen_batch_norm":
+        mean, var = 0, 1
+    np.testing.assert_allclose(z, ((h - mean) / np.sqrt(var + 0.5)).reshape(16, 8), rtol=1e-4, atol=1e-5)
+
+
+def test_published_options_of_a_network_hold_until_the_config_says_otherwise():
+    def norm(**options):
+        model = build(ModelConfig(network="airbench94", activation="gelu", **options), 10, train=True)
+        return model.norm(name="norm")
+
+    assert (norm().epsilon, norm().use_scale, norm().momentum) == (1e-12, False, 0.6)
+    changed = norm(epsilon=1e-3, norm_scale=True, momentum=0.5)
+    assert (changed.epsilon, changed.use_scale, changed.momentum) == (1e-3, True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("init", "std"), [("normal", 0.02), ("he", (2 / 400) ** 0.5), ("glorot", (2 / 900) ** 0.5), ("lecun", 1 / 20)]
+)
+def test_initial_kernels_have_the_standard_deviation_of_their_name(init, std):
+    model = build(ModelConfig(hidden=(500,), init=init, init_std=0.02), 10, train=True)
+    params = model.init(jax.random.key(0), jnp.zeros((2, 400)))["params"]
+    assert np.std(params["block_0"]["layer"]["kernel"]) == pytest.approx(std, rel=0.02)
+
+
+class Own(nn.Module):
+    """A network that a user might write."""
+
+    classes: int
+    activation: Callable
+    norm: Callable
+    placement: str
+    final_norm: bool = False
+    dtype: Any = None
+    width: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(2):
+            x = Block(partial(nn.Dense, round(8 * self.width)), self.norm, self.activation, self.placement,
+                      name=f"block_{i}")(x)  # fmt: skip
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def test_a_network_of_ones_own_takes_one_function_and_one_config():
+    config = ModelConfig(network=f"{__name__}:Own", activation="tanh", placement="after", width=2.0)
+    model = build(config, 3, train=True)
+    assert isinstance(model, Own) and model.width == 2.0
+    params = model.init(jax.random.key(0), jnp.zeros((2, 5)))["params"]
+    assert params["block_1"]["norm"]["scale"].shape == (16,)
+    with pytest.raises(
+        ConfigError, match=r"network is 'no_such:net', but No module named 'no_such'; write module:func"
+    ):
+        build(ModelConfig(network="no_such:net"), 3, train=True)
+    with pytest.raises(ConfigError, match=r"model\.network is 'resnt'; write one of mlp, .*did you mean 'resnet'\?"):
+        ModelConfig(network="resnt")
+
+
+def test_a_measuring_network_takes_the_statistics_of_its_one_batch():
+    x = np.random.default_rng(0).normal(3, 2, (16, 5)).astype(np.float32)
+    config = ModelConfig(norm="batch_renorm", virtual_batch_size=4, hidden=(6,))
+    model = build(measuring(config), 3, train=True)
+    variables = model.init(jax.random.key(0), x)
+    _, seen = model.apply(variables, x, mutable=["batch_stats"])
+    h = x @ np.asarray(variables["params"]["block_0"]["layer"]["kernel"])
+    np.testing.assert_allclose(seen["batch_stats"]["block_0"]["norm"]["var"], h.var(0), rtol=1e-5)

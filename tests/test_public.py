@@ -70,7 +70,11 @@ def test_the_flax_shell_does_not_need_the_laboratory():
     assert not imported_by("jbn.linen, jbn.placement") & {"experiments", "tyro", "pydantic"}
 
 
-def test_the_laboratory_knows_the_same_placements():
+def test_the_config_which_imports_no_jax_knows_the_same_names_as_the_library():
     """Imported here, so that the tests of the core run where the laboratory is not installed."""
     config, placement = pytest.importorskip("experiments.config"), pytest.importorskip("jbn.placement")
+    networks, models = pytest.importorskip("experiments.networks"), pytest.importorskip("experiments.models")
     assert get_args(config.Placement) == get_args(placement.Placement)
+    assert get_args(config.Unit) == tuple(networks.UNITS)
+    assert get_args(config.Activation) == tuple(models.ACTIVATIONS)
+    assert tuple(networks.NETWORKS) == config.model.NETWORK_NAMES

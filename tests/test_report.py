@@ -1,4 +1,4 @@
-"""experiments.report and experiments.figures: the report says what the run folder holds, and needs nothing else."""
+"""experiments.report: the report says what the run folder holds, and needs nothing else."""
 
 import csv
 import io
@@ -9,22 +9,18 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import synthetic
-from matplotlib.colors import to_hex
 from rich.console import Console
+from synthetic import SMALL
 
 import experiments
-from experiments import figures, plotting, record, report, stats
-from experiments.config import Config, ConfigError, SweepConfig
+from experiments import record, report
+from experiments.config import ConfigError, ModelConfig, SweepConfig, vary
 
-SMALL = replace(
-    synthetic.config(layers=2),
-    question="Is <b>before</b> better | or after?",
-    placements=("none", "after"),
-    activations=("relu",),
-    analysis=replace(synthetic.CONFIG.analysis, contrasts=(("after", "none"),), resamples=199),
+FIGURES = (
+    *("accuracy", "learning_curves", "learning_rate", "statistics_at_test", "percentiles_relu", "saturation_relu"),
+    *("running_statistics", "gradient_norms", "predictiveness", "eigenvalues", "mean_logit", "inputs"),
 )
 WITHOUT_JAX = """
 import sys
@@ -83,13 +79,14 @@ def printed(folder: Path, **options) -> str:
 
 
 def test_the_report_needs_the_run_folder_and_no_jax(drawn):
-    names = {Path(line).relative_to(drawn).as_posix() for line in (drawn / "stdout.txt").read_text().splitlines()[:3]}
-    assert names == {"report.html", "report.md", "summary.csv"}
-    assert {path.name for path in (drawn / "figures").iterdir()} == {
-        f"{name}.{ending}"
-        for name in ("accuracy", "learning_curves", "learning_rate", "percentiles_relu", "running_statistics", "inputs")
-        for ending in ("svg", "png")
+    lines = (drawn / "stdout.txt").read_text().splitlines()
+    written = {Path(line).relative_to(drawn).as_posix() for line in lines if line.startswith(str(drawn))}
+    tables = {f"tables/{name}.{end}" for name in ("arms", "comparisons", "published") for end in ("csv", "md", "tex")}
+    assert written == {"report.html", "report.md", "summary.csv"} | tables | {
+        f"figures/{name}.{ending}" for name in FIGURES for ending in ("svg", "png", "pdf")
     }
+    assert lines[0] == str(drawn / "report.html")
+    assert all((drawn / name).stat().st_size > 100 for name in written)
 
 
 def test_a_redrawn_report_is_identical_byte_for_byte(drawn):
@@ -103,14 +100,20 @@ def test_the_page_opens_offline(drawn):
     assert page.targets and all(target.startswith(("data:image/svg+xml;base64,", "#")) for target in page.targets)
     assert page.tags.isdisjoint({"link", "script", "iframe", "object", "base", "b"})  # b: the question is escaped
     assert not re.search(r"https?:|url\(|@import", (drawn / "report.html").read_text())
-    assert len(page.images) == 6 and all(len(image["alt"] or "") > 40 for image in page.images)
+    assert len(page.images) == len(FIGURES) and all(len(image["alt"] or "") > 40 for image in page.images)
 
 
 def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
     result = record.read(drawn).result
     assert result
     page, markdown = References((drawn / "report.html").read_text()).text, (drawn / "report.md").read_text()
-    for words in (SMALL.question, *(row["sentence"] for row in result["comparisons"]), result["warnings"][-1]):
+    note = "relu: the arms differ in their number of parameters: none 27,610; after 28,010"
+    for words in (
+        SMALL.question,
+        note,
+        result["warnings"][-1],
+        *(row["sentence"] for row in result["comparisons"] + result["published"]),
+    ):
         assert words in page
         assert words in markdown.replace("**", "").replace("`", "")
     commit = synthetic.environment()["commit"]
@@ -126,7 +129,7 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_header(drawn):
     for row in rows:
         blocks[-1].append(row.count("|")) if row.startswith("|") else blocks.append([])
     tables = [block for block in blocks if block]
-    assert [len(set(table)) for table in tables] == [1] * 6
+    assert [len(set(table)) for table in tables] == [1] * 8  # what differs, orders, arms, comparisons, published, ...
     assert min(len(table) for table in tables) > 2
     assert {f"figures/{p.name}" for p in (drawn / "figures").glob("*.png")} == set(
         re.findall(r"\]\((\S+)\)", "\n".join(rows))
@@ -139,14 +142,17 @@ def test_the_table_of_arms_equals_the_result(drawn):
     rows = list(csv.DictReader(io.StringIO((drawn / "summary.csv").read_text())))
     assert len(rows) == len(result["arms"]) == 2
     for row, arm in zip(rows, result["arms"], strict=True):
-        assert (row["placement"], row["activation"], row["edge"]) == (
-            arm["placement"],
-            arm["activation"],
+        assert (row["treatment"], row["context"], row["edge"]) == (
+            arm["treatment"],
+            arm["context"],
             arm["edge"] or "",
         )
         for key in ("learning_rate", "n", "mean", "sd", "test_loss", "diverged"):
             assert float(row[key]) == arm[key], key
         assert [float(row["ci_low"]), float(row["ci_high"])] == arm["ci"]
+        batch = arm["test_accuracy_batch"]
+        assert row["test_accuracy_batch_mean"] == ("" if batch is None else repr(batch["mean"]))
+    assert (drawn / "summary.csv").read_bytes() == (drawn / "tables" / "arms.csv").read_bytes()
 
 
 def test_an_unfinished_run_is_refused_in_one_line_that_says_how_to_go_on(tmp_path):
@@ -157,6 +163,10 @@ def test_an_unfinished_run_is_refused_in_one_line_that_says_how_to_go_on(tmp_pat
     with pytest.raises(ConfigError, match=expected):
         report.print_answer(Console(file=io.StringIO()), record.read(folder))
     assert not (folder / "report.html").exists()
+    decays = replace(SMALL, sweep=replace(SMALL.sweep, weight_decays=(0.0, 1e-4, 5e-4), decay_scale_bias=(False, True)))
+    more = synthetic.run_folder(tmp_path / "more", decays, made=[], finished=False)
+    with pytest.raises(ConfigError, match=r"is not finished: 0 of 132 trainings are there"):  # 2 · (5·3·2·2 + 6)
+        report.write(more)
 
 
 def test_the_printed_answer_fits_80_columns_and_is_greppable_in_a_pipe(tmp_path):
@@ -182,83 +192,59 @@ def test_the_printed_answer_survives_a_terminal_without_unicode(tmp_path):
     assert "O?" in text and "after - none = +" in text and "±" not in text
 
 
-# Figures.
-
-EVERY = ("none", "before", "after", "both", "pre_linear")
-
-
-def drawings(config: Config, made: list[dict]) -> dict[str, plotting.Drawing]:
-    found = figures.draw(config, stats.summarize(config, made), made, synthetic.data())
-    for drawing in found:
-        drawing.figure.draw_without_rendering()  # layout and tick labels are computed only now
-    return {drawing.name: drawing for drawing in found}
-
-
-def test_a_placement_has_one_colour_and_marker_in_all_figures():
-    config = synthetic.config(placements=EVERY, activations=("tanh",), layers=6)
-    seen: dict[str, set] = {}
-    for drawing in drawings(config, synthetic.records(config)).values():
-        for handle in drawing.figure.legends[0].legend_handles:
-            if handle.get_label() in EVERY:
-                seen.setdefault(handle.get_label(), set()).add((to_hex(handle.get_color()), handle.get_marker()))
-    assert seen.keys() == set(EVERY)
-    assert all(len(looks) == 1 for looks in seen.values())
-    assert len(set.union(*seen.values())) == len(EVERY)
-
-
-def test_accuracy_figure_shows_every_seed_and_the_mean():
-    made = synthetic.records(SMALL)
-    result = stats.summarize(SMALL, made)
-    axes = figures.accuracy(SMALL, result).figure.axes[0]
-    lines = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines]
-    for arm in result["arms"]:
-        assert arm["test_accuracy"] in lines
-        assert [arm["mean"]] in lines
-
-
-def test_percentiles_are_the_mean_of_the_seeds_that_are_finite_and_the_title_of_a_panel_counts_the_others():
-    made = synthetic.records(SMALL, probe_seeds=3)
-    probes = [r["probes"] for r in made if r["placement"] == "none" and r.get("probes")]
-    for time in range(4, len(probes[1]["steps"])):
-        probes[1]["percentiles"][time] = [[None] * 3] * 2
-    axes = drawings(SMALL, made)["percentiles_relu"].figure.axes[0]
-    whole, late = np.mean([plotting.array(p["percentiles"])[:4, 0] for p in probes], axis=0), slice(4, None)
-    rest = np.mean([plotting.array(p["percentiles"])[late, 0] for p in (probes[0], probes[2])], axis=0)
-    shown = np.array([line.get_ydata() for line in axes.lines], np.float64)
-    np.testing.assert_allclose(shown, np.concatenate([whole, rest]).T)
-    assert axes.get_title(loc="left") == "none (1 of 3 not finite)"
+def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(tmp_path):
+    treatments = (
+        vary("before + final norm", {"model.placement": "before", "model.final_norm": True}),
+        vary("before again", {"model.placement": "before"}, first_seed=100),
+    )
+    sweep = SweepConfig(
+        learning_rate_points=3,
+        tuning_seeds=1,
+        evaluation_seeds=3,
+        weight_decays=(0.0, 1e-4),
+        decay_scale_bias=(False, True),
+    )
+    contrasts = (("before again", "before"), ("before + final norm", "before"))
+    config = replace(
+        SMALL,
+        placements=("before",),
+        treatments=treatments,
+        activations=("sigmoid",),
+        contexts=(vary("width 2, no bias", {"model.width": 2.0, "model.use_bias": False}), vary("narrow", {})),
+        sweep=sweep,
+        analysis=replace(SMALL.analysis, contrasts=contrasts, published=()),
+    )
+    folder = synthetic.run_folder(tmp_path / "run", config)
+    terminal = printed(folder, force_terminal=True)
+    assert max(map(len, terminal.splitlines())) <= 80
+    table = terminal[: terminal.index("before + final norm - before")]
+    words = {word for line in table.splitlines() for word in line.split()}
+    assert {"before", "+", "final", "norm", "again", "narrow", "bias"} <= words
+    assert re.search(r"^ narrow +before \+ final norm +\d", printed(folder), re.MULTILINE)  # in a pipe, a row is a line
+    # The A/A test comes last, and says so.
+    text = " ".join(terminal.split())
+    assert text.index("before + final norm - before") < text.index("A/A test: before again - before")
+    assert "the same arm twice, with disjoint seeds: difference" in text
 
 
-@pytest.mark.parametrize(
-    ("changes", "names"),
-    [
-        ({"placements": ("none",), "activations": ("identity",), "layers": 1}, ["percentiles_identity", "inputs"]),
-        ({"placements": ("pre_linear", "both"), "activations": ("relu", "gelu"), "probe_seeds": 0}, ["inputs"]),
-    ],
-)
-def test_figures_without_data_are_left_out(changes, names):
-    probe_seeds = changes.pop("probe_seeds", 1)
-    config = synthetic.config(**changes)
-    found = drawings(config, synthetic.records(config, probe_seeds=probe_seeds))
-    assert [*found] == ["accuracy", "learning_curves", "learning_rate", *names]
+def test_flags_of_several_values_are_code_as_a_whole():
+    text = "add to the list: --sweep.weight-decays 0.0 0.0001"
+    assert report.FLAG.sub(r"`\1`", text) == "add to the list: `--sweep.weight-decays 0.0 0.0001`"
+    two = "extend: --sweep.lowest-learning-rate 0.1 --sweep.learning-rate-points 7"
+    assert report.FLAG.findall(two) == ["--sweep.lowest-learning-rate 0.1", "--sweep.learning-rate-points 7"]
 
 
-def test_a_run_in_which_everything_diverged_is_drawn_and_says_so():
-    sweep = SweepConfig(learning_rate_points=2, tuning_seeds=1, evaluation_seeds=2)
-    config = replace(SMALL, sweep=sweep)
-    made = synthetic.records(config)
-    for r in made:
-        nothing = [None] * len(r["steps"])
-        r |= {"diverged": True, "train_loss": nothing, "val_loss": nothing, "val_accuracy": [0.1] * len(r["steps"])}
-        r["learning_rate"] = r["learning_rate"] if r["phase"] == "tune" else sweep.learning_rates[0]
-        if r["phase"] == "evaluate":
-            r |= {"test_loss": None, "test_accuracy": 0.1}
-            times = len(r["probes"]["steps"])
-            layers = [[None] * 2] * times if r["probes"]["scale"] else None
-            r["probes"] |= {"percentiles": [[[None] * 3] * 2] * times}
-            r["probes"] |= {"mean_gap": layers, "var_ratio": layers, "scale": layers}
-    found = drawings(config, made)
-    assert "of 2 not finite" in found["percentiles_relu"].figure.axes[0].get_title(loc="left")
-    assert found["running_statistics"].title == "After the last step not all running statistics are finite"
-    assert "not\N{NO-BREAK SPACE}finite" in found["percentiles_relu"].title
-    assert not any("nan" in drawing.title for drawing in found.values())
+def test_the_name_of_a_unit_is_broken_at_an_underscore_for_a_terminal_only(tmp_path):
+    config = replace(
+        SMALL,
+        placements=(),
+        units=("original", "no_relu_bn_before_addition"),
+        model=ModelConfig(network="resnet", depth=8),
+        sweep=replace(SMALL.sweep, learning_rate_points=2, tuning_seeds=1, weight_decays=(1e-5, 1e-4)),
+        analysis=replace(SMALL.analysis, contrasts=(("no_relu_bn_before_addition", "original"),), published=()),
+    )
+    folder = synthetic.run_folder(tmp_path / "run", config)
+    terminal, pipe = printed(folder, force_terminal=True), printed(folder)
+    assert max(map(len, terminal.splitlines())) <= 80
+    assert re.search(r"^ +relu +no_relu_bn_ .*\n +before_addition ", terminal, re.MULTILINE)
+    assert re.search(r"^ relu +no_relu_bn_before_addition ", pipe, re.MULTILINE)

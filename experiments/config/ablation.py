@@ -1,0 +1,274 @@
+"""A config is a value: frozen, typed, cross-checked when built, and all that a run needs to be repeated.
+
+An ablation compares *treatments* (where the norm sits, or any other setting) within *contexts* (activations, or any
+other setting); an arm is one of each. What an arm changes is written as settings of the common config, so that arms
+differ in nothing else, and the report can list every difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+from experiments.config.data import AugmentationConfig, DataConfig
+from experiments.config.errors import STRICT, ConfigError, explain, near, require
+from experiments.config.model import RESIDUAL, Activation, ModelConfig, Placement, Unit
+from experiments.config.sweep import AnalysisConfig, Published, SweepConfig
+from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
+
+Value = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
+DEFAULT_CONTRASTS = (("after", "before"), ("before", "none"), ("after", "none"))
+
+
+class Arm(NamedTuple):
+    """One cell of the ablation: a treatment in a context, by name."""
+
+    treatment: str
+    context: str
+
+    def __str__(self) -> str:
+        return f"{self.treatment}/{self.context}"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Setting:
+    """A treatment or a context: its name, and what it changes in the common config. Made by `vary`."""
+
+    name: str
+    values: tuple[tuple[str, Value], ...]
+    first_seed: int | None = None
+    """Other seeds for this treatment alone: twice the same treatment with disjoint seeds is an A/A test."""
+
+
+def vary(name: str, values: Mapping[str, Any], first_seed: int | None = None) -> Setting:
+    """A treatment or context that sets these fields of the config.
+
+    Example:
+      >>> from experiments.config import vary
+      >>> vary("before + final norm", {"model.placement": "before", "model.final_norm": True}).name
+      'before + final norm'
+    """
+    return Setting(name, tuple(values.items()), first_seed)
+
+
+class Setup(NamedTuple):
+    """All that one training depends on, but for learning rate, decay and seed; the arm's settings are in it."""
+
+    data: DataConfig
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    probes: ProbesConfig
+
+    def steps_per_epoch(self, train_size: int) -> int:
+        batch = self.training.batch_size
+        require(
+            batch <= train_size,
+            f"training.batch_size is {batch}, but {self.data.name} has only {train_size} training examples; "
+            f"write at most {train_size}",
+        )
+        return train_size // batch
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """An ablation: every treatment in every context, tuned alike, compared on fresh seeds."""
+
+    name: str
+    """Name of the run folder."""
+    question: str = ""
+    """What the run is to answer, in one sentence; printed above the answer."""
+    placements: tuple[Placement, ...] = ("none", "before", "after")
+    """Treatments: where the norm sits. None, before or after the activation, both, or pre_linear (on the layer's
+    input); () where the treatments are others."""
+    units: tuple[Unit, ...] = ()
+    """Treatments of residual networks: the order within a unit."""
+    treatments: tuple[Setting, ...] = ()
+    """Further treatments, such as vary("final norm", {"model.placement": "before", "model.final_norm": True})."""
+    activations: tuple[Activation, ...] = ("relu", "tanh", "sigmoid")
+    """Contexts: every treatment is trained with each activation."""
+    contexts: tuple[Setting, ...] = ()
+    """Further contexts, crossed with the activations, such as vary("width 2", {"model.width": 2.0})."""
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    probes: ProbesConfig = ProbesConfig()
+    sweep: SweepConfig = SweepConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics are written beside metrics.jsonl: event files of TensorBoard, offline runs of Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        plain = self.name and all(c.isalnum() or c in "._-" for c in self.name) and not self.name.startswith(".")
+        require(bool(plain), f"name is {self.name!r}; write letters, digits, '_', '-' and '.' only: it names a folder")
+        require(len(self.activations) > 0, "activations is empty; write at least one")
+        require(
+            len(self.all_treatments) > 0, "placements, units and treatments are all empty; write at least one treatment"
+        )
+        for field in ("placements", "units", "activations"):
+            values = getattr(self, field)
+            require(len(set(values)) == len(values), f"{field} is {values}: one appears twice; write each once")
+        for kind, settings in (("treatments", self.all_treatments), ("contexts", self.all_contexts)):
+            names = [setting.name for setting in settings]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            require(not twice, f"{kind} has the name {twice[0] if twice else ''!r} twice; write each name once")
+        for context in self.contexts:
+            require(
+                context.first_seed is None,
+                f"context {context.name!r} has first_seed {context.first_seed}, but seeds belong to treatments, which "
+                "are compared; write it there",
+            )
+        self._refuse_what_has_no_effect()
+        for arm in self.arms:
+            self.setup(arm)
+        for pair in self.analysis.contrasts:
+            for name in pair:
+                known = [setting.name for setting in self.all_treatments]
+                require(
+                    name in known or name in Placement.__args__,  # type: ignore[attr-defined]
+                    f"analysis.contrasts names {name!r}, which is no treatment; write one of {', '.join(known)}"
+                    + near(name, known),
+                )
+        for row in self.analysis.published:
+            for name, known in (
+                (row.a, [s.name for s in self.all_treatments]),
+                (row.b, [s.name for s in self.all_treatments]),
+                (row.context, [s.name for s in self.all_contexts]),
+            ):
+                require(
+                    name in known,
+                    f"analysis.published names {name!r}; write one of {', '.join(known)}{near(name, known)}",
+                )
+
+    @property
+    def all_treatments(self) -> tuple[Setting, ...]:
+        placements = tuple(vary(p, {"model.placement": p}) for p in self.placements)
+        units = tuple(vary(u, {"model.unit": u}) for u in self.units)
+        return placements + units + self.treatments
+
+    @property
+    def all_contexts(self) -> tuple[Setting, ...]:
+        """Activations, crossed with the other contexts; the name says only what there is more than one of."""
+        activations = tuple(vary(a, {"model.activation": a}) for a in self.activations)
+        if not self.contexts:
+            return activations
+        alone = len(activations) == 1
+        return tuple(
+            Setting(context.name if alone else f"{a.name}, {context.name}", a.values + context.values)
+            for a in activations
+            for context in self.contexts
+        )
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(Arm(t.name, c.name) for c in self.all_contexts for t in self.all_treatments)
+
+    @property
+    def contrasts(self) -> tuple[tuple[str, str], ...]:
+        """The contrasts whose two treatments this run trains."""
+        names = {setting.name for setting in self.all_treatments}
+        return tuple(pair for pair in self.analysis.contrasts or DEFAULT_CONTRASTS if set(pair) <= names)
+
+    def settings(self, arm: Arm) -> tuple[Setting, Setting]:
+        """The arm's treatment and its context."""
+        treatment = next(setting for setting in self.all_treatments if setting.name == arm.treatment)
+        return treatment, next(setting for setting in self.all_contexts if setting.name == arm.context)
+
+    def setup(self, arm: Arm) -> Setup:
+        """The common config with what the arm sets.
+
+        Raises:
+          ConfigError: a setting of a field that is not there, out of range, or set by treatment and context both.
+        """
+        treatment, context = self.settings(arm)
+        twice = {path for path, _ in treatment.values} & {path for path, _ in context.values}
+        require(
+            not twice,
+            f"treatment {treatment.name!r} and context {context.name!r} both set {', '.join(sorted(twice))}; write it "
+            "in one of the two",
+        )
+        paths = {path for path, _ in treatment.values + context.values}
+        network = dict(treatment.values + context.values).get("model.network", self.model.network)
+        require(
+            network not in RESIDUAL or "model.placement" not in paths,
+            f"arm {arm} sets a placement, but {network} has residual units instead; write placements=() and "
+            "units=('original', ...)",
+        )
+        changes: dict[str, dict[str, Any]] = {name: {} for name in Setup._fields}
+        for setting in (treatment, context):
+            for path, value in setting.values:
+                group, _, field = path.partition(".")
+                known = [f"{g}.{f.name}" for g in Setup._fields if g != "data" for f in fields(getattr(self, g))]
+                require(
+                    path in known,
+                    f"setting {setting.name!r} sets {path!r}, which an arm cannot; write a field of "
+                    f"{', '.join(g for g in Setup._fields if g != 'data')}{near(path, known)}",
+                )
+                changes[group][field] = value
+        try:
+            setup = Setup(*(replace(getattr(self, group), **changes[group]) for group in Setup._fields))
+        except ValidationError as error:
+            raise ConfigError(f"arm {arm}: {explain(error, KINDS)}") from None
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm}: {error}") from None
+        require(
+            setup.model.network != "resnet" or setup.model.unit is not None,
+            f"arm {arm} says no residual unit; write units=('original', ...), or model.unit",
+        )
+        return setup
+
+    def seeds(self, arm: Arm) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tuning seeds and evaluation seeds of an arm; the same for all arms, unless its treatment has its own."""
+        first = self.settings(arm)[0].first_seed
+        return self.sweep.tuning(first), self.sweep.evaluation(first)
+
+    def differences(self) -> dict[str, dict[Arm, Any]]:
+        """Every field in which arms differ, and its value in each arm."""
+        flat = {arm: _flat(self.setup(arm)) for arm in self.arms}
+        first = next(iter(flat.values()))
+        return {
+            path: {arm: values[path] for arm, values in flat.items()}
+            for path in first
+            if len({values[path] for values in flat.values()}) > 1
+        }
+
+    def set_by_arms(self) -> dict[str, str]:
+        """Fields that every arm sets, so that their common value has no effect, and the field to write instead."""
+        names = {"model.placement": "placements", "model.unit": "units", "model.activation": "activations"}
+        found = {}
+        for kind, settings in (("treatments", self.all_treatments), ("contexts", self.all_contexts)):
+            paths = set.intersection(*({path for path, _ in setting.values} for setting in settings))
+            found |= {path: names.get(path, kind) for path in sorted(paths)}
+        return found
+
+    def _refuse_what_has_no_effect(self) -> None:
+        settings = [dict(setting.values) for setting in (*self.all_treatments, *self.all_contexts)]
+        for path, instead in self.set_by_arms().items():
+            group, _, field = path.partition(".")
+            if group not in Setup._fields or not hasattr(getattr(self, group), field):
+                continue  # `setup` explains that
+            value, default = (getattr(g, field) for g in (getattr(self, group), type(getattr(self, group))()))
+            require(
+                value == default or all(s[path] == value for s in settings if path in s),
+                f"{path} is {value!r}, but every arm sets its own; change {instead} instead",
+            )
+
+
+def _flat(setup: Setup) -> dict[str, Any]:
+    return {f"{group}.{k}": v for group, part in setup._asdict().items() for k, v in asdict(part).items()}
+
+
+KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        *(AnalysisConfig, AugmentationConfig, Config, DataConfig, ModelConfig, OptimizerConfig, ProbesConfig),
+        *(Published, Setting, SweepConfig, TrainingConfig),
+    )
+}

@@ -1,0 +1,90 @@
+"""What the networks see: the data set, its parts, and augmentation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from experiments.config.errors import STRICT, near, require
+
+DATA_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    name: str = "digits"
+    """Data set: `digits`, scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which travel with it; `mnist`,
+    `fashion_mnist`, `cifar10`, `cifar100`; or any image-classification set of the Hugging Face hub as owner/name."""
+    image_column: str | None = None
+    """Column of the images, where a set of the hub has several."""
+    label_column: str | None = None
+    """Column of the classes, where a set of the hub has several."""
+    subset: str | None = None
+    """Configuration of a set of the hub, where it has several."""
+    standardize: Literal["feature", "channel", "none"] = "feature"
+    """By the training set's mean and variance of each `feature` (pixel), or of each `channel` over all pixels; or not
+    at all: images then are in [0, 1]."""
+    shrink: int = 1
+    """Images are averaged over squares of that many pixels a side: 2 makes 16 x 16 of 32 x 32."""
+    train_examples: int | None = None
+    """Train on that many examples only, drawn with `split_seed`; None takes all."""
+    validation_fraction: float = 0.15
+    """Share of the examples kept for choosing learning rates: of all for digits, else of the training part."""
+    test_fraction: float = 0.25
+    """Share of the examples kept for the final answer, read once; sets with a test part of their own do not use it."""
+    split_seed: int = 0
+    """Seed of the stratified split; the same for every arm and every training seed."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.name in DATA_SETS or self.name.count("/") == 1,
+            f"data.name is {self.name!r}; write one of {', '.join(DATA_SETS)}, or owner/name of a set on the hub"
+            + near(self.name, DATA_SETS),
+        )
+        for field in ("image_column", "label_column", "subset"):
+            require(
+                self.name != "digits" or getattr(self, field) is None,
+                f"data.{field} is {getattr(self, field)!r}, but digits has none; leave it out, or write another name",
+            )
+        require(self.shrink >= 1, f"data.shrink is {self.shrink}; write 1 (as they are) or more")
+        require(
+            self.name != "digits" or self.shrink == 1, f"data.shrink is {self.shrink}, but digits is no set of images"
+        )
+        require(
+            self.train_examples is None or self.train_examples >= 2,
+            f"data.train_examples is {self.train_examples}; write at least 2, or leave it out",
+        )
+        require(self.split_seed >= 0, f"data.split_seed is {self.split_seed}; write a whole number from 0 up")
+        for field in ("validation_fraction", "test_fraction"):
+            value = getattr(self, field)
+            require(0 < value < 1, f"data.{field} is {value}; write a share between 0 and 1, such as 0.2")
+        held_out = self.validation_fraction + self.test_fraction
+        require(
+            held_out < 1,
+            f"data.validation_fraction + data.test_fraction is {held_out:g}, which leaves nothing to train on; "
+            "write shares that add up to less than 1",
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class AugmentationConfig:
+    """Random changes of the training images, drawn anew each step from the seed alone: alike in all arms."""
+
+    flip: bool = False
+    """Mirror left and right with probability 1/2."""
+    pad_crop: int = 0
+    """Pixels of zeros around the image before a random crop of its old size; 4 is usual for CIFAR."""
+    translate: int = 0
+    """Furthest random shift in pixels along both axes."""
+    cutout: int = 0
+    """Side in pixels of a random square that is set to 0."""
+
+    def __post_init__(self) -> None:
+        for field in ("pad_crop", "translate", "cutout"):
+            value = getattr(self, field)
+            require(value >= 0, f"augmentation.{field} is {value}; write 0 (off) or more pixels")
+
+    @property
+    def on(self) -> bool:
+        return self.flip or self.pad_crop > 0 or self.translate > 0 or self.cutout > 0

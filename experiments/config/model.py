@@ -1,0 +1,136 @@
+"""Which network, with which norm, where."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from experiments.config.errors import STRICT, near, require
+
+# These repeat names of jbn.placement and experiments.networks, which import jax; a test holds them equal.
+Placement = Literal["none", "before", "after", "both", "pre_linear"]
+Unit = Literal[
+    "original",
+    "bn_after_addition",
+    "relu_before_addition",
+    "relu_only_preactivation",
+    "full_preactivation",
+    "no_relu_bn_before_addition",
+    "no_relu_bn_after_addition",
+]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "identity"]
+NETWORK_NAMES = ("mlp", "strided_cnn", "cnn9", "vgg16", "simple8", "resnet", "wrn", "airbench94")
+NormName = Literal["batch_norm", "batch_renorm", "frozen_batch_norm", "layer_norm", "group_norm", "none"]
+
+RESIDUAL = ("resnet", "wrn")
+POOLED = ("vgg16", "simple8", "airbench94")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """None is everywhere "as published with the network", see `experiments.networks`."""
+
+    network: str = "mlp"
+    """`mlp`, `strided_cnn`, `cnn9`, `vgg16`, `simple8`, `resnet`, `wrn`, `airbench94`; or yours, as module:function."""
+    placement: Placement = "before"
+    """Where the norm sits, for all arms that do not say it themselves; residual networks have `unit` instead."""
+    unit: Unit | None = None
+    """Order within a residual unit, for `resnet` and `wrn`."""
+    activation: Activation = "relu"
+    """Activation function, for all arms that do not say it themselves."""
+    norm: NormName = "batch_norm"
+    """What normalizes: `batch_norm`, `batch_renorm`, `frozen_batch_norm`, Flax's `layer_norm`, `group_norm`; `none`."""
+    hidden: tuple[int, ...] = (100, 100, 100)
+    """Units of each hidden layer of the multilayer perceptron."""
+    depth: int | None = None
+    """Layers of `resnet` (6n + 2) or `wrn` (6n + 4)."""
+    width: float | None = None
+    """Multiplies the features of every hidden layer."""
+    final_norm: bool = False
+    """One more norm in front of the classifier: what `after` has for nothing."""
+    use_bias: bool | None = None
+    """Whether hidden layers add a bias."""
+    padding: Literal["zero", "reflect", "valid"] = "zero"
+    """Of convolutions. Zero is the channel mean after a norm, but the minimum after a ReLU."""
+    pooling: Literal["after_block", "before_norm"] | None = None
+    """Whether a block is pooled after its last step, or between layer and norm."""
+    momentum: float | None = None
+    """Weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here); in [0, 1)."""
+    epsilon: float | None = None
+    """Added to the variance before the square root."""
+    norm_scale: bool | None = None
+    """Whether the norms have a scale."""
+    norm_bias: bool | None = None
+    """Whether the norms have a bias."""
+    norm_trainable: bool | None = None
+    """Whether scale and bias of the norms are trained."""
+    scale_init: Literal["ones", "uniform"] = "ones"
+    """Initial scale of the norms: 1, or drawn from [0, 1) as for training them alone (Frankle et al. 2021)."""
+    virtual_batch_size: int | None = None
+    """Examples in a virtual batch with statistics of its own (ghost batch norm)."""
+    r_max: float = 3.0
+    """Limit of batch renormalization's r, once its ramp is over."""
+    d_max: float = 5.0
+    """Limit of batch renormalization's d, once its ramp is over."""
+    renorm_ramp: tuple[int, int] = (0, 0)
+    """Steps from which and until which these limits open; batch norm before."""
+    groups: int = 8
+    """Groups of channels of `group_norm`."""
+    init: Literal["published", "normal", "he", "glorot", "lecun", "orthogonal"] = "published"
+    """Initial kernels of hidden layers and classifier; `published` is the network's own."""
+    init_std: float = 0.01
+    """Standard deviation of init `normal`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and products; parameters, statistics and logits are float32."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.network in NETWORK_NAMES or self.own,
+            f"model.network is {self.network!r}; write one of {', '.join(NETWORK_NAMES)}, or module:function of yours"
+            + near(self.network, NETWORK_NAMES),
+        )
+        require(
+            len(self.hidden) > 0 and all(width > 0 for width in self.hidden),
+            f"model.hidden is {self.hidden}; write at least one positive width, such as (100, 100, 100)",
+        )
+        require(
+            self.momentum is None or 0 <= self.momentum < 1,
+            f"model.momentum is {self.momentum}; write a value in [0, 1), such as 0.9",
+        )
+        require(
+            self.epsilon is None or self.epsilon > 0,
+            f"model.epsilon is {self.epsilon}; write a positive value, such as 1e-5",
+        )
+        require(self.width is None or self.width > 0, f"model.width is {self.width}; write a positive factor")
+        require(self.init_std > 0, f"model.init_std is {self.init_std}; write a positive value, such as 0.01")
+        require(self.r_max >= 1, f"model.r_max is {self.r_max}; write 1 (batch norm) or more")
+        require(self.d_max >= 0, f"model.d_max is {self.d_max}; write 0 (batch norm) or more")
+        require(
+            0 <= self.renorm_ramp[0] <= self.renorm_ramp[1],
+            f"model.renorm_ramp is {self.renorm_ramp}; write (first step, last step), such as (500, 2500)",
+        )
+        self._belongs("unit", self.unit is not None, RESIDUAL)
+        self._belongs("depth", self.depth is not None, RESIDUAL)
+        self._belongs("hidden", self.hidden != (100, 100, 100), ("mlp",))
+        self._belongs("pooling", self.pooling is not None, POOLED)
+        require(
+            self.padding == "zero" or self.network != "mlp",
+            f"model.padding is {self.padding!r}, but an mlp has no convolutions; leave it out",
+        )
+        require(
+            self.virtual_batch_size is None or self.norm in ("batch_norm", "batch_renorm"),
+            f"model.virtual_batch_size is {self.virtual_batch_size}, but {self.norm} has no batches; leave it out",
+        )
+
+    @property
+    def own(self) -> bool:
+        """Whether the network is a function of the user's."""
+        return self.network.count(":") == 1
+
+    def _belongs(self, field: str, given: bool, networks: tuple[str, ...]) -> None:
+        require(
+            not given or self.own or self.network in networks,
+            f"model.{field} is {getattr(self, field)!r}, but {self.network} has none; leave it out, or write "
+            f"model.network as {' or '.join(networks)}",
+        )

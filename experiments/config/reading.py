@@ -1,0 +1,62 @@
+"""Configs from Python files and from JSON, and back."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from experiments.config.ablation import KINDS, Config
+from experiments.config.errors import ConfigError, explain
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The resolved config as plain JSON values, every field written out."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """The inverse of `to_json`; a wrong or unknown field raises ConfigError."""
+    try:
+        return _ADAPTER.validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error, KINDS)) from None
+
+
+def load(path: str | Path) -> Config:
+    """The CONFIG of a config file, such as configs/digits_placement.py.
+
+    Raises:
+      ConfigError: no such file, no `CONFIG` in it, or a field that is unknown, ill-typed or out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {path.parent / found[0]}?" if found else "; write the path of a config, such as "
+        raise ConfigError(f"no config at {path}{hint if found else hint + 'configs/digits_placement.py'}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file; write the path of a config, such as configs/smoke.py")
+    module = importlib.util.module_from_spec(spec)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, KINDS)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    finally:
+        sys.dont_write_bytecode = writes
+    config = getattr(module, "CONFIG", None)
+    if not isinstance(config, Config):
+        raise ConfigError(f"{path} defines no CONFIG; write CONFIG = Config(name=..., ...)")
+    return config

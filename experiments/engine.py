@@ -1,0 +1,80 @@
+"""How steps and seeds run, decided by a short measurement on this device with this network.
+
+Neither is a matter of taste. On a CPU, XLA runs a convolution's gradient 5 to 28 times slower in a compiled loop, and
+vmap over seeds makes convolutions grouped ones, 2 to 6 times slower than one seed after another; for dense layers both
+gain; on a GPU seeds side by side fill the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.config import Setup
+from experiments.data import Data, batch_order
+from experiments.programs import Engine, Lane, run_steps, start
+
+MEASURED_STEPS = {"mlp": 30}
+REPEATS = 2
+
+
+class Measured(NamedTuple):
+    """An engine, and the milliseconds per step of one lane of each that was tried; None where it did not fit."""
+
+    engine: Engine
+    milliseconds: dict[str, float | None]
+
+
+def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
+    """The fastest way to run these lanes. What the config fixes is not measured.
+
+    Raises:
+      RuntimeError: no way fits into memory.
+    """
+    steps, sides = setup.training.steps, setup.training.lanes
+    candidates = [
+        Engine(s, side)
+        for side in (("sequence", "vmap") if sides == "auto" else (sides,))
+        for s in (("loop", "scan") if steps == "auto" else (steps,))
+    ]
+    if len(candidates) == 1:
+        return Measured(candidates[0], {})
+    found: dict[Engine, float | None] = {engine: _milliseconds(setup, data, lanes, engine) for engine in candidates}
+    fitting = {engine: value for engine, value in found.items() if value is not None}
+    if not fitting:
+        raise RuntimeError("no way to run this network fits into memory; write a smaller training.batch_size")
+    best = min(fitting, key=lambda engine: fitting[engine])
+    return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
+
+
+def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> float | None:
+    mesh = Mesh(np.array(jax.devices()), ("lanes",))
+    at_once = min(engine.at_once(mesh.size, setup.training.vmap_lanes), max(len(lanes), mesh.size))
+    width = -(-at_once // mesh.size) * mesh.size
+    some = [lanes[i % len(lanes)] for i in range(width)]
+    count = MEASURED_STEPS.get(setup.model.network, 3)
+    by_lane, shared = NamedSharding(mesh, PartitionSpec("lanes")), NamedSharding(mesh, PartitionSpec())
+    y = np.asarray(data.train.y)
+    order = batch_order(setup.training, y, some[0].seed, 0)[:count]
+    orders = jax.device_put(np.broadcast_to(order, (width, *order.shape)).copy(), by_lane)
+    split = jax.device_put(data.train, shared)
+    try:
+        state, tuned = start(setup, data.classes, mesh, some, split.x)
+        run = partial(run_steps, setup, data.classes, mesh, len(order), engine)
+        state, _ = jax.block_until_ready(run(state, tuned, orders, split))  # compiles
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            state, _ = jax.block_until_ready(run(state, tuned, orders, split))
+            times.append(time.perf_counter() - began)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        return None
+    return 1e3 * min(times) / (len(order) * width)

@@ -1,0 +1,73 @@
+"""The figures of a run: data in, figures out. How they look is decided in `experiments.plotting`.
+
+Every title says what is seen, computed from what is drawn; every caption says how to read the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+from experiments.config import Config
+from experiments.figures.inputs import inputs as inputs
+from experiments.figures.inside import gradient_norms as gradient_norms
+from experiments.figures.inside import percentiles as percentiles
+from experiments.figures.inside import running_statistics as running_statistics
+from experiments.figures.inside import saturation as saturation
+from experiments.figures.outcomes import accuracy as accuracy
+from experiments.figures.outcomes import learning_curves as learning_curves
+from experiments.figures.outcomes import learning_rate as learning_rate
+from experiments.figures.outcomes import statistics_at_test as statistics_at_test
+from experiments.figures.probed import Record, Seen, has, probed_arms
+from experiments.figures.surface import eigenvalues as eigenvalues
+from experiments.figures.surface import mean_logit as mean_logit
+from experiments.figures.surface import predictiveness as predictiveness
+from experiments.plotting import STYLE, Drawing
+
+
+def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data: dict[str, Any]) -> list[Drawing]:
+    """Every figure that the run has the data for, in the order in which a reader wants them."""
+    seen = probed_arms(config, records)
+
+    def contexts_with(key: str) -> list[str]:
+        return [c for c, found in seen.items() if any(has(p, key) for probes in found.values() for p in probes)]
+
+    def only(key: str) -> Seen:
+        """Treatments and contexts whose probes have the key."""
+        return {
+            c: {t: having for t, probes in seen[c].items() if (having := [p for p in probes if has(p, key)])}
+            for c in contexts_with(key)
+        }
+
+    with matplotlib.rc_context(STYLE):
+        drawings = [accuracy(config, result), learning_curves(config, records), learning_rate(config, result)]
+        if any(row["test_accuracy_population"] or row["test_accuracy_batch"] for row in result["arms"]):
+            drawings.append(statistics_at_test(config, result))
+        for context, found in only("percentiles").items():
+            drawings.append(percentiles(config, context, found))
+        for context, found in only("saturation").items():
+            drawings.append(saturation(config, context, found))
+        for key, figure in (
+            ("var_ratio", running_statistics),
+            ("gradient_norms", gradient_norms),
+            ("predictiveness", predictiveness),
+            ("eigenvalues", eigenvalues),
+            ("mean_logit", mean_logit),
+        ):
+            if contexts_with(key):
+                drawings.append(figure(config, only(key)))
+        drawings += [inputs(data)] if data.get("raw") and data.get("standardized") else []
+    return _distinct(drawings)
+
+
+def _distinct(drawings: list[Drawing]) -> list[Drawing]:
+    """Names of contexts may become the same name of a file."""
+    names = [drawing.name for drawing in drawings]
+    return [
+        drawing._replace(name=f"{drawing.name}_{names[:k].count(drawing.name) + 1}")
+        if drawing.name in names[:k]
+        else drawing
+        for k, drawing in enumerate(drawings)
+    ]

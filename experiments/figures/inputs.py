@@ -1,0 +1,115 @@
+"""What the networks are fed: the training set before and after standardization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from experiments.plotting import TEST_COLOUR, TRAIN_COLOUR, WIDTH, Drawing, Floats, array, finish, log_axis
+
+MOST_FEATURES = 100
+"""Beyond that, features are pixels of an image, or counts, instead of marks side by side."""
+
+
+def inputs(data: dict[str, Any]) -> Drawing:
+    """Mean and standard deviation of the features, and a histogram of all values."""
+    shape = data.get("shape") or []
+    many = data["features"] > MOST_FEATURES
+    images = many and len(shape) in (2, 3)
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    tops, bottoms = np.ravel(np.asarray(figure.subfigures(2, 1)))
+    upper = tops.subplots(1, 4 if images else 2, squeeze=False)[0]
+    lower = bottoms.subplots(1, 2)
+    half = len(upper) // 2
+    for k, (key, name) in enumerate((("raw", "before"), ("standardized", "after"))):
+        panels = upper[k * half : (k + 1) * half]
+        test = data.get("standardized_test") if key == "standardized" else None
+        if images:
+            _as_images(panels, data[key], shape, name)
+        elif many:
+            _as_histogram(panels[0], data[key], test, name)
+        else:
+            _side_by_side(panels[0], data[key], test, name)
+        counts = np.asarray(data[key]["counts"], np.float64)
+        lower[k].stairs(100 * counts / counts.sum(), data[key]["edges"], fill=True, color=TRAIN_COLOUR)
+        lower[k].set(xlabel=f"value {name} standardization", ylabel="share of all values (%)")
+        log_axis(lower[k], base=10)
+        lower[k].set_ylim(10 ** np.floor(np.log10(100 * counts[counts > 0].min() / counts.sum())), 100)
+    constant = data["constant_features"]
+    rest = f"; {constant} constant ones stay at 0" if constant else ""
+    handles: list[Artist] = [Patch(color=TRAIN_COLOUR, label=f"training set ({data['train']:,} examples)")]
+    if data.get("standardized_test") and not images:
+        handles.append(Patch(color=TEST_COLOUR, label=f"test set ({data['test']:,} examples), same shift and scale"))
+    top = "each feature"
+    if many:
+        top = (
+            "every pixel, the mean of its colours"
+            if images and shape[-1:] != [1] and len(shape) == 3
+            else "every pixel"
+        )
+        top = top if images else "how many features have which mean and which standard deviation"
+    return finish(
+        "inputs",
+        figure,
+        _title(data) + rest,
+        f"What the networks are fed ({data['name']}): each feature minus its mean, over its standard deviation, both "
+        "taken from the training set alone. The test set, shifted and scaled by the same numbers, is therefore close "
+        f"to mean 0 and sd 1, not exactly there. Top: {top}; bottom: all values of the training set.",
+        handles,
+    )
+
+
+def _title(data: dict[str, Any]) -> str:
+    """Features that standardization brings to mean 0 and sd 1: all that vary, unless it goes by channel."""
+    mean, sd = (array(data["standardized"][key]) for key in ("mean", "std"))
+    exact = int(((np.abs(mean) < 0.01) & (np.abs(sd - 1) < 0.01)).sum())
+    varying = data["features"] - data["constant_features"]
+    if exact == varying:
+        return f"Standardization brings {varying} of {data['features']} features to mean 0 and sd 1"
+    return (
+        f"Standardization by channel leaves {data['features']} features with means from {mean.min():.2g} to "
+        f"{mean.max():.2g} and sd from {sd.min():.2g} to {sd.max():.2g}"
+    )
+
+
+def _side_by_side(axes: Axes, part: dict[str, Any], test: dict[str, Any] | None, name: str) -> None:
+    mean, sd = array(part["mean"]), array(part["std"])
+    feature = np.arange(mean.size)
+    axes.errorbar(feature, mean, sd, color=TRAIN_COLOUR, marker="o", ms=3.5, ls="", lw=1.3)
+    if test:
+        axes.errorbar(feature + 0.4, test["mean"], test["std"], color=TEST_COLOUR, marker="D", ms=2.5, ls="", lw=0.8)
+    axes.set(title=f"{name} standardization", xlabel="feature (pixel number)", ylabel="mean ± sd")
+
+
+def _as_images(panels: Any, part: dict[str, Any], shape: list[int], name: str) -> None:
+    """Mean and standard deviation where the pixels are; of colours, their mean."""
+    for axes, key, label in zip(panels, ("mean", "std"), ("mean", "sd"), strict=True):
+        values: Floats = array(part[key]).reshape(shape)
+        values = values.mean(-1) if values.ndim == 3 else values
+        # What is equal up to rounding is drawn equal: a scale from 0.9999998 to 1.0000001 shows noise.
+        low, high = float(values.min()), float(values.max())
+        if high - low < 0.01:
+            low, high = low - 0.5, high + 0.5
+        shown = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+        axes.set_title(f"{label} {name}")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.figure.colorbar(shown, ax=axes, location="bottom", shrink=0.85, pad=0.04)
+
+
+def _as_histogram(axes: Axes, part: dict[str, Any], test: dict[str, Any] | None, name: str) -> None:
+    values = [(part["mean"], "-", TRAIN_COLOUR, "mean"), (part["std"], "--", TRAIN_COLOUR, "sd")]
+    if test:
+        values += [(test["mean"], "-", TEST_COLOUR, "mean"), (test["std"], "--", TEST_COLOUR, "sd")]
+    every = np.concatenate([array(each) for each, *_ in values])
+    edges = np.linspace(every.min() - 0.05, every.max() + 0.05, 60)
+    for each, dash, colour, _ in values:
+        axes.stairs(np.histogram(array(each), edges)[0], edges, color=colour, ls=dash, lw=1.6)
+    axes.set(title=f"{name} standardization", xlabel="mean (full line) and sd (dashed) of a feature")
+    axes.set_ylabel("features")

@@ -1,0 +1,175 @@
+"""What is looked at inside a network during an ablation: one lane, by pure functions like the training step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array
+
+from experiments import curvature, probes
+from experiments.config import Setup
+from experiments.data import Split
+from experiments.models import ACTIVATIONS, build, measuring
+from experiments.networks.residual import ResidualUnit
+from experiments.train import State, apply, batch_loss
+from jbn.placement import Block
+
+VALUES = 2**17  # of an activation's input, that percentiles are taken of
+STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # along the gradient; Santurkar et al. 2018 do not report theirs
+LANCZOS = 30
+
+
+class Look(NamedTuple):
+    """The network on the probed examples as one batch. Lists are over layers, or norms, in the order of the names.
+
+    Attributes:
+      inputs: of each activation, at most `VALUES` numbers of it.
+      saturation, skewness, dead, zero_share: of each activation's output.
+      sparsity: of the output of the block that it is in.
+      mean_gap: per norm, mean over channels of |running mean - true mean| / true standard deviation.
+      var_ratio: per norm, median over channels of running variance / true variance.
+      scale: per norm, mean |scale|; 1 for norms without.
+      gradient_norms: by layer; empty where they are off.
+      predictiveness: empty where it is off.
+    """
+
+    inputs: list[Array]
+    saturation: list[Array]
+    sparsity: list[Array]
+    skewness: list[Array]
+    dead: list[Array]
+    zero_share: list[Array]
+    mean_gap: list[Array]
+    var_ratio: list[Array]
+    scale: list[Array]
+    gradient_norms: dict[str, Array]
+    predictiveness: Any
+
+
+class Curvature(NamedTuple):
+    """The loss surface at the end, with the statistics of the batch (`batch`), and with the population's (`frozen`)."""
+
+    eigenvalues: dict[str, Array]
+    mean_logit: dict[str, dict[str, Array]]
+
+
+def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
+    """Activations, gradients, and how far the running statistics are from the true ones of the probed examples."""
+    model = build(measuring(setup.model), classes, train=True)
+    activation = ACTIVATIONS[setup.model.activation]
+    _, seen = apply(
+        model, state, data.x, "batch_stats", "intermediates", capture_intermediates=lambda module, _: _is_block(module)
+    )
+    layers = []
+    for _, z, output in _activations(seen["intermediates"]):
+        a = activation(z)
+        layers.append(
+            {
+                "inputs": _some(z),
+                "saturation": probes.saturation(a).mean(),
+                "sparsity": probes.sparsity(output).mean(),
+                "skewness": jnp.abs(probes.skewness(a)).mean(),
+                "dead": probes.dead(a).mean(dtype=jnp.float32),
+                "zero_share": probes.zero_share(a),
+            }
+        )
+    gaps, ratios, scales = [], [], []
+    running, params, true = _flat(state.batch_stats), _flat(state.params), _flat(seen.get("batch_stats", {}))
+    for norm in _norms(state.batch_stats):
+        std = jnp.sqrt(true[*norm, "var"] + 1e-5)
+        gaps.append((jnp.abs(running[*norm, "mean"] - true[*norm, "mean"]) / std).mean())
+        ratios.append(jnp.median((running[*norm, "var"] + 1e-5) / std**2))
+        scales.append(jnp.abs(params.get((*norm, "scale"), jnp.ones(()))).mean())
+    gradients: dict[str, Array] = {}
+    predictiveness = ()
+    loss = batch_loss(setup, classes, state)
+    if setup.probes.gradients:
+        gradients = probes.gradient_norms(jax.grad(loss)(state.params, data))
+    if setup.probes.predictiveness:
+        predictiveness = probes.gradient_predictiveness(
+            lambda params: loss(params, data), state.params, jnp.array(STEP_SIZES)
+        )
+    return Look(
+        **{field: [layer[field] for layer in layers] for field in Look._fields[:6]},
+        mean_gap=gaps,
+        var_ratio=ratios,
+        scale=scales,
+        gradient_norms=gradients,
+        predictiveness=predictiveness,
+    )
+
+
+def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) -> Curvature:
+    """Top eigenvalues of the Hessian, and ‖∂ mean(logit 0) / ∂W‖² of each layer, as far as the config wants them.
+
+    Args:
+      state: after the last step.
+      frozen: the same with population statistics.
+      data: probed examples; the Hessian is that of their loss in training batches.
+    """
+    size = min(setup.training.batch_size, len(data.y))
+    count = len(data.y) // size
+    batched = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), data)
+    eigenvalues: dict[str, Array] = {}
+    mean_logit: dict[str, dict[str, Array]] = {}
+    for name, train, at in (("batch", True, state), ("frozen", False, frozen)):
+        if setup.probes.eigenvalues:
+            loss = curvature.batched_loss(batch_loss(setup, classes, at, train=train), batched)
+            k, key = setup.probes.eigenvalues, jax.random.key(0)
+            eigenvalues[name] = curvature.top_eigenvalues(loss, at.params, key, k, max(LANCZOS, 2 * k)).values
+        if setup.probes.mean_logit:
+            model = build(measuring(setup.model) if train else setup.model, classes, train=train)
+            collections = ["batch_stats"] if train else []
+
+            def logits(params, model=model, at=at, collections=collections):
+                return apply(model, at._replace(params=params), data.x, *collections)[0]
+
+            mean_logit[name] = probes.mean_logit_gradients(logits, at.params)
+    return Curvature(eigenvalues, mean_logit)
+
+
+def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[list[str], list[str]]:
+    """Names of the activations and of the norms, in the order in which `look` gives them. Nothing is computed."""
+    model = build(measuring(setup.model), classes, train=True)
+
+    def trace(state, x):
+        return apply(
+            model, state, x, "batch_stats", "intermediates", capture_intermediates=lambda module, _: _is_block(module)
+        )[1]["intermediates"]
+
+    seen = jax.eval_shape(trace, state, data.x[:2])
+    return [name for name, _, _ in _activations(seen)], ["/".join(norm) for norm in _norms(state.batch_stats)]
+
+
+def _activations(intermediates: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, activation's input, and output of its block, for each activation but that of a head, which is none."""
+    found = []
+    flat = _flat(intermediates)
+    for *path, kind in sorted(flat):
+        if kind == "activation_input" and path[0] != "head":
+            inputs = flat[*path, kind]
+            names = ["/".join(path) + (f".{i}" if len(inputs) > 1 else "") for i in range(len(inputs))]
+            output = flat[*path, "__call__"][0]
+            found += [(name, z, output) for name, z in zip(names, inputs, strict=True)]
+    return found
+
+
+def _norms(batch_stats: Any) -> list[tuple[str, ...]]:
+    flat = _flat(batch_stats)
+    return sorted(tuple(norm) for *norm, field in flat if field == "mean" and (*norm, "var") in flat)
+
+
+def _flat(tree: Any) -> dict[tuple, Any]:
+    return cast(dict[tuple, Any], flatten_dict(tree))
+
+
+def _is_block(module: Any) -> bool:
+    return isinstance(module, Block | ResidualUnit)
+
+
+def _some(values: Array) -> Array:
+    flat = values.reshape(-1).astype(jnp.float32)
+    return flat[:: -(-flat.size // VALUES)]

@@ -1,0 +1,123 @@
+"""How small a difference a run can see, and how many seeds another one would need.
+
+Both take the standard deviation that the run realised for the true one, so they are estimates, coarse for few seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from experiments.comparison import Comparison
+
+POWER = 0.8
+MOST_SEEDS = 10**6
+MIDPOINTS = 4000
+
+
+class Power(NamedTuple):
+    """None throughout where there is no spread to reckon with; a number of seeds is None beyond `MOST_SEEDS`, too."""
+
+    power: float
+    """`POWER`."""
+    detectable: float | None
+    """The smallest true difference, pp, that a t test at alpha detects with probability `POWER`; for this n and sd."""
+    n_to_detect: int | None
+    """Trainings an arm needed to detect a true difference as large as the margin."""
+    n_to_show_equivalence: int | None
+    """Trainings an arm needed to show equivalence within the margin when there is no difference at all."""
+
+
+def power(c: Comparison, *, margin_pp: float, alpha: float) -> Power:
+    """What the comparison's n and sd allow; not adjusted for other comparisons."""
+    if c.no_spread:
+        return Power(POWER, None, None, None)
+    return Power(
+        POWER,
+        detectable(c.n, c.sd, alpha=alpha, paired=c.paired),
+        n_to_detect(margin_pp, c.sd, alpha=alpha, paired=c.paired),
+        n_to_show_equivalence(margin_pp, c.sd, alpha=alpha, paired=c.paired),
+    )
+
+
+def detectable(n: int, sd: float, *, alpha: float, paired: bool, power: float = POWER) -> float:
+    """The smallest true difference that a two-sided t test detects with this power.
+
+    Args:
+      n: pairs, or trainings of each arm, at least 2.
+      sd: of the differences; unpaired: of each arm.
+    """
+    high = 1.0
+    while detection_power(high, n, alpha=alpha, paired=paired) < power:
+        high *= 2
+    found = brentq(lambda effect: detection_power(effect, n, alpha=alpha, paired=paired) - power, 0, high)
+    return float(found) * sd  # type: ignore[arg-type]
+
+
+def n_to_detect(difference: float, sd: float, *, alpha: float, paired: bool, power: float = POWER) -> int | None:
+    """The fewest pairs, or trainings of each arm, with which a two-sided t test has this power."""
+    return _fewest(lambda n: detection_power(difference / sd, n, alpha=alpha, paired=paired), power)
+
+
+def n_to_show_equivalence(margin: float, sd: float, *, alpha: float, paired: bool, power: float = POWER) -> int | None:
+    """The fewest pairs, or trainings of each arm, with which TOST has this power when the true difference is 0."""
+    return _fewest(lambda n: equivalence_power(margin / sd, n, alpha=alpha, paired=paired), power)
+
+
+def detection_power(effect: float, n: int, *, alpha: float, paired: bool) -> float:
+    """Probability that a two-sided t test detects a true difference.
+
+    The estimate D is normal around the true difference, its standard error is σ_D·u with ν·u² distributed as χ²_ν, and
+    the test succeeds where |D| > t·σ_D·u, t being Student's 1 - alpha/2 quantile:
+
+        power = E_u Φ(effect / σ_D - t·u) + Φ(-effect / σ_D - t·u)
+
+    statsmodels' TTestPower and TTestIndPower, whose noncentral t distribution is NaN where the power nears 1.
+
+    Args:
+      effect: the true difference, in standard deviations: of the differences; unpaired: of each arm.
+    """
+    t, standard_error, u = _student(n, 1 - alpha / 2, paired)
+    return float(sum(scipy.stats.norm.cdf(sign * effect / standard_error - t * u).mean() for sign in (1, -1)))
+
+
+def equivalence_power(margin: float, n: int, *, alpha: float, paired: bool) -> float:
+    """Probability that two one-sided t tests show equivalence when the true difference is 0.
+
+    As above, but TOST succeeds where |D| < margin - t·σ_D·u, t being Student's 1 - alpha quantile:
+
+        power = E_u max(0, 2·Φ(margin / σ_D - t·u) - 1)
+
+    Args:
+      margin: in standard deviations: of the differences; unpaired: of each arm.
+
+    Reference: Phillips 1990, "Power of the two one-sided tests procedure in bioequivalence".
+    """
+    t, standard_error, u = _student(n, 1 - alpha, paired)
+    return float(np.maximum(0, 2 * scipy.stats.norm.cdf(margin / standard_error - t * u) - 1).mean())
+
+
+def _student(n: int, quantile: float, paired: bool) -> tuple[float, float, NDArray[np.float64]]:
+    """Quantile of Student's t, standard error for sd 1, and `MIDPOINTS` equally likely values of u = s / σ."""
+    df, variance = (n - 1, 1 / n) if paired else (2 * (n - 1), 2 / n)
+    u = np.sqrt(scipy.stats.chi2.ppf((np.arange(MIDPOINTS) + 0.5) / MIDPOINTS, df) / df)
+    return float(scipy.stats.t.ppf(quantile, df)), float(np.sqrt(variance)), u
+
+
+def _fewest(power_of: Callable[[int], float], power: float) -> int | None:
+    """The smallest n >= 2 that reaches the power, by doubling and halving."""
+    high = 2
+    while power_of(high) < power:
+        if high >= MOST_SEEDS:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of(middle) >= power else (middle, high)
+    return max(high, 2)

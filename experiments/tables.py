@@ -1,0 +1,230 @@
+"""The tables of the report: from config and result to cells of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.config import Arm, Config
+from experiments.config.model import RESIDUAL
+from experiments.formats import join, number, p_text, signed
+from experiments.typeset import Table
+
+NOTHING = "n/a"
+METRIC = {
+    "test_accuracy": "test accuracy (%)",
+    "test_accuracy_population": "test accuracy, population statistics (%)",
+    "test_accuracy_batch": "test accuracy, batch statistics (%)",
+}
+STATISTICS = {"test_accuracy": "running", "test_accuracy_population": "population", "test_accuracy_batch": "batch"}
+# The orders of jbn.placement and experiments.networks, which import jax; a test holds them equal.
+ORDER = {
+    "none": "linear → activation",
+    "before": "linear → norm → activation",
+    "after": "linear → activation → norm",
+    "both": "linear → norm → activation → norm",
+    "pre_linear": "norm → linear → activation",
+}
+UNIT_ORDER = {
+    "original": "layer → norm → activation → layer → norm → add → activation",
+    "bn_after_addition": "layer → norm → activation → layer → add → norm → activation",
+    "relu_before_addition": "layer → norm → activation → layer → norm → activation → add",
+    "relu_only_preactivation": "activation → layer → norm → activation → layer → norm → add",
+    "full_preactivation": "norm → activation → layer → norm → activation → layer → add",
+    "no_relu_bn_before_addition": "layer → norm → activation → layer → norm → add",
+    "no_relu_bn_after_addition": "layer → norm → activation → layer → add → norm",
+}
+
+
+def arms(config: Config, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per arm; `counts` are those of arms.json."""
+    short = arms_in_short(config, result)
+    level, seen = f"{100 * (1 - config.analysis.alpha):g}%", result["arms"]
+    extra: dict[str, list[str]] = {}
+    extra["max stable rate"] = [_stable(config, arm) for arm in seen]
+    for metric, name in STATISTICS.items():
+        if metric != result["metric"] and any(arm[metric] for arm in seen):
+            extra[f"{name} (%)"] = [number(arm[metric]["mean"]) if arm[metric] else NOTHING for arm in seen]
+    for key, name in (("parameters", "parameters"), ("multiply_adds", "multiply-adds")):
+        found = [counts.get(f"{arm['treatment']}/{arm['context']}", {}).get(key) for arm in seen]
+        if any(count is not None for count in found):
+            extra[name] = [NOTHING if count is None else f"{count:,}" for count in found]
+    extra["test loss"] = [NOTHING if arm["test_loss"] is None else number(arm["test_loss"], 3) for arm in seen]
+    extra["diverged"] = [str(arm["diverged"]) for arm in seen]
+    header = [*short.header[:4], f"{level} CI of the mean", *short.header[4:], *extra]
+    rows = [
+        [*cells[:4], _interval(arm["ci"]), *cells[4:], *(column[k] for column in extra.values())]
+        for k, (cells, arm) in enumerate(zip(short.rows, seen, strict=True))
+    ]
+    return Table(header, rows, 2)
+
+
+def arms_in_short(config: Config, result: Mapping[str, Any]) -> Table:
+    """What fits 80 columns."""
+    header = ["context", "treatment", METRIC[result["metric"]], "sd", "n", "rate"]
+    decays, on_norms = config.sweep.weight_decays, config.sweep.decay_scale_bias
+    header += ["decay"] * bool(decays) + ["on norms"] * bool(on_norms) + ["edge"]
+    rows = []
+    for arm in result["arms"]:
+        edges = [arm["edge"], arm["weight_decay_edge"] and f"{arm['weight_decay_edge']} decay"]
+        rows.append(
+            [
+                *(arm["context"], arm["treatment"], number(arm["mean"]), number(arm["sd"]), str(arm["n"])),
+                f"{arm['learning_rate']:g}",
+                *([f"{arm['weight_decay']:g}"] if decays else []),
+                *(["yes" if arm["decay_scale_bias"] else "no"] if on_norms else []),
+                ", ".join(edge for edge in edges if edge),
+            ]
+        )
+    return Table(header, rows, 2)
+
+
+def comparisons(config: Config, result: Mapping[str, Any]) -> Table:
+    power = next((row["power"]["power"] for row in result["comparisons"]), 0)
+    level, margin = f"{100 * (1 - config.analysis.alpha):g}%", f"{config.analysis.margin_pp:g}"
+    header = [
+        *("context", "a - b", "difference (pp)", f"{level} CI", "p", "p, Holm", "p, permutation"),
+        *(f"{level} CI, bootstrap BCa", f"{level} CI, Welch", "sd", "correlation", "n", "p, TOST"),
+        *(f"seen with {100 * power:g}% power (pp)", f"n to see {margin} pp", f"n to show ±{margin} pp"),
+    ]
+    rows = []
+    for row in result["comparisons"]:
+        seen = row["power"]["detectable"]
+        rows.append(
+            [
+                row["context"],
+                f"{row['a']} - {row['b']}{'' if row['paired'] else ' (unpaired)'}",
+                signed(row["difference"]),
+                NOTHING if row["no_spread"] else _interval(row["ci"]),
+                *(_p(row[key]) for key in ("p", "holm_p", "permutation_p")),
+                NOTHING if row["no_spread"] or row["bootstrap_ci"] is None else _interval(row["bootstrap_ci"]),
+                _interval(row["welch_ci"]),
+                number(row["sd"]),
+                NOTHING if row["correlation"] is None else signed(row["correlation"]),
+                str(row["n"]),
+                _p(row["tost_p"]),
+                NOTHING if seen is None else number(seen),
+                *(_count(row, row["power"][key]) for key in ("n_to_detect", "n_to_show_equivalence")),
+            ]
+        )
+    return Table(header, rows, 2)
+
+
+def published(config: Config, result: Mapping[str, Any]) -> Table:
+    level = f"{100 * (1 - config.analysis.alpha):g}%"
+    header = ["context", "a - b", "source", "published (pp)", "their n", "ours (pp)", f"{level} CI", "our n"]
+    header += ["sign", "size", "verdict"]
+    rows = [
+        [
+            *(row["context"], f"{row['a']} - {row['b']}", row["source"]),
+            *(signed(row["published"]), str(row["published_n"]), signed(row["difference"])),
+            NOTHING if row["no_spread"] else _interval(row["ci"]),
+            str(row["n"]),
+            *(row["sign"] or NOTHING, row["size"] or NOTHING, row["verdict"]),
+        ]
+        for row in result["published"]
+    ]
+    return Table(header, rows, 3)
+
+
+def tuning(result: Mapping[str, Any]) -> Table:
+    """Mean final validation accuracy per rate and decay; the chosen one in brackets, x where a seed diverged."""
+    points = [point for arm in result["arms"] for point in arm["grid"]]
+    rates = list(dict.fromkeys(point["learning_rate"] for point in points))
+    varied = {key: len({p[key] for p in points}) > 1 for key in ("weight_decay", "decay_scale_bias")}
+    header = ["context", "treatment"]
+    header += ["decay"] * varied["weight_decay"] + ["on norms"] * varied["decay_scale_bias"]
+    rows = []
+    for arm in result["arms"]:
+        lines: dict[tuple[float, bool], list[str]] = {}
+        for point in arm["grid"]:
+            cell = number(point["mean"], 1) + (" x" if point["diverged"] else "")
+            chosen = all(point[key] == arm[key] for key in ("learning_rate", *varied))
+            line = lines.setdefault((point["weight_decay"], point["decay_scale_bias"]), [])
+            line.append(f"[{cell}]" if chosen else cell)
+        for (decay, on_norms), cells in lines.items():
+            names = [f"{decay:g}"] * varied["weight_decay"]
+            names += ["yes" if on_norms else "no"] * varied["decay_scale_bias"]
+            rows.append([arm["context"], arm["treatment"], *names, *cells])
+    return Table([*header, *(f"{rate:g}" for rate in rates)], rows, len(header))
+
+
+def differences(config: Config) -> dict[str, Table]:
+    """Every field in which arms differ: a table of the treatments, and one of the contexts, where there is any."""
+    found = {}
+    changed, arms = config.differences(), config.arms
+    for kind in ("treatment", "context"):
+        names = list(dict.fromkeys(getattr(arm, kind) for arm in arms))
+        # Treatments and contexts never set the same field, so one arm of each name tells.
+        of = {name: next(arm for arm in arms if getattr(arm, kind) == name) for name in names}
+        first = {name: _seeds(config, arm) for name, arm in of.items()}
+        columns = {path: {n: _value(values[of[n]]) for n in names} for path, values in changed.items()}
+        columns |= {"seeds": first} if kind == "treatment" else {}
+        columns = {path: cells for path, cells in columns.items() if len(set(cells.values())) > 1}
+        if columns:
+            rows = [[name, *(cells[name] for cells in columns.values())] for name in names]
+            found[kind] = Table([kind, *columns], rows, 1 + len(columns))
+    return found
+
+
+def orders(config: Config) -> Table:
+    """The order of steps, for the placements and units that occur."""
+    models = [config.setup(arm).model for arm in config.arms]
+    placements = dict.fromkeys(model.placement for model in models if model.network not in RESIDUAL)
+    units = dict.fromkeys(model.unit for model in models if model.network in RESIDUAL and model.unit)
+    rows = [[name, "hidden layer", ORDER[name]] for name in placements]
+    rows += [[name, "residual unit", UNIT_ORDER[name]] for name in units]
+    return Table(["placement", "of a", "order of steps"], rows, 3)
+
+
+def parameter_notes(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Contexts in which not all treatments have equally many parameters, one sentence for those alike.
+
+    Args:
+      arms: by `str(arm)`, each with "parameters"; arms that are not in it are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for context in dict.fromkeys(arm.context for arm in config.arms):
+        counts: dict[int, list[str]] = {}
+        for arm in config.arms:
+            count = arms.get(str(arm), {}).get("parameters")
+            if arm.context == context and count is not None:
+                counts.setdefault(count, []).append(arm.treatment)
+        if len(counts) > 1:
+            listed = "; ".join(f"{join(names)} {count:,}" for count, names in counts.items())
+            found.setdefault(listed, []).append(context)
+    return [
+        f"{join(names)}: the arms differ in their number of parameters: {listed}" for listed, names in found.items()
+    ]
+
+
+def _stable(config: Config, arm: Mapping[str, Any]) -> str:
+    rate = arm["max_stable_rate"]
+    if rate is None:
+        return "none"
+    return f"≥ {rate:g}" if rate == config.sweep.learning_rates[-1] else f"{rate:g}"
+
+
+def _count(row: Mapping[str, Any], n: int | None) -> str:
+    return f"{n:,}" if n is not None else NOTHING if row["power"]["detectable"] is None else "too many"
+
+
+def _seeds(config: Config, arm: Arm) -> str:
+    tuning, evaluation = config.seeds(arm)
+    return f"{tuning[0]} to {evaluation[-1]}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(f"{item}" for item in value)
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _interval(ci: list[float]) -> str:
+    return f"[{number(ci[0])}, {number(ci[1])}]"
+
+
+def _p(p: float) -> str:
+    return p_text(p).removeprefix("p ").removeprefix("= ")

@@ -1,0 +1,114 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "→": r"$\to$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "γ": r"$\gamma$",
+    "×": r"$\times$",
+    "²": r"$^2$",
+}
+MINUS = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
+
+
+class Table(NamedTuple):
+    """Cells as text, and how many of the leading columns name the row (the others are numbers)."""
+
+    header: list[str]
+    rows: list[list[str]]
+    names: int = 1
+
+    def pick(self, columns: Iterable[str]) -> Table:
+        """These columns only, in this table's order; those that it lacks are passed over."""
+        wanted = set(columns)
+        kept = [k for k, name in enumerate(self.header) if name in wanted]
+        rows = [[row[k] for k in kept] for row in self.rows]
+        return Table([self.header[k] for k in kept], rows, sum(k < self.names for k in kept))
+
+
+def markdown(table: Table) -> str:
+    """A table of GitHub's Markdown, numbers to the right."""
+    ends = [" --- " if k < table.names else " ---: " for k in range(len(table.header))]
+    lines = [[f" {_markdown_cell(cell)} " for cell in row] for row in [table.header, *table.rows]]
+    lines.insert(1, ends)
+    return "".join(f"|{'|'.join(line)}|\n" for line in lines)
+
+
+def latex(table: Table) -> str:
+    """A tabular with the rules of the package booktabs; everything else is plain LaTeX."""
+    columns = "".join("l" if k < table.names else "r" for k in range(len(table.header)))
+    lines = [[escape_latex(cell) for cell in row] for row in [table.header, *table.rows]]
+    head, *body = (f"  {' & '.join(line)} \\\\\n" for line in lines)
+    return (
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n  \\toprule\n{head}  \\midrule\n"
+        f"{''.join(body)}  \\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def escape_latex(text: str) -> str:
+    """`text` such that LaTeX prints it as it is; hyphens that are minus signs become such."""
+    minus = "\0"
+    escaped = "".join(LATEX.get(char, char) for char in MINUS.sub(minus, " ".join(text.split())))
+    escaped = escaped.replace(minus, "$-$")
+    # After \\ at the end of a row, LaTeX would read [ and * as arguments of it.
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line per row, every number in full: {"ci": [1, 2]} becomes ci_low and ci_high, {"a": {"b": 1}} a_b.
+
+    Longer lists, such as one value per seed, are left to JSON. null is an empty cell.
+    """
+    flat = [dict(_flat(row)) for row in rows]
+    columns = list(dict.fromkeys(column for row in flat for column in row))
+    # A group that is null in some rows has columns of its own only in others.
+    columns = [c for c in columns if not any(other.startswith(f"{c}_") for other in columns if _empty(flat, c))]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _empty(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    return all(row.get(column) is None for row in rows)
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}_")
+        elif isinstance(value, list | tuple):
+            if key.endswith("ci"):
+                yield from (
+                    (f"{prefix}{key}_{end}", number) for end, number in zip(("low", "high"), value, strict=True)
+                )
+        else:
+            yield prefix + key, value
+
+
+def _markdown_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,65 @@
+"""How steps and seeds run is measured, recorded, and kept when a run goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_train import BEFORE, lane, make_data
+
+from experiments import engine, sweep
+from experiments.config import TrainingConfig, load
+from experiments.programs import Engine
+
+
+def fixed(steps="auto", lanes="auto"):
+    return BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=3, steps=steps, lanes=lanes))
+
+
+def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatch):
+    cost = {"loop, sequence": 3.0, "scan, sequence": 2.0, "loop, vmap": 1.0, "scan, vmap": 4.0}
+    tried = []
+
+    def measure(setup, data, lanes, way):
+        tried.append(way)
+        return cost[", ".join(way)]
+
+    monkeypatch.setattr(engine, "_milliseconds", measure)
+    data, lanes = make_data(), [lane(0.1, 0)]
+    found = engine.choose(fixed(), data, lanes)
+    assert (found.engine, found.milliseconds) == (Engine("loop", "vmap"), cost)
+    assert engine.choose(fixed(lanes="sequence"), data, lanes).engine == Engine("scan", "sequence")
+    assert engine.choose(fixed(steps="scan"), data, lanes).engine == Engine("scan", "sequence")
+    tried.clear()
+    assert engine.choose(fixed("loop", "sequence"), data, lanes) == (Engine("loop", "sequence"), {})
+    assert not tried
+
+
+def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
+    monkeypatch.setattr(engine, "_milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
+    found = engine.choose(fixed(), make_data(), [lane(0.1, 0)])
+    assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
+    monkeypatch.setattr(engine, "_milliseconds", lambda *a: None)
+    with pytest.raises(RuntimeError, match=r"fits into memory; write a smaller training\.batch_size"):
+        engine.choose(fixed(), make_data(), [lane(0.1, 0)])
+
+
+def test_a_measurement_is_of_real_steps_and_takes_time():
+    found = engine.choose(fixed(steps="scan"), make_data(), [lane(0.1, seed) for seed in range(9)])
+    assert set(found.milliseconds) == {"scan, sequence", "scan, vmap"}
+    assert all(0 < value < 1e4 for value in found.milliseconds.values())
+
+
+def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, monkeypatch):
+    """Another would give other last digits, and a run that was stopped must end with the same numbers."""
+    config = load(Path(__file__).parent.parent / "configs" / "smoke.py")
+    config = replace(config, training=TrainingConfig(epochs=1))
+    measured = engine.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})
+    monkeypatch.setattr(engine, "choose", lambda *a: measured)
+    first = sweep._engines(config, None, tmp_path, sweep.SILENT)
+    written = json.loads((tmp_path / "engine.json").read_text())
+    (kind,) = written
+    assert kind == "mlp, 16-12, float32, batch 60"
+    assert written[kind]["milliseconds per step"] == measured.milliseconds
+    monkeypatch.setattr(engine, "choose", lambda *a: engine.Measured(Engine("scan", "vmap"), {}))
+    assert sweep._engines(config, None, tmp_path, sweep.SILENT) == first == {kind: Engine("loop", "sequence")}

@@ -1,0 +1,87 @@
+"""What is published holds together: the committed config, numbers that follow from the seeds, the README's rows."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import run_folder
+
+from experiments import report
+from experiments.config import ConfigError, from_json, load
+from experiments.formats import number, signed
+from experiments.publish import publish
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = sorted(path.parent for path in (ROOT / "experiments" / "published").glob("*/result.json"))
+
+
+def test_some_results_are_published():
+    assert {folder.name for folder in FOLDERS} >= {"fashion_activation", "mnist_sigmoid", "small_batches"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_a_published_run_is_that_of_the_committed_config(folder):
+    config = from_json(json.loads((folder / "config.json").read_text()))
+    assert config == load(ROOT / "configs" / f"{folder.name}.py")
+    env = json.loads((folder / "env.json").read_text())
+    assert env["commit"] and not env["dirty"] and env["device"] and env["versions"]["jax"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_every_published_mean_and_difference_follows_from_its_seeds(folder):
+    result = json.loads((folder / "result.json").read_text())
+    config = load(ROOT / "configs" / f"{folder.name}.py")
+    values = {}
+    for arm in result["arms"]:
+        accuracy = np.array(arm["test_accuracy"]["values"])
+        assert arm["n"] == len(accuracy) == config.sweep.evaluation_seeds
+        np.testing.assert_allclose([arm["mean"], arm["sd"]], [accuracy.mean(), accuracy.std(ddof=1)], rtol=1e-9)
+        values[arm["treatment"], arm["context"]] = accuracy
+    for row in result["comparisons"]:
+        difference = values[row["a"], row["context"]] - values[row["b"], row["context"]]
+        assert row["difference"] == pytest.approx(difference.mean(), abs=1e-9)
+        assert row["ci"][0] <= row["difference"] <= row["ci"][1]
+    assert all(row["verdict"] for row in result.get("published", []))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_the_readme_says_what_the_published_result_says(folder):
+    """Each row of its table: context and contrast, n, difference with its interval."""
+    result = json.loads((folder / "result.json").read_text())
+    said = [line for line in (ROOT / "README.md").read_text().splitlines() if f"published/{folder.name}/" in line]
+    assert said, f"no row of README.md links to {folder.name}"
+    rows = {
+        f"{signed(r['difference'])} [{number(r['ci'][0])}, {number(r['ci'][1])}] pp": r for r in result["comparisons"]
+    }
+    for line in said:
+        found = re.findall(r"[+-]?\d+\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\] pp", line)
+        assert found, line
+        for text in found:
+            assert text in rows, f"{text} is no difference of {folder.name}"
+            assert f"| {rows[text]['n']} |" in line
+
+
+def test_publishing_keeps_what_is_small_and_refuses_what_is_unfinished(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"has no .*; finish the run, and draw its report with: python -m experiments"
+    ):
+        publish(folder, tmp_path / "published")
+    report.write(folder)
+    for name in ("arms.json", "engine.json"):
+        (folder / name).write_text("{}")
+    to = publish(folder, tmp_path / "published")
+    assert to.parent == tmp_path / "published"
+    assert (to / "report.md").read_bytes() == (folder / "report.md").read_bytes()
+    assert not (to / "records.jsonl").exists()
+    for path in (to / "figures").iterdir():
+        with Image.open(path) as small, Image.open(folder / "figures" / path.name) as large:
+            assert small.size == large.size
+            off = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(large.convert("RGB"), int))
+            assert off.mean() < 2
+        assert path.stat().st_size < 0.7 * (folder / "figures" / path.name).stat().st_size
+    text = (to / "report.md").read_text()
+    assert {f"figures/{p.name}" for p in (to / "figures").iterdir()} >= set(re.findall(r"figures/\w+\.png", text))
