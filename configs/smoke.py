@@ -12,7 +12,7 @@ CONFIG = Config(
     question="Does the whole job work? (Too small to say anything about batch norm.)",
     activations=("tanh",),
     model=ModelConfig(hidden=(16, 12)),
-    training=TrainingConfig(epochs=2),
+    training=TrainingConfig(epochs=2, steps="scan", lanes="vmap"),
     sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=3, tuning_seeds=2, evaluation_seeds=6),
     analysis=AnalysisConfig(resamples=999),
 )

@@ -1,0 +1,66 @@
+"""Where do batch norm and ReLU belong in a residual unit, at 20 layers and at 110?
+
+    python -m experiments run configs/residual_units.py
+
+He et al. 2016 (https://arxiv.org/abs/1603.05027), table 2, ResNet-110 on CIFAR-10, median test error of 5: original
+6.61, BN after addition 8.17, ReLU before addition 7.84, ReLU-only pre-activation 6.71, full pre-activation 6.37. And
+https://github.com/gcr/torch-residual-networks, one run each: without ReLU after the addition, BN before it 8.62 (20
+layers) and 6.32 (110), BN after it 8.23 and 12.30; with ReLU, BN after it 8.34 and 13.56, against 8.29 and 6.97. 40
+epochs here.
+
+Cost: 0.35 PFLOP a training at 20 layers, 2.2 at 110; meant for a GPU. Not run yet: no result is claimed.
+"""
+
+from experiments.config import (
+    AnalysisConfig,
+    AugmentationConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ProbesConfig,
+    Published,
+    SweepConfig,
+    TrainingConfig,
+    vary,
+)
+
+HE, GCR = "He et al. 2016, table 2", "gcr/torch-residual-networks"
+UNITS = (
+    "original",
+    "bn_after_addition",
+    "relu_before_addition",
+    "relu_only_preactivation",
+    "full_preactivation",
+    "no_relu_bn_before_addition",
+    "no_relu_bn_after_addition",
+)
+ERROR_110 = {"bn_after_addition": 8.17, "relu_before_addition": 7.84, "relu_only_preactivation": 6.71}
+
+CONFIG = Config(
+    name="residual_units",
+    question="ResNet on CIFAR-10: where do batch norm and ReLU belong in a residual unit, and does depth decide?",
+    placements=(),
+    units=UNITS,
+    activations=("relu",),
+    contexts=(vary("20 layers", {"model.depth": 20}), vary("110 layers", {"model.depth": 110})),
+    data=DataConfig(name="cifar10", standardize="channel", validation_fraction=0.1),
+    augmentation=AugmentationConfig(flip=True, pad_crop=4),
+    model=ModelConfig(network="resnet", dtype="bfloat16"),
+    optimizer=OptimizerConfig(schedule="step", weight_decay=1e-4),
+    training=TrainingConfig(batch_size=128, epochs=40, vmap_lanes=8),
+    probes=ProbesConfig(seeds=1, examples=512),
+    sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=4, tuning_seeds=1, evaluation_seeds=5),
+    analysis=AnalysisConfig(
+        contrasts=tuple((unit, "original") for unit in UNITS[1:]),
+        margin_pp=0.3,
+        published=(
+            *(Published(u, "original", "110 layers", 6.61 - e, HE, n=5) for u, e in ERROR_110.items()),
+            Published("full_preactivation", "original", "110 layers", 6.61 - 6.37, HE, n=5),
+            Published("bn_after_addition", "original", "20 layers", 8.29 - 8.34, GCR),
+            Published("no_relu_bn_before_addition", "original", "20 layers", 8.29 - 8.62, GCR),
+            Published("no_relu_bn_after_addition", "original", "20 layers", 8.29 - 8.23, GCR),
+            Published("no_relu_bn_after_addition", "original", "110 layers", 6.97 - 12.30, GCR),
+        ),
+    ),
+)
