@@ -118,6 +118,7 @@ class Nnx(Peer):
     def _call(self, layer, stats, x, scale, bias, **options):
         graph, params, _ = self.lib.split(self._module(layer), self.lib.Param, self.lib.BatchStat)
         self.lib.replace_by_pure_dict(params, {"scale": scale, "bias": bias})
+        stats = jax.tree.map(jnp.asarray, stats)  # it writes into its variables, which must be of this trace
         module = self.lib.merge(graph, params, stats)
         return module(x, **options), module
 

@@ -19,7 +19,7 @@ CONFIGS = sorted(p for p in Path(__file__).parent.parent.glob("configs/*.py"))
 SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 SMALL = {"mlp": {"hidden": (8, 6)}, "strided_cnn": {"width": 0.5}, "resnet": {"depth": 8, "width": 0.25}}
 # Every program here runs a few times: compile it fast. Not at level 0, where XLA:CPU may round a number differently in
-# each loop that needs it: the gradient of a maximum, which looks for it by equality, is then 0/0 (with Flax's norm, too).
+# each loop that needs it: the gradient of a maximum, which looks for it by equality, is then 0/0 (Flax's norm alike).
 FAST = {"xla_backend_optimization_level": 1}
 
 

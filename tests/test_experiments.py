@@ -26,8 +26,10 @@ runpy.run_module("experiments", run_name="__main__", alter_sys=True)
 """
 
 
-def start(*arguments, **options):
+def start(*arguments, cache, **options):
+    """The program in a process of its own; what one compiles, the next finds in the folder `cache`."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
@@ -50,10 +52,15 @@ def stop_after(process, records: Path, lines: int, with_signal: int):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
     """The smoke config, run once from the command line: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    code, out, err = finish(start("run", SMOKE, "--out", folder))
+    code, out, err = finish(start("run", SMOKE, "--out", folder, cache=cache))
     assert (code, err) == (0, "")
     return folder, out
 
@@ -93,19 +100,21 @@ def test_tuning_never_sees_the_test_set_and_evaluation_seeds_are_fresh(finished)
     assert all(("test_accuracy" in r) == (r["phase"] == "evaluate") for r in records)
 
 
-def test_a_run_stopped_by_ctrl_c_and_then_killed_goes_on_and_ends_with_the_same_numbers(finished, tmp_path):
+def test_a_run_stopped_by_ctrl_c_and_then_killed_goes_on_and_ends_with_the_same_numbers(finished, cache, tmp_path):
     folder = tmp_path / "smoke"
-    code, _, err = stop_after(start("run", SMOKE, "--out", folder), folder / "records.jsonl", 6, signal.SIGINT)
+    code, _, err = stop_after(
+        start("run", SMOKE, "--out", folder, cache=cache), folder / "records.jsonl", 6, signal.SIGINT
+    )
     assert code == 130
     assert "nothing that was trained is lost" in err and "Traceback" not in err
 
-    stop_after(start("run", SMOKE, "--out", folder), folder / "records.jsonl", 18, signal.SIGKILL)
+    stop_after(start("run", SMOKE, "--out", folder, cache=cache), folder / "records.jsonl", 18, signal.SIGKILL)
     # What a crash may leave: half a record; and a stage of which only a part was written.
     lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:50])
     assert not (folder / "result.json").exists()
 
-    code, out, err = finish(start("run", SMOKE, "--out", folder))
+    code, out, err = finish(start("run", SMOKE, "--out", folder, cache=cache))
     assert (code, err) == (0, "")
     assert "9 trainings are there already" in out and "cut off a half-written record" in out
     assert (folder / "result.json").read_bytes() == (finished[0] / "result.json").read_bytes()

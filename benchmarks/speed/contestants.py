@@ -1,0 +1,150 @@
+"""Each library's batch norm as a call without arguments that does one mode's work on one input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jbn
+from benchmarks.adapters import PEERS
+from benchmarks.peers import Layer, Peer
+from benchmarks.speed.cases import GHOST, Case, Mode
+
+Call = Callable[[], Any]
+JAX_PEERS = ("flax linen", "flax nnx", "haiku", "equinox")
+TORCH = ("torch contiguous", "torch channels_last")
+COMPILED_SHAPES = ((56, 56, 64), (14, 14, 1024), (32, 32, 16))  # by torch.compile, which takes seconds for each
+COMPILED = ("torch contiguous, compiled", "torch channels_last, compiled")
+
+
+def calls(case: Case, mode: Mode, *, compiled: bool = False, gpu: bool = False) -> dict[str, Call]:
+    """The contestants that are installed and can do it, jbn first.
+
+    Args:
+      compiled: torch.compile, too; seconds of compiling each.
+    """
+    found = {name: call for name in ("jbn", *JAX_PEERS) if (call := _jax(_peer(name), case, mode))}
+    if mode == "inference" and case.option == "plain":
+        found["multiply-add"] = _multiply_add(case)
+    torch = _peer("torch")
+    if case.option == "plain" and torch.installed() and (not gpu or torch.lib.cuda.is_available()):
+        names = TORCH + (COMPILED if compiled else ())
+        if len(case.shape) == 2:  # without positions there is one layout
+            names = tuple(name for name in names if "channels_last" not in name)
+        for name in names:
+            found[name] = _torch(torch.lib, case, mode, name, gpu)
+    return found
+
+
+def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, dy, scale, bias: features with means and spreads of their own."""
+    rng = np.random.default_rng(0)
+    mean, spread = rng.normal(size=case.features), rng.uniform(0.5, 2, case.features)
+    x = rng.standard_normal(case.shape, np.float32) * spread.astype(np.float32) + mean.astype(np.float32)
+    dy = rng.standard_normal(case.shape, np.float32)
+    return x, dy, rng.uniform(0.5, 2, case.features), rng.normal(size=case.features)
+
+
+def _peer(name: str) -> Peer:
+    return next(peer for peer in PEERS if peer.name == name)
+
+
+def _jax(peer: Peer, case: Case, mode: Mode) -> Call | None:
+    if not peer.installed() or (case.option != "plain" and peer.name not in ("jbn", "flax linen")):
+        return None
+    flat = peer.name in ("haiku", "equinox")  # they know rows of features; the reshape moves nothing
+    layer = Layer(features=case.features, dtype=case.dtype)
+    x, dy, scale, bias = arrays(case)
+    x, dy = (jnp.asarray(a.reshape(-1, case.features) if flat else a, case.dtype) for a in (x, dy))
+    scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
+    stats = peer.start(layer)
+    train = partial(_train, peer, layer, case)
+    if mode == "inference":
+        call = jax.jit(partial(peer.evaluate, layer))
+        return lambda: call(stats, x, scale, bias)
+    if mode == "forward":
+        call = jax.jit(train)
+        return lambda: call(stats, x, scale, bias)
+
+    def both(stats, x, scale, bias, dy):
+        def forward(x, scale, bias):
+            if mode == "forward+backward":
+                return train(stats, x, scale, bias)
+            y = peer.with_relu(layer, stats, x, scale, bias)
+            return y, y[:0]
+
+        y, vjp, rest = jax.vjp(forward, x, scale, bias, has_aux=True)
+        return y, vjp(dy.astype(y.dtype)), rest
+
+    call = jax.jit(both)
+    return lambda: call(stats, x, scale, bias, dy)
+
+
+def _train(peer: Peer, layer: Layer, case: Case, stats: Any, x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:
+    """One training step of the layer, in the way that its user writes the case's option."""
+    if case.option == "ghost":
+        if peer.name == "jbn":
+            return jbn.batch_norm(x, scale, bias, stats, train=True, virtual_batch_size=GHOST)[:2]
+        groups = x.reshape(-1, GHOST, *x.shape[1:])
+        y, new = jax.vmap(lambda part: peer.train(layer, stats, part, scale, bias))(groups)
+        return y.reshape(x.shape), jax.tree.map(lambda a: a.mean(0), new)
+    if case.option == "masked":
+        keep = (jnp.arange(len(x)) % 5 != 0).reshape(-1, *(1,) * (x.ndim - 1))
+        if peer.name == "jbn":
+            return jbn.batch_norm(x, scale, bias, stats, train=True, where=keep)[:2]
+        return peer.train(layer, stats, x, scale, bias, keep[:, 0])  # it adds an axis
+    return peer.train(layer, stats, x, scale, bias)
+
+
+def _multiply_add(case: Case) -> Call:
+    """The least that inference can be: one number per feature times x, plus another."""
+    x, _, scale, bias = arrays(case)
+    x = jnp.asarray(x, case.dtype)
+    a, b = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
+    call = jax.jit(lambda x, a, b: (x.astype(jnp.float32) * a + b).astype(x.dtype))
+    return lambda: call(x, a, b)
+
+
+def _torch(torch: Any, case: Case, mode: Mode, name: str, gpu: bool) -> Call:
+    device = "cuda" if gpu else "cpu"
+    x, dy, scale, bias = arrays(case)
+
+    def placed(a: np.ndarray) -> Any:
+        t = torch.from_numpy(np.ascontiguousarray(a)).to(device, getattr(torch, case.dtype))
+        if t.ndim == 2:
+            return t
+        t = t.permute(0, 3, 1, 2)
+        return t.contiguous() if "contiguous" in name else t.contiguous(memory_format=torch.channels_last)
+
+    x, dy = placed(x), placed(dy)
+    w, b = (torch.tensor(a, dtype=torch.float32, device=device).requires_grad_() for a in (scale, bias))
+    mean, var = torch.zeros_like(b).detach(), torch.ones_like(w).detach()
+    functional = torch.nn.functional
+
+    def forward(x, w, b):
+        y = functional.batch_norm(x, mean, var, w, b, mode != "inference", 0.01, 1e-5)
+        return functional.relu(y) if mode.endswith("ReLU") else y
+
+    if "compiled" in name:
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # it would fork, which jax's threads forbid
+        forward = torch.compile(forward, dynamic=False)
+    finish = torch.cuda.synchronize if gpu else (lambda: None)
+    backward = mode.startswith("forward+backward")
+    x.requires_grad_(backward)
+
+    def call() -> None:
+        if backward:
+            y = forward(x, w, b)
+            torch.autograd.grad(y, (x, w, b), dy)
+        else:
+            with torch.no_grad():
+                forward(x, w, b)
+        finish()
+
+    return call

@@ -1,0 +1,94 @@
+"""Timing by turns: contestants run interleaved, so that a slow minute of the machine falls on all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+LEAST_SECONDS = 1e-3  # of one sample: shorter calls are repeated within it
+PAUSE = 2e-3  # seconds, in which the threads of the one before stop spinning (OpenMP's do, on the core of the next)
+
+
+class Timed(NamedTuple):
+    """Seconds of one call: median and quartiles over the samples."""
+
+    median: float
+    low: float
+    high: float
+    samples: list[float]
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timed]:
+    """Seconds of each call, which returns when its work is done or hands out jax arrays to wait for.
+
+    Two warm-up calls each, then `repeats` rounds in which every contestant has its turn, in another order each round.
+    """
+    counts = {}
+    for name, call in calls.items():
+        jax.block_until_ready(call())
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        counts[name] = max(1, int(LEAST_SECONDS / (time.perf_counter() - began)))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(repeats):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                call, count = calls[name], counts[name]
+                time.sleep(PAUSE)
+                began = time.perf_counter()
+                for _ in range(count):
+                    out = call()
+                jax.block_until_ready(out)
+                samples[name].append((time.perf_counter() - began) / count)
+                del out
+    finally:
+        if collects:
+            gc.enable()
+    return {name: timed(values) for name, values in samples.items()}
+
+
+def timed(samples: list[float]) -> Timed:
+    ordered = sorted(samples)
+    return Timed(statistics.median(ordered), ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4], samples)
+
+
+def provenance() -> dict[str, Any]:
+    """Device, machine and versions: what a number needs to be believed."""
+    import importlib.metadata
+    import os
+    import platform
+
+    packages = ("jax", "jaxlib", "flax", "optax", "dm-haiku", "equinox", "torch", "numpy")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind if device.platform != "cpu" else f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
+        "platform": device.platform,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": found,
+    }
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or "CPU"
