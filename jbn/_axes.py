@@ -7,14 +7,17 @@ order in which those axes stand in the input, whatever order the caller names th
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
+SMALL = 4096  # elements per feature, below which a sample saves nothing
 
 
 def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -48,6 +51,28 @@ def reduction_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 def feature_shape(axis: Axis, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of statistics and parameters for an input of `shape`."""
     return tuple(shape[a] for a in feature_axes(axis, len(shape)))
+
+
+def reduced_size(axis: Axis, shape: Sequence[int]) -> int:
+    """Elements per feature of an input of `shape`."""
+    return math.prod(shape[a] for a in reduction_axes(axis, len(shape)))
+
+
+def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
+    """Every so manieth element of each feature, or all of a small input; at least one in twice `every`.
+
+    Never a part of the first axis alone: that of the examples is the one that is spread over devices.
+    """
+    reduce = reduction_axes(axis, x.ndim)
+    if reduced_size(axis, x.shape) < SMALL:
+        return x
+    along = max(reduce, key=lambda a: (a > 0, x.shape[a]))
+    if along == 0:  # examples alone: groups of neighbours, and of each group one
+        size = next((k for k in range(every, 1, -1) if x.shape[0] % k == 0), 1)
+        x, along = x.reshape(x.shape[0] // size, size, *x.shape[1:]), 1
+    step = min(every, x.shape[along])
+    part = lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
+    return part.reshape(-1, *part.shape[2:]) if part.ndim > len(reduce) + len(feature_axes(axis, x.ndim)) else part
 
 
 def wide(*dtypes: DTypeLike) -> jnp.dtype:

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
+from jbn._passes import affine, plain_affine
 
 
 def normalize(
@@ -92,21 +93,20 @@ def normalize_shifted(
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
 
+    shift, result = shift.astype(wide), x.dtype if dtype is None else dtype
+    if where is None:
+        return affine(x, shift, factor, offset, axis).astype(result)
+
     def expand(value: jax.Array) -> jax.Array:
         return _axes.expand(value, axis, x.ndim)
 
-    d = x.astype(wide) - expand(shift.astype(wide))
-    if where is not None:
-        # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias.
-        y = d * expand(factor) if offset is None else d * expand(factor) + expand(offset)
-        # As rounded: float16 overflows where float32 does not.
-        rounded = lax.stop_gradient(y).astype(x.dtype if dtype is None else dtype)
-        keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(rounded)
-        d = jnp.where(keep, d, 0 if mean is None else expand(mean.astype(wide)))
+    # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias. As rounded: float16
+    # overflows where float32 does not.
+    rounded = lax.stop_gradient(plain_affine(x, shift, factor, offset, axis)).astype(result)
+    keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(rounded)
+    d = jnp.where(keep, x.astype(wide) - expand(shift), 0 if mean is None else expand(mean.astype(wide)))
     y = d * expand(factor)
-    if offset is not None:
-        y = y + expand(offset)
-    return y.astype(x.dtype if dtype is None else dtype)
+    return (y if offset is None else y + expand(offset)).astype(result)
 
 
 def check_features(name: str, value: jax.Array | None, axis: Axis, shape: tuple[int, ...]) -> None:
