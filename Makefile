@@ -5,13 +5,16 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: ablation test lint format lock clean
+.PHONY: ablation test bench lint format lock clean
 
 ablation: $(READY)  ## train and compare the placements of batch norm; the answer, and runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
 
 test: $(READY)  ## the whole suite, doctests included
 	$(BIN)/python -m pytest
+
+bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

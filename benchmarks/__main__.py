@@ -1,8 +1,8 @@
 """jbn against its peers and the memory's limit: `python -m benchmarks [--device cpu|gpu] [--out FILE] [--quick]`.
 
 Every contestant on every input, by turns in one run: forward, forward and backward, inference, and with ReLU, in
-float32 and bfloat16; with the bandwidth of the memory measured in the same rounds. Writes JSON, a Markdown table and a figure
-beside it. Libraries that are not installed are left out (`pip install -e '.[peers]'` brings all).
+float32 and bfloat16; with the bandwidth of the memory measured in the same rounds. Writes JSON, and beside it a
+Markdown table and a figure. Libraries that are not installed are left out (`pip install -e '.[peers]'` brings all).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.progress import Progress
+
+from benchmarks.timing import keep_memory
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS, QUICK_REPEATS = 25, 9
@@ -72,4 +74,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_memory("benchmarks")
     sys.exit(main())

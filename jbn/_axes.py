@@ -58,21 +58,27 @@ def reduced_size(axis: Axis, shape: Sequence[int]) -> int:
     return math.prod(shape[a] for a in reduction_axes(axis, len(shape)))
 
 
-def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
-    """Every so manieth element of each feature, or all of a small input; at least one in twice `every`.
+def known(shape: Sequence[int]) -> bool:
+    """Whether no size is a symbol."""
+    return all(isinstance(size, int) for size in shape)
 
-    Never a part of the first axis alone: that of the examples is the one that is spread over devices.
+
+def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
+    """About one in so many elements of each feature, never fewer than one in twice that; all of a small input, or of one
+    whose size is a symbol (`jax.export`).
+
+    Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
+    examples alone, one of every few neighbours.
     """
     reduce = reduction_axes(axis, x.ndim)
-    if reduced_size(axis, x.shape) < SMALL:
+    if not known(x.shape) or reduced_size(axis, x.shape) < SMALL:
         return x
     along = max(reduce, key=lambda a: (a > 0, x.shape[a]))
-    if along == 0:  # examples alone: groups of neighbours, and of each group one
+    if along == 0:
         size = next((k for k in range(every, 1, -1) if x.shape[0] % k == 0), 1)
-        x, along = x.reshape(x.shape[0] // size, size, *x.shape[1:]), 1
+        return x.reshape(x.shape[0] // size, size, *x.shape[1:])[:, size // 2]
     step = min(every, x.shape[along])
-    part = lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
-    return part.reshape(-1, *part.shape[2:]) if part.ndim > len(reduce) + len(feature_axes(axis, x.ndim)) else part
+    return lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
 
 
 def wide(*dtypes: DTypeLike) -> jnp.dtype:

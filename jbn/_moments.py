@@ -15,7 +15,7 @@ batch, the variance between the part and the rest is part of var, so
 
     |E[d]|² <= var · (1 - f)/f
 
-whatever the batch holds: with 1/f = 16 at most four bits of the variance cancel, and usually none.
+whatever the batch holds: with 1/f = 64 at most six bits of the variance cancel, and usually none.
 
 Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979). For devices
 that takes a single collective: each writes its four rows into its slot of a common table, and merges the table itself.
@@ -34,7 +34,7 @@ from jbn import _axes
 from jbn._axes import Axis
 from jbn._passes import abs2, power_sums
 
-SAMPLED = 16  # a rough mean is that of every sixteenth element, about
+SAMPLED = 64  # a rough mean is that of about one element in so many
 
 
 class Moments(NamedTuple):
@@ -170,8 +170,8 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
     reduce, wide = _axes.reduction_axes(axis, x.ndim), _axes.wide(x.dtype)
     if mask is None:
         part = _axes.sample(x, axis, SAMPLED)
-        shift = jnp.sum(part, reduce, dtype=wide) / max(1, _axes.reduced_size(axis, part.shape))
-        count = jnp.asarray(_axes.reduced_size(axis, x.shape), jnp.float32)
+        count, sampled = (jnp.asarray(_axes.reduced_size(axis, a.shape), jnp.float32) for a in (x, part))
+        shift = jnp.sum(part, reduce, dtype=wide) / jnp.maximum(sampled, 1).astype(wide)
     else:
         x = jnp.where(mask, x.astype(wide), 0)
         count = _count(mask, axis, x.shape)

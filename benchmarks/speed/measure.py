@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 def rows_of(case: Case, repeats: int, *, compiled: bool, gpu: bool, modes: Sequence[Mode] = MODES) -> list[Row]:
     """One row a mode: milliseconds of each contestant and of the limit, all from the same rounds."""
-    bandwidth, found = limits.Bandwidth(case.bytes).calls(), []
+    bandwidth, found = limits.Bandwidth(case.bytes).calls, []
     for mode in modes:
         contestants = calls(case, mode, compiled=compiled and mode.startswith("forward+backward"), gpu=gpu)
         times = interleaved({**contestants, **bandwidth}, repeats)

@@ -1,0 +1,124 @@
+"""The passes over the large array equal their plain twins, to all derivatives, and write nothing but their results."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import affine as some_affine
+from helpers import assert_close, batch
+from jax.test_util import check_grads
+
+import jbn
+from jbn import _axes, _passes
+
+# Few features last are summed side by side on a CPU; the last shape cannot be, the second to last is complex.
+SHAPES = [
+    pytest.param((24, 16, 8, 3), -1, "float64", id="few-features"),
+    pytest.param((2048, 2), -1, "float64", id="few-features-rows"),
+    pytest.param((64, 7, 20), -1, "float64", id="many-features"),
+    pytest.param((8, 20, 31), 1, "float64", id="channels-first"),
+    pytest.param((31, 3, 5), -1, "complex128", id="complex"),
+    pytest.param((1367, 3), -1, "float64", id="odd"),
+]
+
+
+def arguments(shape, axis, dtype):
+    x = batch(shape, axis, dtype, mean=30.0)
+    shift = jnp.mean(x, _axes.reduction_axes(axis, len(shape))) + 0.1
+    factor, offset = some_affine(shape, axis, dtype)
+    return x, shift, factor, offset
+
+
+def value(f, along, *at):
+    return f(*at)
+
+
+def forward_mode(f, along, *at):
+    return jax.jvp(f, at, along)[1]
+
+
+def reverse_mode(f, along, *at):
+    y, vjp = jax.vjp(f, *at)
+    return vjp(jax.tree.map(jnp.sin, y))
+
+
+def forward_over_reverse(f, along, *at):
+    return jax.jvp(partial(reverse_mode, f, along), at, along)[1]
+
+
+@pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
+@pytest.mark.parametrize(("shape", "axis", "dtype"), SHAPES)
+def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, dtype, how, x64):
+    x, shift, factor, offset = arguments(shape, axis, dtype)
+    tangents = jax.tree.map(lambda a: jnp.cos(3 * jnp.real(a)).astype(a.dtype), (x, shift, factor, offset))
+    wrap = {"eager": lambda f: f, "jit": jax.jit, "vmap": lambda f: lambda *a: jax.tree.map(
+        lambda v: v[0], jax.vmap(f)(*(jnp.stack([v, v]) for v in a)))}[how]  # fmt: skip
+
+    def sums(power_sums):
+        return lambda x: power_sums(x, jax.lax.stop_gradient(shift), axis)
+
+    def line(affine):
+        return lambda *a: affine(*a, axis)
+
+    pairs = [
+        (sums(_passes.power_sums), sums(_passes.plain_power_sums), (x,), tangents[:1]),
+        (line(_passes.affine), line(_passes.plain_affine), (x, shift, factor, offset), tangents),
+    ]
+    for ours, twin, at, along in pairs:
+        for way in (value, forward_mode, reverse_mode, forward_over_reverse):
+            found, wanted = wrap(partial(way, ours, along))(*at), way(twin, along, *at)
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+                assert_close(a, b, 1e-11)
+
+
+def test_derivatives_of_few_features_agree_with_finite_differences(x64):
+    x, shift, factor, offset = arguments((256, 8, 3), -1, "float64")
+    assert _passes._neighbours(x, -1) == 8
+    check_grads(lambda *a: _passes.affine(*a, -1), (x, shift, factor, offset), order=2)
+    check_grads(lambda x: _passes.power_sums(x, shift, -1), (x,), order=2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(64, 16, 16, 32), (64, 16, 16, 3)], ids=["many-features", "few-features"])
+def test_the_compiled_layer_writes_nothing_but_its_results(shape, dtype):
+    """On a CPU x - shift would be written for each sum, and read again; of half precision, dy alone is widened once."""
+    x, (scale, bias) = batch(shape, dtype=dtype), some_affine(shape)
+
+    def both(x, scale, bias, dy):
+        def forward(x, scale, bias):
+            return jbn.batch_norm(x, scale, bias, jbn.init_stats(shape[-1]), train=True)[:2]
+
+        y, vjp, stats = jax.vjp(forward, x, scale, bias, has_aux=True)
+        return y, vjp(dy), stats
+
+    compiled = jax.jit(both).lower(x, scale, bias, x).compile()
+    allowed = 0.2 if dtype == "float32" else 2.2
+    assert compiled.memory_analysis().temp_size_in_bytes < allowed * x.nbytes
+
+
+@pytest.mark.parametrize("shape", [(4096, 5), (64, 64, 5), (8, 200, 100, 2), (4099, 3)], ids=str)
+def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
+    """The sampled elements far from all others, which is the worst that can be: var still has most of its digits."""
+    x = np.random.default_rng(0).normal(size=shape)
+    sampled = _axes.sample(jnp.arange(x.size, dtype=jnp.int32).reshape(shape), -1, 64)
+    assert x.size / 128 <= sampled.size <= x.size
+    x.reshape(-1)[np.asarray(sampled).reshape(-1)] += 1e4
+    found = jbn.moments(jnp.asarray(x, jnp.float32))
+    exact = np.asarray(x, np.float32).astype(np.float64).var(tuple(range(x.ndim - 1)))
+    assert_close(found.var, exact, 64 * 4e-7)
+
+
+@pytest.mark.parametrize("reduce_axis_sizes", [(5,), (3, 4)])
+def test_all_of_a_small_input_is_its_sample(reduce_axis_sizes):
+    x = batch((*reduce_axis_sizes, 7))
+    assert _axes.sample(x, -1, 64) is x
+
+
+def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
+    x = jnp.broadcast_to(jnp.arange(32.0)[:, None, None, None], (32, 24, 8, 3))
+    part = _axes.sample(x, -1, 64)
+    assert set(np.asarray(part).reshape(-1)) == set(range(32)) and part.size * 24 == x.size
+    first = _axes.sample(jnp.moveaxis(x, -1, 1), 1, 64)
+    assert first.shape == (32, 3, 1, 8)
