@@ -51,7 +51,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(name="adam"),
     training=TrainingConfig(batch_size=128, epochs=5),
     probes=ProbesConfig(seeds=2, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-10, learning_rate_points=4, tuning_seeds=1, evaluation_seeds=6),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-11, learning_rate_points=6, tuning_seeds=1, evaluation_seeds=10),
     analysis=AnalysisConfig(
         margin_pp=1.0,
         published=(Published("after", "before", "constant rate", 1.97, "gdd72582, assignment 1, at full size", n=5),),
