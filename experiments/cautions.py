@@ -10,7 +10,7 @@ from experiments.formats import join
 from experiments.tuning import Choice, Record, diverged
 from experiments.verdict import Contrast, finding
 
-PUBLISHABLE_SEEDS = 10
+PUBLISHABLE_SEEDS, PUBLISHABLE_TUNING_SEEDS, PUBLISHABLE_RATES = 10, 3, 7
 
 
 def warnings(
@@ -32,7 +32,37 @@ def warnings(
             f"only {config.sweep.evaluation_seeds} evaluation seeds; a result to publish needs {PUBLISHABLE_SEEDS} or "
             f"more: --sweep.evaluation-seeds {PUBLISHABLE_SEEDS}"
         )
-    return found + _overlaps(config) + _false_differences(contrasts)
+    return found + _thin(config) + _coarse(contrasts) + _overlaps(config) + _false_differences(contrasts)
+
+
+def _thin(config: Config) -> list[str]:
+    """A search so small that chance decides it; of one that is small on purpose, such as the smoke test's, once."""
+    sweep = config.sweep
+    few = [
+        f"{count} {what}"
+        for count, what, enough in (
+            (sweep.tuning_seeds, "tuning seed" + "s" * (sweep.tuning_seeds > 1), PUBLISHABLE_TUNING_SEEDS),
+            (sweep.learning_rate_points, "learning rates", PUBLISHABLE_RATES),
+        )
+        if count < enough
+    ]
+    if not few:
+        return []
+    return [
+        f"the rates were chosen with {join(few)} (to publish: {PUBLISHABLE_TUNING_SEEDS} seeds and {PUBLISHABLE_RATES} "
+        "rates, a factor 2 apart), so an arm's rate may be a neighbour of its best; the intervals do not know of that"
+    ]
+
+
+def _coarse(contrasts: Sequence[Contrast]) -> list[str]:
+    """Contrasts with so few pairs that no permutation test can reach the level."""
+    least = {c.comparison.n: 2.0 ** (1 - c.comparison.n) for c in contrasts if c.comparison.paired}
+    return [
+        f"with {n} pairs the permutation test's p cannot fall below {p:.3g}, which is above {contrasts[0].alpha:g}: "
+        "its column says nothing here, and the t intervals rest on differences being about normal"
+        for n, p in sorted(least.items())
+        if p > contrasts[0].alpha
+    ]
 
 
 def _rates(config: Config, choices: Mapping[Arm, Choice]) -> list[str]:

@@ -11,7 +11,8 @@ respects; the error of the published number itself is rarely known, and so is no
     size    reproduced       the interval reaches to within m of d, and the sign is reproduced
             not reproduced   it does not reach to within m of d
             undecided        otherwise
-    verdict not reproduced   ours is equivalent to 0 within ±m (TOST), whatever its sign
+    verdict not reproduced   ours is equivalent to 0 within ±m (TOST), whatever its sign; or the interval excludes
+                             every difference of the sign of d that is beyond m
             as the sign      otherwise; "reproduced in sign only" where the size is not reproduced
 
 |d| <= m, no difference was reported: there is no sign to reproduce.
@@ -68,6 +69,9 @@ def judge(difference: float, c: Comparison, *, margin_pp: float, alpha: float) -
         return Judgement("not reproduced", sign, size, reason)
     if sign == "not reproduced":
         return Judgement("not reproduced", sign, size, "our interval lies on the other side of 0")
+    if sign == "undecided" and far < margin_pp:
+        reason = f"our interval excludes a difference of this sign beyond {margin_pp:g} pp; {apart}"
+        return Judgement("not reproduced", sign, size, reason)
     if sign == "undecided":
         reason = f"our interval covers 0, without equivalence within {margin} ({tost})"
         return Judgement("undecided", sign, size, reason if sized else f"{reason}; {apart}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from experiments import literature
 from experiments.cautions import warnings
-from experiments.comparison import RESOLUTION_PP, Comparison, compare, holm
+from experiments.comparison import DIGITS, RESOLUTION_PP, Comparison, compare, holm
 from experiments.config import Arm, Config, ConfigError
 from experiments.power import power
 from experiments.tuning import Choice as Choice
@@ -74,7 +74,17 @@ def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:
         "arms": [
             _arm_row(arm, choices[arm], seeds[arm], runs[arm], accuracy[arm], analysis.alpha) for arm in config.arms
         ],
-        "comparisons": [_comparison_row(contrast) for contrast in contrasts],
+        "comparisons": [
+            _comparison_row(contrast)
+            | {
+                "by_statistics": _by_statistics(
+                    config,
+                    *(runs[Arm(treatment, contrast.context)] for treatment in (contrast.a, contrast.b)),
+                    contrast.comparison.paired,
+                )
+            }
+            for contrast in contrasts
+        ],
         "published": published,
         "warnings": warnings(config, choices, runs, contrasts),
     }
@@ -124,6 +134,7 @@ def _arm_row(
         "decay_scale_bias": choice.decay_scale_bias,
         "edge": choice.edge,
         "weight_decay_edge": choice.weight_decay_edge,
+        "max_learning_rate": choice.max_learning_rate,
         "max_stable_rate": choice.max_stable_rate,
         "tuning": choice.curve,
         "grid": choice.grid,
@@ -136,7 +147,56 @@ def _arm_row(
         "test_loss": None if None in losses else float(np.mean(losses)),
         "seeds": list(seeds),
         "diverged": diverged(runs),
+        "diverged_at": [run["diverged"] for run in runs],
+        "validation_curve": _curve(runs),
+        "end": [_end(run["probes"]) for run in runs if run.get("probes")],
     }
+
+
+def _curve(runs: Sequence[Record]) -> dict[str, list[float]]:
+    """Mean and sample standard deviation of the validation accuracy, percent, over the evaluation seeds, by step."""
+    accuracy = 100 * np.array([run["val_accuracy"] for run in runs], np.float64)
+    return {
+        "steps": list(runs[0]["steps"]),
+        "mean": accuracy.mean(0).round(DIGITS).tolist(),
+        "sd": accuracy.std(0, ddof=1).round(DIGITS).tolist(),
+    }
+
+
+def _end(probes: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of the loss surface after the last step of one seed; None where it was not asked for."""
+    return {key: probes.get(key) for key in ("eigenvalues", "mean_logit")}
+
+
+def _by_statistics(config: Config, a: Sequence[Record], b: Sequence[Record], paired: bool) -> list[dict[str, Any]]:
+    """The difference a - b by each kind of statistics at test, and how much it differs from that by running ones.
+
+    What running statistics alone do to a difference is evaluation, not training. Only of seeds that are paired.
+    """
+    found = {
+        metric: 100 * np.array([(x[metric], y[metric]) for x, y in zip(a, b, strict=True)], np.float64)
+        for metric in METRICS
+        if all(run.get(metric) is not None for run in (*a, *b))
+    }
+    if not paired or len(found) < 2:
+        return []
+    rows, running = [], found[METRICS[0]]
+    for metric, values in found.items():
+        difference = values[:, 0] - values[:, 1]
+        change = difference - (running[:, 0] - running[:, 1])
+        rows.append(
+            {
+                "metric": metric,
+                **_interval_of(difference, config.analysis.alpha),
+                "change": None if metric == METRICS[0] else _interval_of(change, config.analysis.alpha),
+            }
+        )
+    return rows
+
+
+def _interval_of(values: NDArray[np.float64], alpha: float) -> dict[str, Any]:
+    spread = _spread(values, alpha)
+    return {"difference": spread["mean"], "ci": spread["ci"]}
 
 
 def _spread(accuracy: NDArray[np.float64], alpha: float) -> dict[str, Any]:

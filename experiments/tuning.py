@@ -37,6 +37,9 @@ class Choice(NamedTuple):
     """Which end of the grid of rates the choice lies at: the true optimum may then lie outside."""
     weight_decay_edge: Edge | None
     """The same for weight decay, where it was tuned; no decay at all is no edge, since nothing lies below."""
+    max_learning_rate: float | None
+    """The highest rate, at the chosen decay, at which the arm still learns: its mean validation accuracy is at least
+    half of the best. A rate may be stable, in that no loss is infinite, and teach nothing."""
     max_stable_rate: float | None
     """The highest rate up to which, from the lowest and at the chosen decay, no tuning seed diverged; None where one
     diverged at the lowest."""
@@ -128,6 +131,7 @@ def _choice(config: Config, scored: list[dict[str, Any]]) -> Choice:
         rates.index(best["learning_rate"]),
         _end(best["learning_rate"], rates),
         None if at_end == "lowest" and best["weight_decay"] == 0 else at_end,
+        max(point["learning_rate"] for point in curve if point["mean"] >= best["mean"] / 2),
         curve[stable - 1]["learning_rate"] if stable else None,
         curve,
         scored,

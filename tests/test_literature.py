@@ -31,6 +31,7 @@ CASES = [
     (2.0, 0.0, 0.1, "not reproduced", "undecided", "not reproduced"),  # equivalent
     (2.0, 0.2, 0.1, "not reproduced", "reproduced", "not reproduced"),  # equivalent, though of the same sign
     (0.6, 0.2, 0.1, "not reproduced", "reproduced", "reproduced"),  # equivalent, and near the published, too
+    (2.0, -0.3, 0.6, "not reproduced", "undecided", "not reproduced"),  # no equivalence, but nothing of that sign
     (2.0, 0.6, 1.0, "undecided", "undecided", "undecided"),
     (5.0, 0.6, 1.0, "undecided", "undecided", "not reproduced"),
     (0.3, 0.0, 0.2, "reproduced", None, None),
@@ -62,6 +63,7 @@ def test_an_interval_that_ends_at_0_on_the_other_side_contradicts_the_sign():
     c = ours(-1.0, 0.5)._replace(ci=(-2.0, 0.0))
     assert judge(2.0, c, margin_pp=0.5, alpha=0.05).verdict == "not reproduced"
     assert judge(-2.0, c, margin_pp=0.5, alpha=0.05).verdict == "undecided"
+    assert judge(-2.0, c, margin_pp=3.0, alpha=0.05).verdict != "not reproduced"  # 2 is within the margin there
 
 
 def test_the_row_quotes_the_source_and_both_differences():

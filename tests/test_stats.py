@@ -88,7 +88,7 @@ def test_diverged_evaluations_and_few_seeds_are_warned_of():
     assert any(w.startswith("1 of 6 evaluation trainings of after/sigmoid diverged") for w in result["warnings"])
     assert any(w.startswith("only 6 evaluation seeds") for w in result["warnings"])
     assert (result["arms"][-1]["diverged"], result["arms"][-1]["test_loss"]) == (1, None)
-    sweep = SweepConfig(learning_rate_points=5, lowest_learning_rate=2.0**-4, tuning_seeds=2, evaluation_seeds=10)
+    sweep = SweepConfig(learning_rate_points=7, lowest_learning_rate=2.0**-4, tuning_seeds=3, evaluation_seeds=10)
     many = replace(CONFIG, sweep=sweep, placements=("after",), activations=("relu",))
     assert stats.summarize(many, synthetic.records(many))["warnings"] == []
 
@@ -237,3 +237,72 @@ def test_published_differences_are_judged_by_the_comparison_of_the_same_arms_in_
     means = {(a["treatment"], a["context"]): a["mean"] for a in result["arms"]}
     assert undeclared["difference"] == pytest.approx(means["before", "tanh"] - means["after", "tanh"])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize(
+    ("seeds", "points", "said"),
+    [
+        (3, 7, None),
+        (1, 7, "with 1 tuning seed \\("),
+        (3, 4, "with 4 learning rates"),
+        (2, 4, "2 tuning seeds and 4 learn"),
+    ],
+)
+def test_a_search_with_few_rates_or_seeds_is_warned_of(seeds, points, said):
+    sweep = replace(CONFIG.sweep, tuning_seeds=seeds, learning_rate_points=points, evaluation_seeds=10)
+    config = replace(CONFIG, sweep=sweep, placements=("after",), activations=("relu",))
+    found = " ".join(stats.summarize(config, synthetic.records(config))["warnings"])
+    assert re.search(said, found) if said else "the rates were chosen" not in found
+
+
+@pytest.mark.parametrize(("n", "said"), [(5, True), (6, False)])
+def test_a_permutation_test_that_cannot_reach_the_level_is_warned_of(n, said):
+    config = replace(CONFIG, sweep=replace(CONFIG.sweep, evaluation_seeds=n))
+    found = stats.summarize(config, synthetic.records(config))["warnings"]
+    assert any("5 pairs the permutation test's p cannot fall below 0.0625" in w for w in found) == said
+
+
+def test_differences_by_kind_of_statistics_and_what_running_ones_do_to_them():
+    records = synthetic.records(CONFIG)
+    by_seed = {(r["treatment"], r["seed"]): r for r in records if r["phase"] == "evaluate" and r["context"] == "relu"}
+    row = next(
+        r for r in stats.summarize(CONFIG, records)["comparisons"] if (r["a"], r["b"], r["context"])
+        == ("after", "before", "relu")
+    )  # fmt: skip
+    found = {entry["metric"]: entry for entry in row["by_statistics"]}
+    assert list(found) == list(stats.METRICS) and found["test_accuracy"]["change"] is None
+    assert found["test_accuracy"]["difference"] == pytest.approx(row["difference"])
+    assert found["test_accuracy"]["ci"] == pytest.approx(row["ci"])
+    after, before = (
+        {m: np.array([100 * by_seed[p, s][m] for s in CONFIG.sweep.evaluation()]) for m in stats.METRICS}
+        for p in ("after", "before")
+    )
+    change = (
+        after["test_accuracy_population"]
+        - before["test_accuracy_population"]
+        - (after["test_accuracy"] - before["test_accuracy"])
+    )
+    entry = found["test_accuracy_population"]["change"]
+    assert entry["difference"] == pytest.approx(change.mean())
+    half = scipy.stats.t.ppf(0.975, len(change) - 1) * change.std(ddof=1) / np.sqrt(len(change))
+    assert entry["ci"] == pytest.approx([change.mean() - half, change.mean() + half])
+    none = next(r for r in stats.summarize(CONFIG, records)["comparisons"] if r["b"] == "none")
+    assert none["by_statistics"] == []  # a network without norms has no statistics to exchange
+
+
+def test_an_arm_keeps_its_validation_curve_and_where_its_trainings_diverged():
+    records = synthetic.records(CONFIG)
+    for r in records:
+        if (r["phase"], r["treatment"], r["context"], r["seed"]) == (
+            *("evaluate", "after", "tanh"), CONFIG.sweep.evaluation()[1]
+        ):  # fmt: skip
+            r["diverged"] = 7
+    arm = next(
+        a for a in stats.summarize(CONFIG, records)["arms"] if (a["treatment"], a["context"]) == ("after", "tanh")
+    )
+    runs = [r for r in records if (r["phase"], r["treatment"], r["context"]) == ("evaluate", "after", "tanh")]
+    assert arm["diverged_at"][:3] == [None, 7, None]
+    accuracy = 100 * np.array([r["val_accuracy"] for r in sorted(runs, key=lambda r: r["seed"])])
+    assert arm["validation_curve"]["steps"] == runs[0]["steps"]
+    assert arm["validation_curve"]["mean"] == pytest.approx(accuracy.mean(0), abs=1e-4)
+    assert arm["validation_curve"]["sd"] == pytest.approx(accuracy.std(0, ddof=1), abs=1e-4)

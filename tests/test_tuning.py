@@ -136,6 +136,12 @@ def test_the_max_stable_rate_is_the_last_before_the_first_that_diverged(diverged
     assert [point["diverged"] for point in found.curve] == [int(i in diverged) for i in range(5)]
 
 
+def test_a_rate_may_be_stable_and_teach_nothing():
+    found = choice_of(rates((0.3, 1), (0.9, 1), (0.46, 1), (0.44, 1), (0.1, 1)))
+    assert found.max_stable_rate == CONFIG.sweep.learning_rates[4]
+    assert found.max_learning_rate == CONFIG.sweep.learning_rates[2]
+
+
 def test_the_max_stable_rate_is_that_of_the_chosen_decay():
     sweep = {"learning_rate_points": 3, "weight_decays": (0.0, 1e-4)}
     values = rates((0.9, 1), (0.5, 1), (0.5, None), (0.5, 1), (0.5, None), (0.5, 1))
