@@ -8,7 +8,7 @@ Its recipe per mean loss: SGD with Nesterov momentum 0.85, rate 11.5 / (1 + 1/0.
 epochs, flips drawn at random (there alternating), no test-time augmentation, no averaging of weights, so some tenths
 of a percent less are to be expected. Nobody has published the swap.
 
-Cost: 0.36 PFLOP a training, 218 trainings; meant for a GPU. Not run yet: no result is claimed.
+Cost: 0.36 PFLOP a training, 230 trainings; meant for a GPU. Not run yet: no result is claimed.
 """
 
 from experiments.config import (

@@ -60,6 +60,8 @@ CONFIG = Config(
             Published("bn_after_addition", "original", "20 layers", 8.29 - 8.34, GCR),
             Published("no_relu_bn_before_addition", "original", "20 layers", 8.29 - 8.62, GCR),
             Published("no_relu_bn_after_addition", "original", "20 layers", 8.29 - 8.23, GCR),
+            Published("bn_after_addition", "original", "110 layers", 6.97 - 13.56, GCR),
+            Published("no_relu_bn_before_addition", "original", "110 layers", 6.97 - 6.32, GCR),
             Published("no_relu_bn_after_addition", "original", "110 layers", 6.97 - 12.30, GCR),
         ),
     ),

@@ -4,9 +4,9 @@
 
 Page 2019 (https://github.com/davidcpage/cifar10-fast, batch_norm_post.ipynb), one run: the rate doubles every two
 epochs from 0.005, for 25 epochs; without batch norm training breaks at a rate between 0.11 and 0.23, with it at about
-2.6. Scale and bias are frozen. The rate grows smoothly here (there in pieces). A record's `diverged` is the step at
-which the loss was first not finite, when the rate was rate · 5793^(step / 2,425); the curves show the accuracy on the
-way.
+2.6. Scale and bias are frozen. The rate grows smoothly here (there in pieces). The answer is in
+`diverged_at` of each arm in result.json, the step at which the loss of each seed was first not finite, when the rate
+was rate · 5793^(step / 2,425), and in `validation_curve`, the accuracy on the way.
 
 Cost: 2.5 PFLOP a training, 27 trainings; meant for a GPU. Not run yet: no result is claimed.
 """

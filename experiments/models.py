@@ -27,6 +27,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
         "gelu": partial(jax.nn.gelu, approximate=False),
         "silu": jax.nn.silu,
         "softplus": jax.nn.softplus,
+        "softplus10": lambda x: jax.nn.softplus(10 * x) / 10,
         "tanh": jax.numpy.tanh,
         "sigmoid": jax.nn.sigmoid,
         "identity": lambda x: x,

@@ -19,7 +19,9 @@ Unit = Literal[
     "no_relu_bn_before_addition",
     "no_relu_bn_after_addition",
 ]
-Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "identity"]
+Activation = Literal[
+    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "softplus10", "tanh", "sigmoid", "identity"
+]
 NETWORK_NAMES = ("mlp", "strided_cnn", "cnn9", "vgg16", "simple8", "resnet", "wrn", "airbench94")
 NormName = Literal["batch_norm", "batch_renorm", "frozen_batch_norm", "layer_norm", "group_norm", "none"]
 
