@@ -6,7 +6,7 @@ The same arms twice, tuned and evaluated with disjoint seeds: any difference is 
 cover 0 in 95 of 100 such tests. (Two published runs of one arm, with settings meant to be equal, differed by 3.2
 points.)
 
-Result (n = 21 an arm, two CPU cores, jax 0.10.2, 95 s, last reproduced 2026-11-24), again - once, percentage points:
+Result (n = 21 an arm, two CPU cores, jax 0.10.2, 42 s, last reproduced 2026-11-26), again - once, percentage points:
 
     before    relu -0.24 [-0.50, 0.01]    tanh +0.07 [-0.22, 0.36]    sigmoid +0.03 [-0.23, 0.30]
     after     relu -0.29 [-0.66, 0.09]    tanh -0.02 [-0.40, 0.36]    sigmoid +0.05 [-0.30, 0.40]

@@ -6,15 +6,15 @@
 in front of the classifier for `before`; no bias in the layers, for both; no scale and bias in the norms, for both.
 Data, network, tuning and seeds are those of `configs/digits_placement.py`.
 
-Result (n = 21, two CPU cores, jax 0.10.2, 95 s, last reproduced 2026-11-24), percentage points; files in
+Result (n = 21, two CPU cores, jax 0.10.2, 106 s, last reproduced 2026-11-26), percentage points; files in
 experiments/published/digits_controls:
 
     after - before                     relu -0.12 [-0.42, 0.19]    tanh +0.12 [-0.03, 0.26]
     before + final norm - before       relu -0.25 [-0.50, -0.01]   tanh -0.04 [-0.25, 0.16]
     before, no layer bias - before     relu 0.00, every seed       tanh 0.00, every seed
-    after, no layer bias - after       relu +0.22 [-0.15, 0.60]    tanh -0.01 [-0.06, 0.04]
-    before, no affine - before         relu +0.03 [-0.18, 0.24]    tanh +0.04 [-0.06, 0.14]
-    after, no affine - after           relu -0.14 [-0.39, 0.11]    tanh -0.06 [-0.17, 0.04]
+    after, no layer bias - after       relu +0.20 [-0.18, 0.58]    tanh -0.01 [-0.06, 0.04]
+    before, no affine - before         relu +0.02 [-0.20, 0.24]    tanh +0.04 [-0.06, 0.14]
+    after, no affine - after           relu -0.17 [-0.41, 0.07]    tanh -0.06 [-0.17, 0.04]
 
 All are equivalent within 1 pp (TOST). That the layer's bias does nothing ahead of a norm is seen to the last digit.
 """

@@ -61,6 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot write{where} ({error.strerror or error}); make room, or write another --out; what is on "
+            "the disk is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; nothing that was trained is lost: the same command goes on from here", file=sys.stderr)
         return 130
@@ -91,7 +99,8 @@ def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
     for field, instead in config.set_by_arms().items():
         flag = f"--{field.replace('_', '-')}"
         if any(word == flag or word.startswith(f"{flag}=") for word in overrides):
-            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; write --{instead}")
+            instead = f"edit {instead} in {path}" if instead in ("contexts", "treatments") else f"write --{instead}"
+            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; {instead}")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -110,7 +119,11 @@ def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
 def _short(text: str, overrides: Sequence[str]) -> str:
     """Tyro's complaint without its headings; of the options that it finds similar, the nearest."""
     if text.startswith("Unrecognized options"):
-        unknown = next((word for word in overrides if word in text and word.startswith("-")), overrides[0])
+        said = text.split("Perhaps you meant")[0].split("For full helptext")[0]
+        unknown = next((word for word in overrides if word in said.split()), overrides[0])
+        if not unknown.startswith("-"):
+            flag = overrides[max(0, list(overrides).index(unknown) - 1)]
+            return f"{flag} takes no value {unknown!r}; write {flag} alone, or --no-... for off"
         near = difflib.get_close_matches(unknown, set(re.findall(r"--[\w.-]+", text)) - {unknown}, n=1, cutoff=0.0)
         return f"{unknown} is no option; did you mean {near[0]}?" if near else f"{unknown} is no option"
     for title in ("Value error", "Invalid choice"):
@@ -122,8 +135,9 @@ def use_all_cores() -> None:
     """One jax device per CPU core, so that the lanes of a sweep use them all; accelerators are left as they are."""
     import jax
 
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # already started, as in the tests
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 @contextlib.contextmanager

@@ -198,6 +198,11 @@ def _first(train: Split, config: DataConfig) -> Split:
             "validation part; write fewer"
         )
     chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(len(train.y))[:count])
+    if len(np.unique(np.asarray(train.y)[chosen])) < 2:
+        raise ConfigError(
+            f"data.train_examples is {count}, and these examples of {config.name} are of one class; write more, or "
+            "another data.split_seed"
+        )
     return Split(train.x[chosen], train.y[chosen])
 
 

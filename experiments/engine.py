@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.config import Setup
+from experiments.config import ConfigError, Setup
 from experiments.data import Data, batch_order
 from experiments.programs import Engine, Lane, run_steps, start
 
@@ -35,7 +35,7 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
     """The fastest way to run these lanes. What the config fixes is not measured.
 
     Raises:
-      RuntimeError: no way fits into memory.
+      ConfigError: no way fits into memory.
     """
     steps, sides = setup.training.steps, setup.training.lanes
     candidates = [
@@ -48,7 +48,7 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
     found: dict[Engine, float | None] = {engine: _milliseconds(setup, data, lanes, engine) for engine in candidates}
     fitting = {engine: value for engine, value in found.items() if value is not None}
     if not fitting:
-        raise RuntimeError("no way to run this network fits into memory; write a smaller training.batch_size")
+        raise ConfigError("no way to run this network fits into memory; write a smaller training.batch_size")
     best = min(fitting, key=lambda engine: fitting[engine])
     return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
 

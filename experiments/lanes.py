@@ -123,6 +123,8 @@ class _Together:
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
         looks: Looks = [[] for _ in range(self.probed)]
         done, state, curves, looks = self._restore(state, curves, looks)
+        for epoch in range(done):  # told before, to a program that is gone
+            on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), []))
         if not done:
             self._look(state, looks)
         for epoch in range(done, setup.training.epochs):
@@ -277,9 +279,13 @@ def _series(
 def _end(found: Any) -> dict[str, Any]:
     """Curvature at the end of one lane."""
     if found is None:
-        return {"eigenvalues": None, "mean_logit": None}
-    eigenvalues = {name: np.asarray(values).tolist() for name, values in found.eigenvalues.items()}
-    return {"eigenvalues": eigenvalues or None, "mean_logit": jax.tree.map(float, found.mean_logit) or None}
+        return {"eigenvalues": None, "eigenvalue_residuals": None, "mean_logit": None}
+    values, residuals = (
+        {name: np.asarray(a).tolist() for name, a in part.items()} or None
+        for part in (found.eigenvalues, found.residuals)
+    )
+    logit = jax.tree.map(float, found.mean_logit) or None
+    return {"eigenvalues": values, "eigenvalue_residuals": residuals, "mean_logit": logit}
 
 
 def _lane(tree: Any, i: int) -> Any:

@@ -20,6 +20,7 @@ from jbn.placement import Block
 VALUES = 2**17  # of an activation's input, that percentiles are taken of
 STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # along the gradient; Santurkar et al. 2018 do not report theirs
 LANCZOS = 30
+MOST = 2048  # examples that are looked at as one batch; curvature goes through all, batch by batch
 
 
 class Look(NamedTuple):
@@ -50,21 +51,26 @@ class Look(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """The loss surface at the end, with the statistics of the batch (`batch`), and with the population's (`frozen`)."""
+    """The loss surface at the end, with the statistics of the batch (`batch`), and with the population's (`frozen`).
+
+    No eigenvalue is farther from the one that is given than its residual.
+    """
 
     eigenvalues: dict[str, Array]
+    residuals: dict[str, Array]
     mean_logit: dict[str, dict[str, Array]]
 
 
 def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
     """Activations, gradients, and how far the running statistics are from the true ones of the probed examples."""
+    data = Split(*(a[:MOST] for a in data))
     model = build(measuring(setup.model), classes, train=True)
     activation = ACTIVATIONS[setup.model.activation]
     _, seen = apply(
         model, state, data.x, "batch_stats", "intermediates", capture_intermediates=lambda module, _: _is_block(module)
     )
     layers = []
-    for _, z, output in _activations(seen["intermediates"]):
+    for _, z, output in _activations(seen.get("intermediates", {})):
         a = activation(z)
         layers.append(
             {
@@ -114,21 +120,27 @@ def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) 
     count = len(data.y) // size
     batched = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), data)
     eigenvalues: dict[str, Array] = {}
+    residuals: dict[str, Array] = {}
     mean_logit: dict[str, dict[str, Array]] = {}
     for name, train, at in (("batch", True, state), ("frozen", False, frozen)):
         if setup.probes.eigenvalues:
             loss = curvature.batched_loss(batch_loss(setup, classes, at, train=train), batched)
             k, key = setup.probes.eigenvalues, jax.random.key(0)
-            eigenvalues[name] = curvature.top_eigenvalues(loss, at.params, key, k, max(LANCZOS, 2 * k)).values
+            found = curvature.top_eigenvalues(loss, at.params, key, k, max(LANCZOS, 2 * k))
+            eigenvalues[name], residuals[name] = found
         if setup.probes.mean_logit:
             model = build(measuring(setup.model) if train else setup.model, classes, train=train)
             collections = ["batch_stats"] if train else []
 
-            def logits(params, model=model, at=at, collections=collections):
-                return apply(model, at._replace(params=params), data.x, *collections)[0]
+            def mean_logits(params, model=model, at=at, collections=collections):
+                def of(x):
+                    return apply(model, at._replace(params=params), x, *collections)[0].mean(0)
 
-            mean_logit[name] = probes.mean_logit_gradients(logits, at.params)
-    return Curvature(eigenvalues, mean_logit)
+                # Batch by batch, and computed again for the derivative: the memory of one batch will do.
+                return jax.lax.map(jax.checkpoint(of, prevent_cse=False), batched.x).mean(0)
+
+            mean_logit[name] = probes.mean_logit_gradients(mean_logits, at.params)
+    return Curvature(eigenvalues, residuals, mean_logit)
 
 
 def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[list[str], list[str]]:
@@ -138,7 +150,7 @@ def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[
     def trace(state, x):
         return apply(
             model, state, x, "batch_stats", "intermediates", capture_intermediates=lambda module, _: _is_block(module)
-        )[1]["intermediates"]
+        )[1].get("intermediates", {})
 
     seen = jax.eval_shape(trace, state, data.x[:2])
     return [name for name, _, _ in _activations(seen)], ["/".join(norm) for norm in _norms(state.batch_stats)]
@@ -159,7 +171,8 @@ def _activations(intermediates: dict[str, Any]) -> list[tuple[str, Any, Any]]:
 
 def _norms(batch_stats: Any) -> list[tuple[str, ...]]:
     flat = _flat(batch_stats)
-    return sorted(tuple(norm) for *norm, field in flat if field == "mean" and (*norm, "var") in flat)
+    found = {tuple(norm) for *norm, field in flat if field == "mean" and (*norm, "var") in flat}
+    return sorted(found, key=probes.position)
 
 
 def _flat(tree: Any) -> dict[tuple, Any]:

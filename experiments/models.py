@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -58,11 +59,12 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
       classes: number of classes.
       train: whether batch norm normalizes by the batch (True) or by its running statistics (False).
 
-    A network of the user's, `module:function`, is called with classes, activation, norm, final_norm, dtype and
-    placement, and with unit, depth and width where the config has them; it returns a linen module of one argument.
+    A network of the user's, `module:function`, is called with those of classes, activation, norm, placement,
+    final_norm, dtype, unit, depth, width, use_bias, hidden, padding, pooling and kernel_init that it names and the
+    config says; it returns a linen module of one argument.
 
     Raises:
-      ConfigError: there is no such function.
+      ConfigError: there is no such function, it needs something else, or it has no use for what the config sets.
     """
     options: dict[str, Any] = {
         "classes": classes,
@@ -71,9 +73,11 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
         "final_norm": config.final_norm,
         "dtype": None if config.dtype == "float32" else jnp.dtype(config.dtype),
     }
+    if config.init != "published":
+        kernel_init = nn.initializers.normal(config.init_std) if config.init == "normal" else INITIALIZERS[config.init]
+        options["kernel_init"] = kernel_init
     if config.own:
-        own = {"placement": config.placement, "unit": config.unit, "depth": config.depth, "width": config.width}
-        return _own(config.network)(**options, **{key: value for key, value in own.items() if value is not None})
+        return _own(config, options)
     if config.network in RESIDUAL:
         given = {"unit": config.unit, "depth": config.depth}
     else:
@@ -83,22 +87,45 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
         options["hidden"] = config.hidden
     else:
         options["padding"] = config.padding
-    if config.init != "published":
-        kernel_init = nn.initializers.normal(config.init_std) if config.init == "normal" else INITIALIZERS[config.init]
-        options |= {"kernel_init": kernel_init, "head_init": kernel_init}
+    if "kernel_init" in options:
+        options["head_init"] = options["kernel_init"]
     given |= {"width": config.width, "use_bias": config.use_bias}
     return NETWORKS[config.network](**options, **{key: value for key, value in given.items() if value is not None})
 
 
-def _own(name: str) -> Callable[..., Any]:
-    """The user's function `module:function`."""
-    module, _, function = name.partition(":")
+def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
+    """The network that the user's function makes, with what it takes of the options."""
+    module, _, name = config.network.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"model.network is {name!r}, but {error}; write module:function of a module that Python finds from here"
+            f"model.network is {config.network!r}, but {error}; write module:function of a module that Python finds "
+            "from here"
         ) from None
+    fields = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")
+    options = options | {field: getattr(config, field) for field in fields}
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    needed = {p.name for p in parameters if p.name in named and p.default is p.empty}
+    unknown = sorted(needed - options.keys())
+    if unknown:
+        raise ConfigError(
+            f"{config.network} needs {', '.join(unknown)}, which a config does not have; write a function of some of "
+            f"{', '.join(options)}, or give a default"
+        )
+    default = ModelConfig()
+    fields_of = {"kernel_init": "init"}
+    for option in () if takes_all else options.keys() - named:
+        field = fields_of.get(option, option)
+        if getattr(config, field, None) != getattr(default, field, None):
+            raise ConfigError(
+                f"model.{field} is {getattr(config, field)!r}, but {config.network} takes no {option}, so it would "
+                "have no effect; add it to the function, or leave it out"
+            )
+    said = {key: value for key, value in options.items() if value is not None or key in needed}
+    return function(**{key: value for key, value in said.items() if takes_all or key in named})
 
 
 def measuring(config: ModelConfig) -> ModelConfig:

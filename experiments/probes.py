@@ -267,7 +267,9 @@ def _modules(tree: PyTree) -> OrderedDict[str, dict[str, Array]]:
         *parents, name = (str(getattr(key, "key", getattr(key, "name", key))) for key in path)
         found.setdefault(tuple(parents), {})[name] = leaf
 
-    def position(parents: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-        return (_LAST.index(parents[0]) + 1 if parents and parents[0] in _LAST else 0), parents
-
     return OrderedDict(("/".join(parents), found[parents]) for parents in sorted(found, key=position))
+
+
+def position(parents: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """Sorts the paths of modules in the order of the forward pass."""
+    return (_LAST.index(parents[0]) + 1 if parents and parents[0] in _LAST else 0), parents

@@ -6,7 +6,7 @@ A *lane* is one training: what tuning chooses and a seed, all of them array argu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,7 @@ from experiments.look import curve, look
 from experiments.optimizers import Tuned
 from experiments.train import State, evaluate, init, train_step, with_population_statistics
 
-_ONCE = {"xla_backend_optimization_level": 0}
-_OFTEN = {"xla_backend_optimization_level": 1}
+_ONCE, _OFTEN = 0, 1
 
 
 class Lane(NamedTuple):
@@ -99,15 +98,38 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0)
     return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*arguments)
 
 
+class _Program:
+    """A jitted function whose optimization level holds on a CPU; elsewhere it would cost speed, and was not measured.
+
+    Made when it is first used: before, it is not known which device that will be.
+    """
+
+    def __init__(self, function: Callable, level: int, options: dict[str, Any]):
+        self._function, self._level, self._options = function, level, options
+
+    @cached_property
+    def jitted(self) -> Any:
+        on_cpu = jax.default_backend() == "cpu"
+        level = {"xla_backend_optimization_level": self._level} if on_cpu else None
+        return jax.jit(self._function, compiler_options=level, **self._options)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.jitted(*arguments)
+
+
+def _program(level: int, **options: Any) -> Callable[[Callable], _Program]:
+    return lambda function: _Program(function, level, options)
+
+
 # Every arm is a program of its own, so compile time counts. Two CPU cores, MLP of the digits config: initialization
 # compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
 # runs as fast (84 ms against 81). Convolutions at level 0 are two to seven times slower than at level 1.
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_ONCE)
+@_program(_ONCE, static_argnums=(0, 1, 2))
 def _init_lanes(setup, classes, mesh, seeds, images):
     return over_lanes(partial(init, setup, classes), mesh, seeds, images, shared=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def epoch(state, tuned, order, train):
         def step(state, indices):
@@ -119,7 +141,7 @@ def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     return over_lanes(epoch, mesh, state, tuned, order, train, shared=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4, compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def step(state, tuned, order, train):
         indices = order[state.step % len(order)]
@@ -128,22 +150,22 @@ def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     return over_lanes(step, mesh, state, tuned, order, train, shared=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1, 2, 3))
 def evaluate_lanes(setup, classes, mesh, by_batch, state, split):
     return over_lanes(partial(evaluate, setup, classes, by_batch=by_batch), mesh, state, split, shared=1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1, 2))
 def population_lanes(setup, classes, mesh, state, train):
     return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train, shared=1)
 
 
 # One lane a call: on a CPU, a convolution's gradient is slow in a compiled loop, and slow under vmap.
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1))
 def look_lane(setup, classes, state, examples):
     return look(setup, classes, state, examples)
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=_OFTEN)
+@_program(_OFTEN, static_argnums=(0, 1))
 def curve_lane(setup, classes, state, frozen, examples):
     return curve(setup, classes, state, frozen, examples)

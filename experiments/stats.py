@@ -7,7 +7,7 @@ Pure functions of the config and the records. Accuracies are in percent. What on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,14 +75,7 @@ def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:
             _arm_row(arm, choices[arm], seeds[arm], runs[arm], accuracy[arm], analysis.alpha) for arm in config.arms
         ],
         "comparisons": [
-            _comparison_row(contrast)
-            | {
-                "by_statistics": _by_statistics(
-                    config,
-                    *(runs[Arm(treatment, contrast.context)] for treatment in (contrast.a, contrast.b)),
-                    contrast.comparison.paired,
-                )
-            }
+            _comparison_row(contrast) | {"by_statistics": _by_statistics(config, contrast, runs)}
             for contrast in contrasts
         ],
         "published": published,
@@ -165,20 +158,21 @@ def _curve(runs: Sequence[Record]) -> dict[str, list[float]]:
 
 def _end(probes: dict[str, Any]) -> dict[str, Any]:
     """What was measured of the loss surface after the last step of one seed; None where it was not asked for."""
-    return {key: probes.get(key) for key in ("eigenvalues", "mean_logit")}
+    return {key: probes.get(key) for key in ("eigenvalues", "eigenvalue_residuals", "mean_logit")}
 
 
-def _by_statistics(config: Config, a: Sequence[Record], b: Sequence[Record], paired: bool) -> list[dict[str, Any]]:
+def _by_statistics(config: Config, contrast: Contrast, runs: Mapping[Arm, Sequence[Record]]) -> list[dict[str, Any]]:
     """The difference a - b by each kind of statistics at test, and how much it differs from that by running ones.
 
     What running statistics alone do to a difference is evaluation, not training. Only of seeds that are paired.
     """
+    a, b = (runs[Arm(treatment, contrast.context)] for treatment in (contrast.a, contrast.b))
     found = {
         metric: 100 * np.array([(x[metric], y[metric]) for x, y in zip(a, b, strict=True)], np.float64)
         for metric in METRICS
         if all(run.get(metric) is not None for run in (*a, *b))
     }
-    if not paired or len(found) < 2:
+    if not contrast.comparison.paired or len(found) < 2:
         return []
     rows, running = [], found[METRICS[0]]
     for metric, values in found.items():

@@ -10,20 +10,25 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import engine, record, stats
-from experiments.config import Arm, Config, ConfigError
-from experiments.data import Data, batch_order, load
+from experiments.config import Arm, Config, ConfigError, Setup
+from experiments.data import Data, Split, batch_order, load
 from experiments.lanes import Epoch, train_arm
+from experiments.look import layer_names
 from experiments.models import build, initializing
 from experiments.networks import multiply_adds, parameter_count
+from experiments.optimizers import Tuned
 from experiments.programs import Engine, Lane
+from experiments.train import init, train_step
 from experiments.writers import Writer, open_writers
 
 
@@ -75,6 +80,8 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
 
         records = list(found.records)
         with open_writers(config.writers, folder, config.name) as writer:
+            for note in writer.notes:
+                progress.note(note)
             work = _Work(config, data, folder, progress, writer, _engines(config, data, folder, progress))
             records += work.complete(tuning(config), records)
             # Every choice is made before the first look at the test set.
@@ -198,7 +205,8 @@ def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> di
     """
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
-    for stage in tuning(config):
+    # The arm with most to do stands for its kind: one with a norm.
+    for stage in sorted(tuning(config), key=lambda stage: _without_norm(config.setup(stage.arm))):
         kind = _kind(config, stage.arm)
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
@@ -215,7 +223,12 @@ def _kind(config: Config, arm: Arm) -> str:
     size = [f"depth {model.depth}"] if model.depth else []
     size += [f"width {model.width:g}"] if model.width else []
     size += [f"{'-'.join(map(str, model.hidden))}"] if model.network == "mlp" else []
-    return ", ".join([model.network, *size, model.dtype, f"batch {training.batch_size}"])
+    fixed = [how for how in (training.steps, training.lanes) if how != "auto"]
+    return ", ".join([model.network, *size, model.dtype, f"batch {training.batch_size}", *fixed])
+
+
+def _without_norm(setup: Setup) -> bool:
+    return setup.model.norm == "none" or (setup.model.placement == "none" and setup.model.unit is None)
 
 
 def _describe(config: Config, data: Data) -> dict[str, Any]:
@@ -240,9 +253,21 @@ def _describe(config: Config, data: Data) -> dict[str, Any]:
                 "parameters": parameter_count(network, shape),
                 "multiply_adds": multiply_adds(network, shape),
             }
-        except ValueError as error:
+            _trace(setup, data)
+        except ConfigError as error:
             raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
+        except (ValueError, TypeError) as error:
+            reason = next(line for line in str(error).splitlines() if line.strip())
+            raise ConfigError(f"arm {arm} on {config.data.name}: {reason}") from None
     return found
+
+
+def _trace(setup: Setup, data: Data) -> None:
+    """The shapes of a training step and of an evaluation, so that what does not fit is said before anything trains."""
+    state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
+    indices = jax.ShapeDtypeStruct((setup.training.batch_size,), jnp.int32)
+    jax.eval_shape(partial(train_step, setup, data.classes, 1), state, Tuned(0.0, 0.0, False), indices, data.train)
+    layer_names(setup, data.classes, state, Split(*data.train))
 
 
 def _name(stage: Stage, lane: Lane) -> str:

@@ -64,8 +64,9 @@ def known(shape: Sequence[int]) -> bool:
 
 
 def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
-    """About one in so many elements of each feature, never fewer than one in twice that; all of a small input, or of one
-    whose size is a symbol (`jax.export`).
+    """About one in so many elements of each feature, never fewer than one in twice that.
+
+    All of a small input, or of one whose size is a symbol (`jax.export`).
 
     Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
     examples alone, one of every few neighbours.

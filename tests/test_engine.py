@@ -8,7 +8,7 @@ import pytest
 from test_train import BEFORE, lane, make_data
 
 from experiments import engine, sweep
-from experiments.config import TrainingConfig, load
+from experiments.config import ConfigError, TrainingConfig, load
 from experiments.programs import Engine
 
 
@@ -40,7 +40,7 @@ def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
     found = engine.choose(fixed(), make_data(), [lane(0.1, 0)])
     assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
     monkeypatch.setattr(engine, "_milliseconds", lambda *a: None)
-    with pytest.raises(RuntimeError, match=r"fits into memory; write a smaller training\.batch_size"):
+    with pytest.raises(ConfigError, match=r"fits into memory; write a smaller training\.batch_size"):
         engine.choose(fixed(), make_data(), [lane(0.1, 0)])
 
 

@@ -51,7 +51,11 @@ def test_every_published_mean_and_difference_follows_from_its_seeds(folder):
 def test_the_readme_says_what_the_published_result_says(folder):
     """Each row of its table: context and contrast, n, difference with its interval."""
     result = json.loads((folder / "result.json").read_text())
-    said = [line for line in (ROOT / "README.md").read_text().splitlines() if f"published/{folder.name}/" in line]
+    said = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("|") and f"published/{folder.name}/report" in line
+    ]
     assert said, f"no row of README.md links to {folder.name}"
     rows = {
         f"{signed(r['difference'])} [{number(r['ci'][0])}, {number(r['ci'][1])}] pp": r for r in result["comparisons"]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from experiments.config.data import AugmentationConfig, DataConfig
+from experiments.config.effects import EFFECT, effective, without_effect
 from experiments.config.errors import STRICT, ConfigError, explain, near, require
 from experiments.config.model import RESIDUAL, Activation, ModelConfig, Placement, Unit
 from experiments.config.sweep import AnalysisConfig, Published, SweepConfig
@@ -128,6 +129,7 @@ class Config:
         self._refuse_what_has_no_effect()
         for arm in self.arms:
             self.setup(arm)
+        self._refuse_idle()
         for pair in self.analysis.contrasts:
             for name in pair:
                 known = [setting.name for setting in self.all_treatments]
@@ -259,6 +261,45 @@ class Config:
                 value == default or all(s[path] == value for s in settings if path in s),
                 f"{path} is {value!r}, but every arm sets its own; change {instead} instead",
             )
+        tuned = (("weight_decay", "weight_decays"), ("decay_scale_bias", "decay_scale_bias"))
+        for field, swept in tuned:
+            value = getattr(self.optimizer, field)
+            require(
+                not getattr(self.sweep, swept) or value == getattr(OptimizerConfig(), field),
+                f"optimizer.{field} is {value!r}, but sweep.{swept} tunes it; leave one of the two out",
+            )
+
+    def _refuse_idle(self) -> None:
+        """Settings that no arm has a use for, and arms that train the same."""
+        common = _flat_group(self, "model") | _flat_group(self, "optimizer")
+        defaults = _flat_group(Config, "model") | _flat_group(Config, "optimizer")
+        arms = {arm: self._values(arm) for arm in self.arms}
+        for path in EFFECT:
+            if common[path] != defaults[path]:
+                words = without_effect(path, (self.setup(arm) for arm in arms if path not in arms[arm]))
+                require(
+                    words is None,
+                    f"{path} is {common[path]!r}, but counts only where {words}, which is so in no arm; leave it out",
+                )
+        seen: dict[Any, Arm] = {}
+        for arm in self.arms:
+            key = (arm.context, effective(self.setup(arm)), self.seeds(arm))
+            require(
+                key not in seen,
+                f"arms {seen.get(key)} and {arm} train the same with the same seeds; leave one out, or write another "
+                "first_seed for an A/A test",
+            )
+            seen[key] = arm
+
+    def _values(self, arm: Arm) -> dict[str, Value]:
+        """What the arm sets itself."""
+        return dict(value for setting in self.settings(arm) for value in setting.values)
+
+
+def _flat_group(config: Config | type[Config], group: str) -> dict[str, Any]:
+    kinds = {"model": ModelConfig, "optimizer": OptimizerConfig}
+    part = kinds[group]() if isinstance(config, type) else getattr(config, group)
+    return {f"{group}.{field.name}": getattr(part, field.name) for field in fields(part)}
 
 
 def _flat(setup: Setup) -> dict[str, Any]:

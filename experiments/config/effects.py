@@ -1,0 +1,52 @@
+"""Settings that would change nothing: refused, for whoever wrote them expects that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from experiments.config.ablation import Setup
+
+Test = tuple[Callable[["Setup"], bool], str]
+
+_RENORM: Test = (lambda s: s.model.norm == "batch_renorm", "model.norm is 'batch_renorm'")
+_BATCH: Test = (lambda s: s.model.norm in ("batch_norm", "batch_renorm"), "model.norm is a batch norm")
+# Where each setting counts, as a test and in words.
+EFFECT: Mapping[str, Test] = MappingProxyType(
+    {
+        "model.groups": (lambda s: s.model.norm == "group_norm", "model.norm is 'group_norm'"),
+        "model.r_max": _RENORM,
+        "model.d_max": _RENORM,
+        "model.renorm_ramp": _RENORM,
+        "model.momentum": _BATCH,
+        "model.init_std": (lambda s: s.model.init == "normal", "model.init is 'normal'"),
+        "optimizer.milestones": (lambda s: s.optimizer.schedule == "step", "optimizer.schedule is 'step'"),
+        "optimizer.warmup": (
+            lambda s: s.optimizer.schedule in ("triangle", "onecycle"),
+            "optimizer.schedule is 'triangle' or 'onecycle'",
+        ),
+        "optimizer.growth": (lambda s: s.optimizer.schedule == "exponential", "optimizer.schedule is 'exponential'"),
+    }
+)
+
+
+def without_effect(path: str, setups: Iterator[Setup]) -> str | None:
+    """Where the setting would count, if it counts in none of these set-ups."""
+    test, words = EFFECT.get(path, (lambda s: True, ""))
+    return None if any(test(setup) for setup in setups) else words
+
+
+def effective(setup: Setup) -> Any:
+    """The set-up, alike for two that train the same: without a norm its place means nothing, and conversely."""
+    model = setup.model
+    if "none" not in (model.norm, model.placement) or model.unit is not None or model.own:
+        return setup
+    plain = ModelConfig()
+    kept = {field: getattr(plain, field) for field in ("momentum", "epsilon", "norm_scale", "norm_bias", "scale_init")}
+    kept |= {"virtual_batch_size": None, "norm_trainable": None}
+    return setup._replace(model=replace(model, norm="none", placement="none", **kept))

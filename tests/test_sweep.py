@@ -1,0 +1,231 @@
+"""A sweep, in this process: networks of one's own, stopped trainings, writers, full disks, and what is refused."""
+
+import dataclasses
+import errno
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from flax import linen as nn
+
+from experiments import record, sweep
+from experiments.__main__ import main
+from experiments.config import (
+    AugmentationConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    SweepConfig,
+    TrainingConfig,
+    vary,
+)
+from experiments.networks import no_norm
+
+ROOT = Path(__file__).parent.parent
+TINY = Config(
+    name="tiny",
+    placements=("before",),
+    activations=("tanh",),
+    model=ModelConfig(hidden=(5,)),
+    training=TrainingConfig(epochs=3, steps="scan", lanes="vmap"),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, tuning_seeds=1, evaluation_seeds=3),
+)
+
+
+class Plain(nn.Module):
+    """What a user writes first: no block of jbn, three arguments."""
+
+    classes: int
+    norm: object
+    placement: str
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(7)(x)
+        x = nn.relu(self.norm(name="norm")(x)) if self.placement == "before" else self.norm(name="norm")(nn.relu(x))
+        return nn.Dense(self.classes, name="head")(x)
+
+
+def readme_network():
+    """The function of the README's example, under the name that it is called by there."""
+    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert code, "README.md shows how to add a network"
+    names: dict = {}
+    exec(code[1], names)
+    return names["tiny"]
+
+
+@pytest.mark.parametrize("network", ["Plain", "tiny"])
+def test_a_network_of_ones_own_is_trained_probed_and_reported(network, tmp_path, capsys):
+    globals()["tiny"] = readme_network()
+    placements = ("before", "after")
+    own = dataclasses.replace(
+        TINY, placements=placements, activations=("relu",), model=ModelConfig(network=f"{__name__}:{network}")
+    )
+    run = sweep.run(own, tmp_path / "own")
+    assert run.result is not None and len(run.records) == 2 * (2 + 3)
+    probes = next(r for r in run.records if r["phase"] == "evaluate")["probes"]
+    assert probes["norms"] and len(probes["layers"]) == (0 if network == "Plain" else 2)
+    assert main(["report", str(tmp_path / "own")]) == 0
+    assert "relu: after - before = " in capsys.readouterr().out
+
+
+def needs_more(classes, norm, placement, secret):
+    return no_norm
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": ModelConfig(network=f"{__name__}:needs_more")}, "needs_more needs secret, which a config"),
+        (
+            {"model": ModelConfig(network=f"{__name__}:Plain", final_norm=True), "activations": ("relu",)},
+            "model.final_norm is True, but .*Plain takes no final_norm, so it would have no effect",
+        ),
+        ({"model": ModelConfig(network=f"{__name__}:Plain")}, "model.activation is 'tanh', but .*takes no activation"),
+        ({"model": ModelConfig(virtual_batch_size=7)}, r"arm before/tanh on digits: .*7"),
+        ({"augmentation": AugmentationConfig(flip=True)}, r"arm before/tanh on digits: .*images"),
+        ({"data": DataConfig(train_examples=2), "training": TrainingConfig(batch_size=2)}, "data.train_examples is 2"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_written(changes, words, tmp_path):
+    seeds = range(20) if "train_examples" in words else (0,)  # two examples are of one class only by chance
+    with pytest.raises(ConfigError, match=words):
+        for seed in seeds:
+            data = dataclasses.replace(changes.get("data", DataConfig()), split_seed=seed)
+            config = dataclasses.replace(TINY, **changes | {"data": data})
+            if "train_examples" in words:
+                sweep.load(config.data)
+            else:
+                sweep.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": OptimizerConfig(weight_decay=0.1), "sweep": SweepConfig(weight_decays=(0.0, 0.1))},
+         "optimizer.weight_decay is 0.1, but sweep.weight_decays tunes it"),
+        ({"model": ModelConfig(groups=4)}, "model.groups is 4, but counts only where model.norm is 'group_norm'"),
+        ({"model": ModelConfig(r_max=2.0)}, "model.r_max is 2.0, but counts only where model.norm is 'batch_renorm'"),
+        ({"model": ModelConfig(norm="layer_norm", momentum=0.5)}, "model.momentum is 0.5, but counts only where"),
+        ({"model": ModelConfig(init_std=0.5)}, "model.init_std is 0.5, but counts only where model.init is 'normal'"),
+        ({"optimizer": OptimizerConfig(growth=8.0)}, "optimizer.growth is 8.0, but counts only where"),
+        ({"optimizer": OptimizerConfig(milestones=(0.3,))}, "optimizer.milestones is .*'step'"),
+        ({"model": ModelConfig(norm="none"), "placements": ("before", "after")},
+         "arms before/tanh and after/tanh train the same with the same seeds"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_settings_that_some_arm_uses_are_taken():
+    dataclasses.replace(
+        TINY,
+        model=ModelConfig(init_std=0.3),
+        contexts=(vary("small", {"model.init": "normal"}), vary("glorot", {"model.init": "glorot"})),
+    )
+
+
+def test_a_sweep_that_dies_within_a_training_goes_on_from_its_checkpoint_and_ends_alike(tmp_path):
+    config = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, epochs=6, checkpoint_epochs=2))
+    whole = sweep.run(config, tmp_path / "whole")
+
+    class Died(BaseException):
+        pass
+
+    told, notes, again = [0], [], [0]
+
+    def die(epochs):
+        told[0] += epochs
+        if told[0] >= 2 * 6 + 3 * 5:  # the tuning trainings, and five of six epochs of the evaluation's three
+            raise Died
+
+    with pytest.raises(Died):
+        sweep.run(config, tmp_path / "again", sweep.Progress(lambda text: None, die, notes.append))
+    assert list((tmp_path / "again" / "checkpoints").rglob("SHA256SUMS"))
+    progress = sweep.Progress(lambda text: None, lambda n: again.__setitem__(0, again[0] + n), notes.append)
+    resumed = sweep.run(config, tmp_path / "again", progress)
+    assert any("going on after epoch 4" in note for note in notes)
+    assert resumed.result == whole.result
+    assert again[0] == sweep.total_epochs(config), "the progress bar ends"
+    assert not (tmp_path / "again" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("writers", [("tensorboard",), ("wandb",)])
+def test_a_sweep_writes_its_metrics_where_the_config_says(writers, tmp_path):
+    config = dataclasses.replace(TINY, writers=writers)
+    sweep.run(config, tmp_path / "run")
+    found = {
+        p.name.split(".")[0] for p in (tmp_path / "run").rglob("*") if "events.out" in p.name or p.suffix == ".wandb"
+    }
+    assert found, "event files of TensorBoard, or an offline run of Weights & Biases"
+
+
+def test_a_half_written_line_of_metrics_is_cut_off_and_said(tmp_path):
+    sweep.run(TINY, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"half')
+    notes = []
+    sweep.run(TINY, tmp_path / "run", sweep.Progress(lambda text: None, lambda n: None, notes.append))
+    assert any("metrics.jsonl" in note and "half-written" in note for note in notes)
+
+
+@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission")])
+def test_a_disk_that_fills_up_or_a_folder_that_is_locked_is_one_line(number, says, tmp_path, monkeypatch, capsys):
+    def full(folder, records):
+        raise OSError(number, f"{says}", str(folder / "records.jsonl"))
+
+    monkeypatch.setattr(record, "append", full)
+    assert main(["run", str(ROOT / "configs/smoke.py"), "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"records.jsonl ({says}); make room" in error and "Traceback" not in error
+
+
+def test_an_arm_that_fixes_its_engine_gets_it(tmp_path):
+    auto = dataclasses.replace(
+        TINY,
+        training=dataclasses.replace(TINY.training, epochs=1),
+        contexts=(vary("scan", {}), vary("loop", {"training.steps": "loop"})),
+    )
+    sweep.run(auto, tmp_path / "run")
+    engines = json.loads((tmp_path / "run" / "engine.json").read_text())
+    assert sorted(how["steps"] for how in engines.values()) == ["loop", "scan"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--training.nesterov"], "--training.nesterov is no option"),
+        (["--model.final-norm", "True"], "--model.final-norm takes no value 'True'"),
+    ],
+)
+def test_the_word_that_cannot_be_read_is_named(flags, words, capsys):
+    assert main(["run", str(ROOT / "configs/smoke.py"), *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_setting_of_every_context_is_changed_in_the_config(capsys):
+    assert main(["run", str(ROOT / "configs/cnn9.py"), "--optimizer.schedule", "step"]) == 2
+    assert "edit contexts in " in capsys.readouterr().err
+
+
+def test_a_training_step_gives_its_state_away():
+    from test_train import BEFORE, lane, make_data
+
+    from experiments.programs import Engine, run_steps, start
+
+    data = make_data()
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("lanes",))
+    for steps in ("scan", "loop"):
+        state, tuned = start(BEFORE, 3, mesh, [lane(0.1, 0)], data.train.x)
+        order = jax.numpy.zeros((1, 2, 10), "int32")
+        run_steps(BEFORE, 3, mesh, 2, Engine(steps, "vmap"), state, tuned, order, data.train)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
