@@ -18,6 +18,7 @@ hypothesis.settings.load_profile("jbn")
 
 DEVICES = 8
 jax.config.update("jax_num_cpu_devices", DEVICES)
+assert jax.device_count() == DEVICES  # started here, before a test that runs the program sets the number of cores
 
 
 @pytest.fixture(scope="module")
