@@ -90,7 +90,7 @@ def synchronized(repeats: int) -> list[dict[str, Any]]:
     return [
         {
             "library": name,
-            "devices": f"{DEVICES} simulated on the CPU",
+            "devices": f"{DEVICES} devices, simulated on the CPU",
             "collectives": collectives[name],
             "milliseconds": round(1e3 * t.median, 4),
             "quartiles": [round(1e3 * t.low, 4), round(1e3 * t.high, 4)],

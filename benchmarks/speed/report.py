@@ -51,7 +51,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     wide.print(short)
     for row in result["synchronized"]:
         wide.print(
-            f"synchronized over {row['devices']} devices: {row['library']} {row['milliseconds']:.2f} ms, "
+            f"synchronized over {row['devices']}: {row['library']} {row['milliseconds']:.2f} ms, "
             f"{row['collectives']} collectives"
         )
 
