@@ -119,11 +119,7 @@ def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
 def _short(text: str, overrides: Sequence[str]) -> str:
     """Tyro's complaint without its headings; of the options that it finds similar, the nearest."""
     if text.startswith("Unrecognized options"):
-        said = text.split("Perhaps you meant")[0].split("For full helptext")[0]
-        unknown = next((word for word in overrides if word in said.split()), overrides[0])
-        if not unknown.startswith("-"):
-            flag = overrides[max(0, list(overrides).index(unknown) - 1)]
-            return f"{flag} takes no value {unknown!r}; write {flag} alone, or --no-... for off"
+        unknown = next((word for word in overrides if word in text and word.startswith("-")), overrides[0])
         near = difflib.get_close_matches(unknown, set(re.findall(r"--[\w.-]+", text)) - {unknown}, n=1, cutoff=0.0)
         return f"{unknown} is no option; did you mean {near[0]}?" if near else f"{unknown} is no option"
     for title in ("Value error", "Invalid choice"):

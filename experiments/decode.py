@@ -122,10 +122,7 @@ def _mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
         raise ConfigError(f"the mirror {mirror} is no folder; write JBN_DATA=<folder of owner/name/config/*.parquet>")
     configs = sorted({file.parent.name for file in (mirror / request.name).glob("*/*.parquet")})
     if request.config is None and len(configs) > 1:
-        raise ConfigError(
-            f"{request.name} has the configs {', '.join(configs)}; write data.subset={configs[0]!r} (in images.load: "
-            "config)"
-        )
+        raise ConfigError(f"{request.name} has the configs {', '.join(configs)}; write config={configs[0]!r}")
     config = request.config or next(iter(configs), "")
     files: dict[str, list[Path]] = {}
     for file in sorted((mirror / request.name / config).glob("*.parquet")) if config in configs else []:
@@ -157,10 +154,7 @@ def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrore
         with contextlib.suppress(Exception):
             configs = get_dataset_config_names(f"hf://datasets/{request.name}")
             if request.config not in configs:
-                near = (
-                    nearest(request.config or "", configs)
-                    or f"; write data.subset={configs[0]!r} (images.load: config)"
-                )
+                near = nearest(request.config or "", configs) or f"; write config={configs[0]!r}"
                 return ConfigError(f"{request.name} has the configs {', '.join(configs)}{near}")
     place = f"the mirror {mirror}" if mirror else "a mirror folder, JBN_DATA"
     return ConfigError(
