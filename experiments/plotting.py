@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,9 @@ GREY = "#555555"
 LAYER_DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4))]
 TRAIN_COLOUR, TEST_COLOUR = "#56B4E9", "#E69F00"
 WIDTH = 9.6  # inches
+MOST_UPRIGHT = 4
+"""Treatments side by side; more are written below one another, or their names would touch."""
+RIMS = " Where lines coincide, the one below is drawn wider."
 
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,
@@ -130,13 +133,18 @@ def panels_of(contexts: Sequence[str], height: float) -> tuple[Figure, dict[str,
 def finish(name: str, figure: Figure, title: str, caption: str, handles: Sequence[Artist]) -> Drawing:
     """Title above, legend below; the file's name keeps letters, digits, - and _ alone."""
     inches = figure.get_figwidth()
-    figure.suptitle(wrapped(title, int(inches * 10.4)), x=0.01, ha="left", fontsize=12.5)
+    text = wrapped(title, int(inches * 10.4))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12.5)
+    lines = text.count("\n") + 1
     if not handles:
         return _drawing(name, title, caption, figure)
     # A label is some 0.076 inches a letter wide, its handle and the space around it 0.7.
     widest = max(0.076 * len(str(handle.get_label())) + 0.7 for handle in handles)
     most = max(1, min(7, int(inches / widest)))
-    columns = math.ceil(len(handles) / math.ceil(len(handles) / most))
+    rows = math.ceil(len(handles) / most)
+    columns = math.ceil(len(handles) / rows)
+    # Long titles and legends must not be at the cost of the panels.
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines + rows - 3))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return _drawing(name, title, caption, figure)
 
@@ -149,7 +157,35 @@ def handles_of(looks: Mapping[str, Look]) -> list[Artist]:
     return [Line2D([], [], label=treatment, **look.line) for treatment, look in looks.items()]
 
 
-def name_ticks(axes: Axes, names: Sequence[str]) -> None:
+def by_treatment(
+    contexts: Sequence[str], treatments: Sequence[str], measure: str
+) -> tuple[Figure, dict[str, Axes], bool]:
+    """One panel per context with a place for each treatment, and whether these lie along y because they are many."""
+    lying = len(treatments) > MOST_UPRIGHT
+    figure, panels = panels_of(contexts, height=0.9 + 0.34 * len(treatments) if lying else 3.1)
+    for axes in panels.values():
+        if lying:
+            place = axes.get_subplotspec()
+            first = place is None or place.is_first_col()
+            axes.set_yticks(range(len(treatments)), treatments if first else [""] * len(treatments))
+            axes.set_ylim(len(treatments) - 0.4, -0.55)
+            axes.set_xlabel(measure)
+        else:
+            _name_ticks(axes, treatments)
+            axes.set_xlim(-0.55, len(treatments) - 0.4)
+        axes.grid(axis="y" if lying else "x", visible=False)
+    if not lying:
+        label_left(panels, measure)
+    return figure, panels, lying
+
+
+def mark(axes: Axes, place: Any, values: Any, error: Any = None, *, lying: bool, **style: Any) -> None:
+    """Values, with their error bars, at the place of a treatment; see `by_treatment`."""
+    bars = {"xerr" if lying else "yerr": error}
+    axes.errorbar(*((values, place) if lying else (place, values)), **bars, **style)
+
+
+def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
     crowded = len(names) > 3 or max(map(len, names)) > 12
     texts = [wrapped(name, 18) for name in names]
     axes.set_xticks(range(len(names)), texts, rotation=30 if crowded else 0, ha="right" if crowded else "center")
@@ -160,7 +196,35 @@ def name_ticks(axes: Axes, names: Sequence[str]) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width)) or text
+    """In as few lines as the width allows, all about as long: no word is left alone on the last."""
+    lines = textwrap.wrap(text, width)
+    longest = max(map(len, text.split(" ")))
+    for narrower in range(width - 1, longest - 1, -1):
+        tried = textwrap.wrap(text, narrower)
+        if len(tried) > len(lines):
+            break
+        lines = tried
+    return "\n".join(lines) or text
+
+
+def rims(axes: Axes) -> bool:
+    """Widens lines that another treatment's hide, so that both are seen; whether there are any."""
+    lines = [(line, array(line.get_ydata())) for line in axes.lines if line.get_linestyle() != "None"]
+    found = False
+    for k, (line, y) in enumerate(lines):
+        near = 0.01 * float(np.ptp(y[np.isfinite(y)])) if np.isfinite(y).any() else 0.0
+        hiding = {
+            other.get_color()
+            for other, its in lines[k + 1 :]
+            if its.shape == y.shape
+            and other.get_linestyle() == line.get_linestyle()
+            and np.allclose(its, y, rtol=0, atol=near, equal_nan=True)
+        } - {line.get_color()}
+        if hiding:
+            line.set_linewidth(line.get_linewidth() + 2.5 * len(hiding))
+            line.set_markersize(line.get_markersize() + 3 * len(hiding))
+            found = True
+    return found
 
 
 def label_left(panels: Mapping[str, Axes], text: str) -> None:
@@ -193,11 +257,38 @@ def accuracy_axis(axes: Axes) -> None:
     axes.set_ylim(bottom, top)
     sets = [[0, 20, 50, 80, 90, 95, 97, 98, 99, 100], [80, 85, 88, 90, *range(92, 101)]]
     sets += [np.arange(0, 100 + step, step).tolist() for step in (10, 5, 2, 1, 0.5, 0.2, 0.1)]
+    thinned = [_apart([t for t in ticks if bottom <= t <= top], stretch, 0.09 * (high - low)) for ticks in sets]
     # The first that leaves at least three ticks to read the scale by.
-    ticks = next((t for t in sets if sum(bottom <= tick <= top for tick in t) >= 3), sets[-1])
+    ticks = next((t for t in thinned if len(t) >= 3), thinned[-1])
     axes.yaxis.set_major_locator(FixedLocator([round(tick, 1) for tick in ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _apart(ticks: Sequence[float], scale: Callable[[float], Any], least: float) -> list[float]:
+    """Those of growing ticks that lie so far apart on the scale, from the last down."""
+    kept: list[float] = []
+    for tick in reversed(ticks):
+        if not kept or float(scale(kept[-1]) - scale(tick)) >= least:
+            kept.append(tick)
+    return kept[::-1]
+
+
+def rates_axis(axes: Axes, rates: Sequence[float]) -> None:
+    """A logarithmic x axis with ticks at rates of the grid: all, or every so many, as there is room for."""
+    place = axes.get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
+    figure = axes.get_figure(root=True)
+    # All but what stands left of a panel, and the margins within.
+    width = 0.91 * ((figure.get_figwidth() if figure else WIDTH) / columns - 0.6)
+    # A digit is 0.093 inches wide.
+    wanted = 0.093 * max(len(short(rate)) for rate in rates) + 0.05
+    every = math.ceil(wanted * (len(rates) - 1) / width)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(rates)[::every]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: short(rate)))
+    axes.set_xlabel("learning rate")
 
 
 def symmetric_log_axis(axes: Axes) -> None:

@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments import tables
-from experiments.config import Config, ConfigError, to_json
+from experiments.config import Config, ConfigError
 from experiments.record import Run, read
 from experiments.typeset import Table, csv_text, latex, markdown
 
@@ -43,7 +43,9 @@ def write(folder: Path) -> list[Path]:
     Raises:
       ConfigError: `folder` is no run folder, or the run is not finished.
     """
-    from experiments import figures, plotting  # here, so that the terminal answer needs no matplotlib
+    # Here, so that the terminal answer needs no matplotlib.
+    from experiments import figures, plotting
+    from experiments.figures.probed import first_seen
 
     run = read(folder)
     result = _finished(run)
@@ -55,7 +57,8 @@ def write(folder: Path) -> list[Path]:
         "figures": [
             {"title": d.title, "caption": d.caption, "png": saved.png.name, "src": _data_uri(saved.svg)}
             for d, saved in zip(drawings, images, strict=True)
-        ]
+        ],
+        "speed": tables.speed(plotting.treatments_of(run.config)[0], first_seen(run.config, run.records, run.data)),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -182,7 +185,7 @@ def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
             "published": tables.published(config, result),
             "tuning": tables.tuning(result),
             "orders": tables.orders(config),
-            "setup": Table(["setting", "value"], [[k, v] for k, v in _flat(to_json(config))], 2),
+            "setup": tables.setup(config),
             "provenance": Table(["fact", "value"], _provenance(run), 2),
         },
         "differences": tables.differences(config),
@@ -234,29 +237,6 @@ def _code(env: dict[str, Any]) -> str:
     if not env.get("commit"):
         return "not under version control: these numbers cannot be traced to a commit"
     return f"commit {env['commit']}{', with uncommitted changes' if env.get('dirty') else ''}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings by the name that the command line and the messages give them."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            yield prefix + key, ", ".join(_item(item) for item in value)
-        else:
-            yield prefix + key, str(value)
-
-
-def _item(value: Any) -> str:
-    """One entry of a list: a pair of a contrast, a setting with what it sets, a published difference."""
-    if isinstance(value, list):
-        return " - ".join(map(str, value))
-    if isinstance(value, dict) and "values" in value:
-        seeds = [] if value["first_seed"] is None else [f"first_seed={value['first_seed']}"]
-        return f"{value['name']} ({', '.join([f'{path}={v}' for path, v in value['values']] + seeds)})"
-    if isinstance(value, dict):
-        return f"({', '.join(f'{key}={v}' for key, v in value.items())})"
-    return str(value)
 
 
 @jinja2.pass_eval_context

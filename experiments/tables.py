@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.config import Arm, Config
-from experiments.config.model import RESIDUAL
+from experiments.config import Arm, Config, to_json
+from experiments.config.ablation import Setup
+from experiments.config.effects import EFFECT
+from experiments.config.model import POOLED, RESIDUAL
 from experiments.formats import join, number, p_text, signed
 from experiments.typeset import Table
 
@@ -33,6 +35,23 @@ UNIT_ORDER = {
     "full_preactivation": "norm → activation → layer → norm → activation → layer → add",
     "no_relu_bn_before_addition": "layer → norm → activation → layer → norm → add",
     "no_relu_bn_after_addition": "layer → norm → activation → layer → add → norm",
+}
+# Where settings of the common config count; those that are not here count everywhere.
+USED: dict[str, Callable[[Setup], bool]] = {
+    **{path: test for path, (test, _) in EFFECT.items()},
+    **dict.fromkeys(("data.image_column", "data.label_column", "data.subset"), lambda s: "/" in s.data.name),
+    "data.shrink": lambda s: s.data.name != "digits",
+    "data.test_fraction": lambda s: s.data.name == "digits",
+    "model.hidden": lambda s: s.model.own or s.model.network == "mlp",
+    **dict.fromkeys(("model.unit", "model.depth"), lambda s: s.model.own or s.model.network in RESIDUAL),
+    "model.pooling": lambda s: s.model.own or s.model.network in POOLED,
+    "model.padding": lambda s: s.model.network != "mlp",
+    "model.virtual_batch_size": lambda s: s.model.norm in ("batch_norm", "batch_renorm"),
+    "optimizer.nesterov": lambda s: s.optimizer.name == "sgd",
+    "training.vmap_lanes": lambda s: s.training.lanes != "sequence",
+    "training.keep_checkpoints": lambda s: s.training.checkpoint_epochs > 0,
+    "probes.seeds": lambda s: True,
+    "probes.*": lambda s: s.probes.seeds > 0,
 }
 
 
@@ -178,12 +197,12 @@ def orders(config: Config) -> Table:
 
 
 def parameter_notes(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Contexts in which not all treatments have equally many parameters, one sentence for those alike.
+    """Where treatments of a context differ in their number of parameters, one line per count and contexts alike.
 
     Args:
       arms: by `str(arm)`, each with "parameters"; arms that are not in it are left out.
     """
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[tuple[int, tuple[str, ...]], ...], list[str]] = {}
     for context in dict.fromkeys(arm.context for arm in config.arms):
         counts: dict[int, list[str]] = {}
         for arm in config.arms:
@@ -191,11 +210,56 @@ def parameter_notes(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> li
             if arm.context == context and count is not None:
                 counts.setdefault(count, []).append(arm.treatment)
         if len(counts) > 1:
-            listed = "; ".join(f"{join(names)} {count:,}" for count, names in counts.items())
-            found.setdefault(listed, []).append(context)
+            found.setdefault(tuple((count, tuple(names)) for count, names in counts.items()), []).append(context)
     return [
-        f"{join(names)}: the arms differ in their number of parameters: {listed}" for listed, names in found.items()
+        f"{join(contexts)}: {count:,} parameters: {join(names)}"
+        for counts, contexts in found.items()
+        for count, names in counts
     ]
+
+
+def speed(treatments: Sequence[str], found: Mapping[str, tuple[int, Mapping[str, int]]]) -> Table:
+    """Steps after which each treatment is first seen at the accuracy; `found` is that of `figures.first_seen`."""
+    rows = [
+        [context, f"{accuracy}", *(f"{steps[t]:,}" if t in steps else NOTHING for t in treatments)]
+        for context, (accuracy, steps) in found.items()
+    ]
+    return Table(["context", "accuracy (%)", *treatments], rows, 1)
+
+
+def setup(config: Config) -> Table:
+    """Every setting that can have an effect, by the name that the command line and the messages give it."""
+    arms = [(config.setup(arm), {path for s in config.settings(arm) for path, _ in s.values}) for arm in config.arms]
+    tuned = {"optimizer.weight_decay": config.sweep.weight_decays}
+    tuned |= {"optimizer.decay_scale_bias": config.sweep.decay_scale_bias}
+
+    def counts(path: str) -> bool:
+        """Whether an arm that does not set it itself uses it."""
+        used = USED.get(path) or USED.get(path.partition(".")[0] + ".*") or (lambda setup: True)
+        return not tuned.get(path) and any(used(setup) for setup, own in arms if path not in own)
+
+    shown = [(path, value) for path, value in _flat(to_json(config)) if value != [] and counts(path)]
+    return Table(["setting", "value"], [[path, _text(value)] for path, value in shown], 2)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    """A setting: a list, and in it a pair of a contrast, a setting with what it sets, a published difference."""
+    if isinstance(value, list):
+        return ", ".join(" - ".join(map(_text, each)) if isinstance(each, list) else _text(each) for each in value)
+    if isinstance(value, dict) and "values" in value:
+        seeds = [] if value["first_seed"] is None else [f"first_seed={value['first_seed']}"]
+        return f"{value['name']} ({', '.join([f'{path}={_text(v)}' for path, v in value['values']] + seeds)})"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key}={_text(v)}' for key, v in value.items())})"
+    return _value(value)
 
 
 def _stable(config: Config, arm: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """experiments.figures and experiments.plotting: what is drawn is what was recorded."""
 
 import re
+import textwrap
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -174,7 +176,7 @@ def test_curvature_is_drawn_with_and_without_kinds_of_statistics(bare):
 )
 def test_inputs_of_many_features_are_images_where_there_is_a_shape_and_counts_elsewhere(shape, images):
     data = synthetic.data(shape)
-    drawing = figures.inputs(data)
+    drawing = figures.inputs(data, "feature")
     found = [axes.images[0].get_array() for axes in drawing.figure.axes if axes.images]
     assert len(found) == images
     if images:
@@ -186,12 +188,158 @@ def test_inputs_of_many_features_are_images_where_there_is_a_shape_and_counts_el
     assert drawing.title.startswith(f"Standardization brings {data['features'] - 3} of {data['features']} features")
 
 
-def test_standardization_by_channel_is_not_said_to_bring_every_feature_to_mean_0():
+def test_inputs_say_what_standardization_did_and_no_more():
     data = synthetic.data((16, 16, 3))
     data["standardized"]["mean"] = np.linspace(-1, 1, 768).tolist()
-    assert figures.inputs(data).title.startswith(
-        "Standardization by channel leaves 768 features with means from -1 to 1"
+    by_channel, raw = figures.inputs(data, "channel"), figures.inputs(data, "none")
+    assert by_channel.title.startswith("Standardization by channel leaves 768 features with means from -1 to 1")
+    assert "each channel minus its mean" in by_channel.caption and "each feature minus" not in by_channel.caption
+    assert raw.title.startswith("Without standardization there are 768 features") and "minus" not in raw.caption
+    titles = [axes.get_title(loc) for loc in ("left", "center") for axes in by_channel.figure.axes]
+    assert {"mean, raw", "sd, raw", "mean, standardized", "sd, standardized"} <= set(titles)
+    # What was left as it is, is shown once.
+    assert sum(bool(axes.images) for axes in raw.figure.axes) == 2
+
+
+# Axes, marks and titles.
+
+
+@pytest.mark.parametrize("lowest", [2.0**-10, 0.03])
+@pytest.mark.parametrize("points", [2, 6, 9])
+@pytest.mark.parametrize("activations", [("relu",), ("relu", "tanh", "sigmoid")])
+def test_ticks_of_the_learning_rate_are_rates_of_the_grid_and_do_not_touch(lowest, points, activations):
+    sweep = SweepConfig(lowest, 4.0, points, tuning_seeds=1, evaluation_seeds=2)
+    config = replace(synthetic.CONFIG, activations=activations, sweep=sweep)
+    drawing = figures.learning_rate(config, stats.summarize(config, synthetic.records(config, probe_seeds=0)))
+    drawing.figure.draw_without_rendering()
+    for axes in drawing.figure.axes:
+        assert set(axes.get_xticks()) <= set(sweep.learning_rates)
+        assert len(axes.get_xticks()) >= min(points, 2)
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+@pytest.mark.parametrize("low", [0.05, 0.2, 0.6, 0.9, 0.985])
+def test_ticks_of_accuracy_are_at_least_three_and_do_not_touch(low):
+    figure, panels = plotting.panels_of(["a"], height=3.1)
+    panels["a"].plot([0, 1], [100 * low, 99.2])
+    plotting.accuracy_axis(panels["a"])
+    figure.draw_without_rendering()
+    bottom, top = panels["a"].get_ylim()
+    boxes = [
+        label.get_window_extent() for label in panels["a"].get_yticklabels() if bottom <= label.get_position()[1] <= top
+    ]
+    assert len(boxes) >= 3 and all(below.y1 < above.y0 for below, above in pairwise(boxes))
+
+
+def test_a_line_that_another_hides_is_wider_and_others_are_not():
+    axes, x = plotting.panels_of(["a"], height=3.1)[1]["a"], np.linspace(0, 1, 9)
+    same, wide, under = axes.plot(x, x, "C0", x, x + 0.5, "C1", x, x, "C2", lw=2)
+    assert plotting.rims(axes)
+    assert [same.get_linewidth(), wide.get_linewidth(), under.get_linewidth()] == [4.5, 2, 2]
+    under.set_linestyle("--")  # between its dashes one sees what is below
+    same.set_linewidth(2)
+    assert not plotting.rims(axes) and same.get_linewidth() == 2
+
+
+def test_no_line_of_a_title_is_much_shorter_than_the_others_and_none_is_lost():
+    for words in range(1, 60):
+        text = " ".join("abcdefg"[: 2 + k % 5] for k in range(words))
+        lines = plotting.wrapped(text, 60).split("\n")
+        assert " ".join(lines) == text and max(map(len, lines)) <= 60
+        assert len(lines) == len(textwrap.wrap(text, 60))
+        assert max(map(len, lines)) - min(map(len, lines)) <= 7 * len(lines)  # a word a line
+
+
+def test_names_of_many_treatments_are_written_below_one_another_and_do_not_touch():
+    names = [f"before, and something else of number {k}" for k in range(7)]
+    config = replace(
+        SMALL,
+        placements=("after",),
+        treatments=tuple(vary(n, {"model.placement": "before"}, first_seed=100 * k) for k, n in enumerate(names, 1)),
+        analysis=replace(SMALL.analysis, contrasts=(), published=()),
     )
+    made = synthetic.records(config, probe_seeds=0)
+    result = stats.summarize(config, made)
+    for drawing in (figures.accuracy(config, result), figures.statistics_at_test(config, result)):
+        drawing.figure.draw_without_rendering()
+        axes = drawing.figure.axes[0]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["after", *names]
+        boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+        assert all(below.y1 < above.y0 for above, below in pairwise(boxes))
+        shown = {float(x) for line in axes.lines for x in np.atleast_1d(line.get_xdata())}
+        assert {arm["mean"] for arm in result["arms"]} <= shown
+
+
+def test_saturation_and_learning_curves_have_marks_at_the_first_and_the_last_step():
+    found = drawings(SMALL, synthetic.records(SMALL))
+    for name in ("saturation_relu", "learning_curves"):
+        for line in (line for axes in found[name].figure.axes for line in axes.lines):
+            marks = line.get_markevery()
+            assert marks[0] == 0 and marks[-1] == len(line.get_xdata()) - 1
+
+
+def test_running_variance_is_drawn_from_the_first_epoch_on():
+    made = synthetic.records(SMALL)
+    for r in made:
+        if r.get("probes") and r["probes"]["var_ratio"]:
+            r["probes"]["var_ratio"][0] = [4096.0] * len(r["probes"]["norms"])
+    axes = drawings(SMALL, made)["running_statistics"].figure.axes[1]
+    assert max(np.max(line.get_ydata()) for line in axes.lines) < 2 and axes.get_ylim()[1] < 4
+
+
+def test_the_bar_of_gradient_norms_has_one_band_a_layer_in_the_colours_of_the_lines():
+    drawing = drawings(SMALL, synthetic.records(SMALL))["gradient_norms"]
+    *panels, bar = drawing.figure.axes
+    assert [tuple(line.get_color()) for line in panels[0].lines] == [
+        tuple(c) for c in bar._colorbar.mappable.get_cmap().colors
+    ]
+
+
+# Speed.
+
+
+def curves(config: Config, ends: dict[str, list[float]]) -> list[dict]:
+    made = synthetic.records(config, probe_seeds=0)
+    for r in made:
+        if r["phase"] == "evaluate":
+            r["val_accuracy"] = ends[r["treatment"]]
+            r["steps"] = [10 * (k + 1) for k in range(len(ends[r["treatment"]]))]
+    return made
+
+
+def test_treatments_are_timed_at_the_highest_percent_that_all_reach_that_learn():
+    config = replace(synthetic.CONFIG, activations=("relu",))
+    ends = {"none": [0.1, 0.11, 0.12], "before": [0.5, 0.8, 0.9], "after": [0.2, 0.6, 0.817]}
+    made = curves(config, ends)
+    seen = probed.first_seen(config, made, synthetic.data())["relu"]
+    assert seen == (81, {"before": 30, "after": 30})
+    assert figures.learning_curves(config, made, synthetic.data()).title == "Validation accuracy of each arm as tuned"
+    made = curves(config, ends | {"none": [0.1, 0.3, 0.7]})
+    assert probed.first_seen(config, made, synthetic.data())["relu"] == (70, {"none": 30, "before": 20, "after": 30})
+    title = figures.learning_curves(config, made, synthetic.data()).title.replace("\N{NO-BREAK SPACE}", " ")
+    assert title.endswith(": before in 1 of 1")
+    # Of two classes, 70% is not well above chance, but 95% is.
+    made = curves(config, {"none": [0.5, 0.6, 0.7], "before": [0.5, 0.9, 0.95], "after": [0.5, 0.6, 0.95]})
+    two = probed.first_seen(config, made, synthetic.data() | {"classes": 2})["relu"]
+    assert two == (95, {"before": 30, "after": 30})
+    made = curves(config, {t: [0.1, 0.1, 0.1] for t in ends})
+    assert probed.first_seen(config, made, synthetic.data()) == {}
+
+
+def test_a_single_evaluation_is_no_curve_and_two_probes_are_said_to_be_no_more(monkeypatch):
+    monkeypatch.setattr(synthetic, "EPOCHS_RECORDED", 1)
+    made = synthetic.records(SMALL)
+    found = laid_out(SMALL, made)
+    assert "learning_curves" not in found and probed.first_seen(SMALL, made, synthetic.data()) == {}
+    probes = ("percentiles_relu", "saturation_relu", "running_statistics", "gradient_norms", "predictiveness")
+    assert all("after the last step alone" in found[name].caption for name in probes)
+    monkeypatch.undo()
+    found = drawings(SMALL, synthetic.records(SMALL))
+    assert not any("after the last step alone" in drawing.caption for drawing in found.values())
+
+
+# What is drawn.
 
 
 def test_accuracy_figure_shows_every_seed_and_the_mean():

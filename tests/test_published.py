@@ -12,7 +12,7 @@ from synthetic import run_folder
 from experiments import report
 from experiments.config import ConfigError, from_json, load
 from experiments.formats import number, signed
-from experiments.publish import publish
+from experiments.publish import EXACT, publish, whole
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = sorted(path.parent for path in (ROOT / "experiments" / "published").glob("*/result.json"))
@@ -81,11 +81,17 @@ def test_publishing_keeps_what_is_small_and_refuses_what_is_unfinished(tmp_path)
     assert to.parent == tmp_path / "published"
     assert (to / "report.md").read_bytes() == (folder / "report.md").read_bytes()
     assert not (to / "records.jsonl").exists()
+    seen: set[int] = set()
     for path in (to / "figures").iterdir():
         with Image.open(path) as small, Image.open(folder / "figures" / path.name) as large:
             assert small.size == large.size
             off = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(large.convert("RGB"), int))
-            assert off.mean() < 2
+            assert off.mean() < 1 and off.max() <= 24
+            kept, there = whole(small), whole(large)
+            for colour in (int(c[1:], 16) for c in EXACT):
+                assert ((kept == colour) >= (there == colour)).all()
+                seen |= {colour} if (there == colour).any() else set()
         assert path.stat().st_size < 0.7 * (folder / "figures" / path.name).stat().st_size
+    assert len(seen) >= 5  # none, before and after; training and test data
     text = (to / "report.md").read_text()
     assert {f"figures/{p.name}" for p in (to / "figures").iterdir()} >= set(re.findall(r"figures/\w+\.png", text))

@@ -107,10 +107,10 @@ def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
     result = record.read(drawn).result
     assert result
     page, markdown = References((drawn / "report.html").read_text()).text, (drawn / "report.md").read_text()
-    note = "relu: the arms differ in their number of parameters: none 27,610; after 28,010"
+    notes = ("relu: 27,610 parameters: none", "relu: 28,010 parameters: after")
     for words in (
         SMALL.question,
-        note,
+        *notes,
         result["warnings"][-1],
         *(row["sentence"] for row in result["comparisons"] + result["published"]),
     ):
@@ -129,7 +129,9 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_header(drawn):
     for row in rows:
         blocks[-1].append(row.count("|")) if row.startswith("|") else blocks.append([])
     tables = [block for block in blocks if block]
-    assert [len(set(table)) for table in tables] == [1] * 8  # what differs, orders, arms, comparisons, published, ...
+    assert [len(set(table)) for table in tables] == [
+        1
+    ] * 9  # what differs, orders, arms, comparisons, published, speed...
     assert min(len(table) for table in tables) > 2
     assert {f"figures/{p.name}" for p in (drawn / "figures").glob("*.png")} == set(
         re.findall(r"\]\((\S+)\)", "\n".join(rows))

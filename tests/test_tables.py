@@ -13,7 +13,16 @@ import pytest
 import synthetic
 
 from experiments import stats, tables
-from experiments.config import AnalysisConfig, Arm, ModelConfig, Published, vary
+from experiments.config import (
+    AnalysisConfig,
+    Arm,
+    DataConfig,
+    ModelConfig,
+    ProbesConfig,
+    Published,
+    to_json,
+    vary,
+)
 from experiments.networks import UNITS
 from experiments.typeset import LATEX, Table, csv_text, escape_latex, latex, markdown
 from jbn.placement import Placement
@@ -137,10 +146,14 @@ def test_the_tuning_table_brackets_one_point_of_each_arm_and_marks_those_that_di
 def test_parameters_that_differ_within_a_context_are_noted_once_for_contexts_alike():
     counts = {str(arm): {"parameters": 100 if arm.treatment == "none" else 120} for arm in CONFIG.arms}
     assert tables.parameter_notes(CONFIG, counts) == [
-        "relu, tanh and sigmoid: the arms differ in their number of parameters: none 100; before and after 120"
+        "relu, tanh and sigmoid: 100 parameters: none",
+        "relu, tanh and sigmoid: 120 parameters: before and after",
     ]
     counts[str(Arm("after", "tanh"))]["parameters"] = 130
-    assert [note.split(":")[0] for note in tables.parameter_notes(CONFIG, counts)] == ["relu and sigmoid", "tanh"]
+    assert [note.split(":")[0] for note in tables.parameter_notes(CONFIG, counts)] == [
+        *["relu and sigmoid"] * 2,
+        *["tanh"] * 3,
+    ]
     assert tables.parameter_notes(CONFIG, {}) == []
     assert tables.parameter_notes(CONFIG, {str(arm): {"parameters": 7} for arm in CONFIG.arms}) == []
 
@@ -156,6 +169,47 @@ def test_the_published_table_says_sign_size_and_verdict():
         "not reproduced",
         "reproduced in sign only",
     )
+
+
+def test_the_table_of_speed_has_a_cell_for_every_treatment():
+    found = {"relu": (97, {"none": 1200, "after": 30}), "tanh": (81, {"before": 7})}
+    assert tables.speed(["none", "before", "after"], found) == Table(
+        ["context", "accuracy (%)", "none", "before", "after"],
+        [["relu", "97", "1,200", "n/a", "30"], ["tanh", "81", "n/a", "7", "n/a"]],
+    )
+
+
+def shown(config):
+    return dict(tables.setup(config).rows)
+
+
+def test_the_setup_lists_what_can_have_an_effect_and_no_more():
+    plain = shown(CONFIG)
+    assert {"model.hidden", "model.norm", "optimizer.schedule", "data.test_fraction", "probes.examples"} <= set(plain)
+    idle = {"model.init_std", "model.r_max", "model.groups", "model.unit", "optimizer.growth", "optimizer.milestones"}
+    set_by_arms = {"model.placement", "model.activation"}
+    assert not (idle | set_by_arms | {"units", "writers", "training.keep_checkpoints"}) & set(plain)
+    cnn = shown(replace(CONFIG, model=ModelConfig(network="vgg16"), data=DataConfig(name="cifar10")))
+    assert "model.pooling" in cnn and not {"model.hidden", "data.test_fraction"} & set(cnn)
+    renorm = (vary("renorm", {"model.norm": "batch_renorm"}), vary("normal", {"model.init": "normal"}))
+    assert {"model.r_max", "model.init_std"} <= set(shown(replace(CONFIG, treatments=renorm)))
+    rates = tuple(vary(s, {"optimizer.schedule": s}) for s in ("constant", "step"))
+    in_contexts = shown(replace(CONFIG, contexts=rates))
+    assert "optimizer.schedule" not in in_contexts and "optimizer.milestones" in in_contexts
+    tuned = shown(replace(CONFIG, sweep=replace(CONFIG.sweep, weight_decays=(0.0, 1e-4))))
+    assert "optimizer.weight_decay" not in tuned and tuned["sweep.weight_decays"] == "0, 0.0001"
+    assert "probes.examples" not in shown(replace(CONFIG, probes=ProbesConfig(seeds=0)))
+
+
+def test_what_the_setup_leaves_out_or_lists_is_a_field_of_the_config():
+    fields = {path for path, _ in tables._flat(to_json(CONFIG))}
+    assert {path for path in tables.USED if not path.endswith("*")} <= fields
+
+
+def test_numbers_of_the_setup_are_short():
+    entry = Published("after", "none", "relu", 98.70 - 99.35, "A", n=3)
+    config = replace(CONFIG, analysis=replace(CONFIG.analysis, published=(entry,)))
+    assert "difference=-0.65," in shown(config)["analysis.published"]
 
 
 # Typesetting.

@@ -42,7 +42,10 @@ def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data
         }
 
     with matplotlib.rc_context(STYLE):
-        drawings = [accuracy(config, result), learning_curves(config, records), learning_rate(config, result)]
+        drawings = [accuracy(config, result)]
+        if any(len(record["steps"]) > 1 for record in records if record["phase"] == "evaluate"):
+            drawings.append(learning_curves(config, records, data))  # of one evaluation there is no curve
+        drawings.append(learning_rate(config, result))
         if any(row["test_accuracy_population"] or row["test_accuracy_batch"] for row in result["arms"]):
             drawings.append(statistics_at_test(config, result))
         for context, found in only("percentiles").items():
@@ -58,7 +61,7 @@ def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data
         ):
             if contexts_with(key):
                 drawings.append(figure(config, only(key)))
-        drawings += [inputs(data)] if data.get("raw") and data.get("standardized") else []
+        drawings += [inputs(data, config.data.standardize)] if data.get("raw") and data.get("standardized") else []
     return _distinct(drawings)
 
 

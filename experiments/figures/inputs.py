@@ -16,18 +16,28 @@ MOST_FEATURES = 100
 """Beyond that, features are pixels of an image, or counts, instead of marks side by side."""
 
 
-def inputs(data: dict[str, Any]) -> Drawing:
-    """Mean and standard deviation of the features, and a histogram of all values."""
+FED = {
+    "feature": "each feature minus its mean, over its standard deviation, both taken from the training set alone. The "
+    "test set, shifted and scaled by the same numbers, is therefore close to mean 0 and sd 1, not exactly there.",
+    "channel": "each channel minus its mean, over its standard deviation, both over all pixels and examples of the "
+    "training set. A single pixel keeps a mean and a standard deviation of its own.",
+    "none": "the values as they are; nothing is standardized.",
+}
+
+
+def inputs(data: dict[str, Any], mode: str) -> Drawing:
+    """Mean and standard deviation of the features, and a histogram of all values; `mode` is data.standardize."""
     shape = data.get("shape") or []
     many = data["features"] > MOST_FEATURES
     images = many and len(shape) in (2, 3)
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    parts = {"raw": "raw", "standardized": "standardized"} if mode != "none" else {"standardized": "raw"}
+    each = 2 if images else 1  # panels
+    figure = Figure(figsize=(WIDTH if len(parts) > 1 else 6.4, 5.6), layout="constrained")
     tops, bottoms = np.ravel(np.asarray(figure.subfigures(2, 1)))
-    upper = tops.subplots(1, 4 if images else 2, squeeze=False)[0]
-    lower = bottoms.subplots(1, 2)
-    half = len(upper) // 2
-    for k, (key, name) in enumerate((("raw", "before"), ("standardized", "after"))):
-        panels = upper[k * half : (k + 1) * half]
+    upper = tops.subplots(1, each * len(parts), squeeze=False)[0]
+    lower = bottoms.subplots(1, len(parts), squeeze=False)[0]
+    for k, (key, name) in enumerate(parts.items()):
+        panels = upper[k * each : (k + 1) * each]
         test = data.get("standardized_test") if key == "standardized" else None
         if images:
             _as_images(panels, data[key], shape, name)
@@ -37,14 +47,13 @@ def inputs(data: dict[str, Any]) -> Drawing:
             _side_by_side(panels[0], data[key], test, name)
         counts = np.asarray(data[key]["counts"], np.float64)
         lower[k].stairs(100 * counts / counts.sum(), data[key]["edges"], fill=True, color=TRAIN_COLOUR)
-        lower[k].set(xlabel=f"value {name} standardization", ylabel="share of all values (%)")
+        lower[k].set(xlabel=f"{name} value", ylabel="share of all values (%)")
         log_axis(lower[k], base=10)
         lower[k].set_ylim(10 ** np.floor(np.log10(100 * counts[counts > 0].min() / counts.sum())), 100)
-    constant = data["constant_features"]
-    rest = f"; {constant} constant ones stay at 0" if constant else ""
     handles: list[Artist] = [Patch(color=TRAIN_COLOUR, label=f"training set ({data['train']:,} examples)")]
     if data.get("standardized_test") and not images:
-        handles.append(Patch(color=TEST_COLOUR, label=f"test set ({data['test']:,} examples), same shift and scale"))
+        same = ", same shift and scale" if mode != "none" else ""
+        handles.append(Patch(color=TEST_COLOUR, label=f"test set ({data['test']:,} examples){same}"))
     top = "each feature"
     if many:
         top = (
@@ -56,24 +65,23 @@ def inputs(data: dict[str, Any]) -> Drawing:
     return finish(
         "inputs",
         figure,
-        _title(data) + rest,
-        f"What the networks are fed ({data['name']}): each feature minus its mean, over its standard deviation, both "
-        "taken from the training set alone. The test set, shifted and scaled by the same numbers, is therefore close "
-        f"to mean 0 and sd 1, not exactly there. Top: {top}; bottom: all values of the training set.",
+        _title(data, mode),
+        f"What the networks are fed ({data['name']}): {FED[mode]} Top: {top}; bottom: all values of the training set.",
         handles,
     )
 
 
-def _title(data: dict[str, Any]) -> str:
-    """Features that standardization brings to mean 0 and sd 1: all that vary, unless it goes by channel."""
+def _title(data: dict[str, Any], mode: str) -> str:
     mean, sd = (array(data["standardized"][key]) for key in ("mean", "std"))
-    exact = int(((np.abs(mean) < 0.01) & (np.abs(sd - 1) < 0.01)).sum())
-    varying = data["features"] - data["constant_features"]
-    if exact == varying:
-        return f"Standardization brings {varying} of {data['features']} features to mean 0 and sd 1"
+    if mode == "feature":
+        exact = int(((np.abs(mean) < 0.01) & (np.abs(sd - 1) < 0.01)).sum())
+        constant = data["constant_features"]
+        rest = f"; {constant} constant ones stay at 0" if constant else ""
+        return f"Standardization brings {exact} of {data['features']} features to mean 0 and sd 1{rest}"
+    does = "Standardization by channel leaves" if mode == "channel" else "Without standardization there are"
     return (
-        f"Standardization by channel leaves {data['features']} features with means from {mean.min():.2g} to "
-        f"{mean.max():.2g} and sd from {sd.min():.2g} to {sd.max():.2g}"
+        f"{does} {data['features']} features with means from {mean.min():.2g} to {mean.max():.2g} and sd from "
+        f"{sd.min():.2g} to {sd.max():.2g}"
     )
 
 
@@ -83,7 +91,7 @@ def _side_by_side(axes: Axes, part: dict[str, Any], test: dict[str, Any] | None,
     axes.errorbar(feature, mean, sd, color=TRAIN_COLOUR, marker="o", ms=3.5, ls="", lw=1.3)
     if test:
         axes.errorbar(feature + 0.4, test["mean"], test["std"], color=TEST_COLOUR, marker="D", ms=2.5, ls="", lw=0.8)
-    axes.set(title=f"{name} standardization", xlabel="feature (pixel number)", ylabel="mean ± sd")
+    axes.set(title=f"{name} features", xlabel="feature (pixel number)", ylabel="mean ± sd")
 
 
 def _as_images(panels: Any, part: dict[str, Any], shape: list[int], name: str) -> None:
@@ -96,7 +104,7 @@ def _as_images(panels: Any, part: dict[str, Any], shape: list[int], name: str) -
         if high - low < 0.01:
             low, high = low - 0.5, high + 0.5
         shown = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-        axes.set_title(f"{label} {name}")
+        axes.set_title(f"{label}, {name}")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -111,5 +119,5 @@ def _as_histogram(axes: Axes, part: dict[str, Any], test: dict[str, Any] | None,
     edges = np.linspace(every.min() - 0.05, every.max() + 0.05, 60)
     for each, dash, colour, _ in values:
         axes.stairs(np.histogram(array(each), edges)[0], edges, color=colour, ls=dash, lw=1.6)
-    axes.set(title=f"{name} standardization", xlabel="mean (full line) and sd (dashed) of a feature")
+    axes.set(title=f"{name} features", xlabel="mean (full line) and sd (dashed) of a feature")
     axes.set_ylabel("features")

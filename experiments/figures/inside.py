@@ -7,16 +7,28 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
-from experiments.figures.probed import Probes, Seen, forward_order, has, leaving_out, names_of, some_layers, stacked
+from experiments.figures.probed import (
+    MOST_MARKS,
+    Probes,
+    Seen,
+    forward_order,
+    has,
+    leaving_out,
+    names_of,
+    only_ends,
+    some_layers,
+    stacked,
+)
 from experiments.plotting import (
     GREY,
     LAYER_DASHES,
+    RIMS,
     WIDTH,
     Drawing,
     Floats,
@@ -27,6 +39,7 @@ from experiments.plotting import (
     handles_of,
     log_axis,
     looks,
+    rims,
     short,
     steps_axis,
     symmetric_log_axis,
@@ -91,7 +104,7 @@ def percentiles(config: Config, context: str, probes: dict[str, Probes]) -> Draw
         f"The distribution of the values that the activation of each hidden layer receives ({context}), over "
         f"{_examples(config)} and all units, mean of the probed seeds. Flat lines mean that a layer sees the same "
         "kind of input throughout training; drifting ones that it must follow a moving target. After figure 1b, c of "
-        f"Ioffe and Szegedy (2015).{leaving_out(counts)}",
+        f"Ioffe and Szegedy (2015).{leaving_out(counts)}{_only_ends(probes)}",
         handles,
     )
 
@@ -106,14 +119,18 @@ def saturation(config: Config, context: str, probes: dict[str, Probes]) -> Drawi
     counts = {values.shape[1] for values in arrays[kinds[0]].values()}
     most = 5
     columns = len(some_layers(max(counts), most))
+    rimmed = False
     figure = Figure(figsize=(WIDTH, 0.9 + 1.9 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), columns, sharex=True, sharey="row", squeeze=False)
     for row, (kind, by_treatment) in zip(grid, arrays.items(), strict=True):
         for treatment, values in by_treatment.items():
             steps = probes[treatment][0]["steps"]
-            for k, (axes, layer) in enumerate(zip(row, some_layers(values.shape[1], most), strict=False)):
-                every = (k % 2, max(1, len(steps) // 5))
-                axes.plot(steps, values[:, layer], markevery=every, **look[treatment].line | {"lw": 1.5, "ms": 4})
+            for axes, layer in zip(row, some_layers(values.shape[1], most), strict=False):
+                axes.plot(
+                    steps, values[:, layer], markevery=some_layers(len(steps), MOST_MARKS),
+                    **look[treatment].line | {"lw": 1.5, "ms": 4},
+                )  # fmt: skip
+        rimmed |= any([rims(axes) for axes in row])  # a list: `any` alone would stop at the first
         row[0].set_ylabel(kind)
         row[0].yaxis.set_major_locator(MaxNLocator(4))
     for axes, layer in zip(grid[0], some_layers(max(counts), most), strict=True):
@@ -121,16 +138,18 @@ def saturation(config: Config, context: str, probes: dict[str, Probes]) -> Drawi
     for axes in grid[-1]:
         steps_axis(axes, ticks=3)
     means = {t: float(v[-1].mean()) for t, v in arrays[kinds[0]].items()}
-    ends = [f"{t} {m:.2f}" if np.isfinite(m) else f"{t} not finite" for t, m in means.items()]
+    ends = [
+        f"{t} {f'{m:.2f}' if np.isfinite(m) else 'not finite'}".replace(" ", "\N{NO-BREAK SPACE}")
+        for t, m in means.items()
+    ]
     return finish(
         f"saturation_{context}",
         figure,
-        f"{context}: mean {kinds[0]} over all hidden layers after the last step: "
-        + ", ".join(ends).replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", "),
+        f"{context}: mean {kinds[0]} over all hidden layers after the last step: " + ", ".join(ends),
         "Saturation: mean |a| over max |a| of each channel of the activation's output a, so 1 where all values are as "
         "large as the largest. Sparsity: 1 minus the same at the block's output, which is the norm's where one follows "
         "the activation. Skewness: |skewness| of the activation's output. Means over channels and over the probed "
-        f"seeds; after Kim, Kim and Kim (2023).{leaving_out(counts, most)}",
+        f"seeds; after Kim, Kim and Kim (2023).{leaving_out(counts, most)}{RIMS * rimmed}{_only_ends(probes)}",
         handles_of(look),
     )
 
@@ -143,15 +162,20 @@ def running_statistics(config: Config, seen: Seen) -> Drawing:
     grid = figure.subplots(len(seen), 2, sharex=True, sharey="col", squeeze=False)
     ends: dict[str, list[float]] = {"mean_gap": [], "var_ratio": []}
     counts: set[int] = set()
+    rimmed = False
     for row, (context, found) in zip(grid, seen.items(), strict=True):
         for treatment, probes in found.items():
             for axes, key in zip(row, ends, strict=True):
                 values = finite_mean(stacked(probes, key))  # [time, norm]
                 counts.add(values.shape[1])
+                # The variance that a network starts with, 1, may be off by a factor that flattens all that follows.
+                late = int(key == "var_ratio")
+                marks = some_layers(len(values) - late, MOST_MARKS)
                 for k, norm in enumerate(some_layers(values.shape[1], MOST_NORMS)):
                     style = look[treatment].line | {"ls": LAYER_DASHES[k], "lw": 1.5, "ms": 4}
-                    axes.plot(probes[0]["steps"], values[:, norm], markevery=(k, max(2, len(values) // 6)), **style)
+                    axes.plot(probes[0]["steps"][late:], values[late:, norm], markevery=marks, **style)
                 ends[key] += values[-1].tolist()
+        rimmed |= any([rims(axes) for axes in row])
         row[0].set_title(f"{context}: running mean")
         row[0].set_ylabel("distance from true (sd)")
         log_axis(row[0], base=10)
@@ -171,11 +195,13 @@ def running_statistics(config: Config, seen: Seen) -> Drawing:
         Line2D([], [], color=GREY, ls=dash, label=label) for dash, label in zip(LAYER_DASHES, labels, strict=False)
     ]
     gap, ratio = np.array(ends["mean_gap"]), np.array(ends["var_ratio"])
+    first = next(iter(seen.values()))
     title = "After the last step not all running statistics are finite"
     if np.isfinite(gap).all() and (ratio > 0).all():
         title = (
-            f"After the last step the running means are off by at most {gap.max():.2g} standard deviations and the "
-            f"running variances by at most a factor of {max(ratio.max(), 1 / ratio.min()):.2f}"
+            f"After the last step, running means are off by at most {gap.max():.2g} standard deviations on average "
+            f"over a norm's channels, running variances by at most a factor of "
+            f"{max(ratio.max(), 1 / ratio.min()):.2f} in the median channel"
         )
     return finish(
         "running_statistics",
@@ -184,7 +210,8 @@ def running_statistics(config: Config, seen: Seen) -> Drawing:
         "How well the statistics used for predictions follow the network as it learns. Left: distance of the running "
         f"mean from the exact mean of {_examples(config)}, in standard deviations, mean over channels (lower is "
         "better; not shown below 0.0005). Right: running variance over exact variance, median over channels (1 is "
-        f"exact). Mean of the probed seeds.{leaving_out(counts, MOST_NORMS, 'norms')} The title speaks of all.",
+        "exact), from the first epoch on. Single channels may be further off. Mean of the probed seeds."
+        f"{leaving_out(counts, MOST_NORMS, 'norms')} The title speaks of all.{RIMS * rimmed}{_only_ends(first)}",
         handles,
     )
 
@@ -194,16 +221,16 @@ def gradient_norms(config: Config, seen: Seen) -> Drawing:
     treatments = [t for t in treatments_of(config)[0] if any(t in found for found in seen.values())]
     figure = Figure(figsize=(max(WIDTH, 1.9 * len(treatments)), 0.9 + 2.2 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), len(treatments), sharex=True, sharey="row", squeeze=False)
-    colours = matplotlib.colormaps["viridis"]
-    most, where = 0.0, ""
+    most, where, most_layers = 0.0, "", 1
     for row, (context, found) in zip(grid, seen.items(), strict=True):
         for axes, treatment in zip(row, treatments, strict=True):
             if treatment not in found:
                 axes.set_axis_off()
                 continue
             lines, steps = _by_layer(found[treatment]), found[treatment][0]["steps"]
-            for k, line in enumerate(lines.values()):
-                axes.plot(steps, line, color=colours(0.92 * k / max(1, len(lines) - 1)), lw=1.5)
+            most_layers = max(most_layers, len(lines))
+            for line, colour in zip(lines.values(), _shades(len(lines)), strict=True):
+                axes.plot(steps, line, color=colour, lw=1.5)
             start = array([line[0] for line in lines.values()])
             start = start[np.isfinite(start)]
             ratio = 0.0 if not start.size else float(start.max() / start.min()) if start.min() > 0 else np.inf
@@ -216,9 +243,10 @@ def gradient_norms(config: Config, seen: Seen) -> Drawing:
         axes.set_title(wrapped(treatment, max(14, 90 // len(treatments))))
     for axes in grid[-1]:
         steps_axis(axes, ticks=4 if len(treatments) < 4 else 3)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1 / 0.92), colours), ax=grid, shrink=0.6, pad=0.01)
-    bar.ax.set_ylim(0, 1)
-    bar.set_ticks([0, 1], labels=["first", "last"])
+    bands = ListedColormap(_shades(most_layers))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, most_layers), bands), ax=grid, shrink=0.6, pad=0.01)
+    bar.set_ticks([0.5, most_layers - 0.5], labels=["first", "last"])
+    bar.ax.tick_params(length=0)
     bar.set_label("layer", labelpad=-12)
     title = "No gradient is finite before the first step"
     if where:
@@ -230,9 +258,19 @@ def gradient_norms(config: Config, seen: Seen) -> Drawing:
         title,
         "Euclidean norm of the gradient of the loss by the parameters of each layer, kernel and bias together, without "
         "those of the norms; on the probed examples as one batch, mean of the probed seeds. Lines that lie together "
-        "mean that all layers are driven alike; lines that fan out that gradients vanish or explode on the way back.",
+        "mean that all layers are driven alike; lines that fan out that gradients vanish or explode on the way back."
+        + _only_ends(next(iter(seen.values()))),
         [],
     )
+
+
+def _shades(layers: int) -> list[Any]:
+    """One colour per layer, from first to last."""
+    return [matplotlib.colormaps["viridis"](0.92 * k / max(1, layers - 1)) for k in range(layers)]
+
+
+def _only_ends(found: dict[str, Probes]) -> str:
+    return only_ends(next(iter(found.values()))[0]["steps"])
 
 
 def _by_layer(probes: Probes) -> dict[str, Floats]:

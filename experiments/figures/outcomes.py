@@ -8,28 +8,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments.config import Arm, Config
-from experiments.figures.probed import Record, select
+from experiments.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
 from experiments.formats import number, signed
 from experiments.plotting import (
     GREY,
+    RIMS,
     Drawing,
-    Floats,
     accuracy_axis,
     array,
+    by_treatment,
     finish,
     handles_of,
     label_left,
     looks,
-    name_ticks,
+    mark,
     panels_of,
-    short,
+    rates_axis,
+    rims,
     span,
     steps_axis,
     treatments_of,
-    wrapped,
 )
 
 STATISTICS: dict[str, tuple[str, Any]] = {
@@ -42,26 +42,23 @@ STATISTICS: dict[str, tuple[str, Any]] = {
 def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
     """The compared test accuracy of every evaluation seed, with mean and confidence interval."""
     treatments, contexts = treatments_of(config)
-    figure, panels = panels_of(contexts, height=3.1)
+    figure, panels, lying = by_treatment(contexts, treatments, "test accuracy (%)")
     look = looks(treatments)
     rows = {(row["context"], row["treatment"]): row for row in result["arms"]}
     for context, axes in panels.items():
-        for x, treatment in enumerate(treatments):
+        for place, treatment in enumerate(treatments):
             row = rows[context, treatment]
             values = row["values"]
             offsets = np.linspace(-0.3, 0.1, len(values))  # one offset per seed, the same in every arm
-            style: dict[str, Any] = {"color": look[treatment].colour, "marker": look[treatment].marker}
-            axes.plot(x + offsets, values, ls="", ms=4, alpha=0.5, mew=0, **style)
+            style: dict[str, Any] = {"color": look[treatment].colour, "marker": look[treatment].marker, "lying": lying}
+            mark(axes, place + offsets, values, ls="", ms=4, alpha=0.5, mew=0, **style)
             error = np.abs(np.subtract(row["ci"], row["mean"]))[:, None]
-            axes.errorbar(x + 0.27, row["mean"], error, capsize=4, lw=1.8, ms=7, **style)
-        axes.set_xlim(-0.55, len(treatments) - 0.4)
-        name_ticks(axes, treatments)
-        axes.grid(axis="x", visible=False)
-    label_left(panels, "test accuracy (%)")
+            mark(axes, place + 0.27, row["mean"], error, capsize=4, lw=1.8, ms=7, **style)
     best, worst = (pick(result["arms"], key=lambda row: row["mean"]) for pick in (max, min))
     lowest, highest = (f"{number(r['mean'])}% ({Arm(r['treatment'], r['context'])})" for r in (worst, best))
     title = f"Mean test accuracy: {f'from {lowest} to {highest}' if len(rows) > 1 else highest}"
     level = f"{100 * (1 - config.analysis.alpha):g}%"
+    way = "downwards" if lying else "from left to right"
     handles = [
         Line2D([], [], color=GREY, marker="o", ls="", ms=4, alpha=0.5, mew=0, label="one evaluation seed"),
         Line2D([], [], color=GREY, marker="o", ms=7, label=f"mean and {level} t interval of the mean"),
@@ -70,7 +67,7 @@ def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
         "accuracy",
         figure,
         title,
-        "Small marks are trainings from different seeds, in the same order from left to right for every treatment; "
+        f"Small marks are trainings from different seeds, in the same order {way} for every treatment; "
         f"the large mark is their mean with its {level} interval. Measured with "
         f"{STATISTICS[result['metric']][0]}. Higher is better. Every panel has its own scale. Overlapping intervals do "
         "not show that two treatments are equal: the comparisons do.",
@@ -81,20 +78,21 @@ def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
 def statistics_at_test(config: Config, result: dict[str, Any]) -> Drawing:
     """The same trained networks, read with running, population and batch statistics."""
     treatments, contexts = treatments_of(config)
-    figure, panels = panels_of(contexts, height=3.1)
+    figure, panels, lying = by_treatment(contexts, treatments, "test accuracy (%)")
     look = looks(treatments)
     most, where = 0.0, ""
     for row in result["arms"]:
-        axes, x = panels[row["context"]], treatments.index(row["treatment"])
+        axes, place = panels[row["context"]], treatments.index(row["treatment"])
         shade = look[row["treatment"]]
         for offset, (metric, (_, fill)) in zip((-0.22, 0.0, 0.22), STATISTICS.items(), strict=True):
             found = row[metric]
             if not found:
                 continue
             error = np.abs(np.subtract(found["ci"], found["mean"]))[:, None]
-            axes.errorbar(
-                x + offset, found["mean"], error, color=shade.colour, marker="o", ms=7.5, capsize=3, lw=1.5,
-                fillstyle=fill, mfc="white" if fill == "none" else shade.colour, markerfacecoloralt="white",
+            mark(
+                axes, place + offset, found["mean"], error, lying=lying, color=shade.colour, marker="o", ms=7.5,
+                capsize=3, lw=1.5, fillstyle=fill, mfc="white" if fill == "none" else shade.colour,
+                markerfacecoloralt="white",
             )  # fmt: skip
             gap = found["mean"] - row["test_accuracy"]["mean"]
             if abs(gap) > abs(most):
@@ -102,11 +100,6 @@ def statistics_at_test(config: Config, result: dict[str, Any]) -> Drawing:
                     gap,
                     f"{STATISTICS[metric][0]} instead of running ones ({row['treatment']}/{row['context']})",
                 )
-    for axes in panels.values():
-        axes.set_xlim(-0.55, len(treatments) - 0.45)
-        name_ticks(axes, treatments)
-        axes.grid(axis="x", visible=False)
-    label_left(panels, "test accuracy (%)")
     title = "Which statistics the norms use at test time makes no difference"
     if where:
         title = f"Statistics at test time change the mean accuracy by {signed(most)} pp at most: {where}"
@@ -130,46 +123,42 @@ def statistics_at_test(config: Config, result: dict[str, Any]) -> Drawing:
     )
 
 
-def learning_curves(config: Config, records: Sequence[Record]) -> Drawing:
+def learning_curves(config: Config, records: Sequence[Record], data: dict[str, Any]) -> Drawing:
     """Validation accuracy against optimizer step, over the evaluation seeds."""
     treatments, contexts = treatments_of(config)
     figure, panels = panels_of(contexts, height=3.4)
     look = looks(treatments)
-    fastest: Counter[str] = Counter()
+    rimmed = False
     for context, axes in panels.items():
-        means: dict[str, Floats] = {}
-        steps: dict[str, Floats] = {}
         for treatment in treatments:
             runs = select(records, "evaluate", treatment, context)
-            steps[treatment] = array(runs[0]["steps"])
+            steps = runs[0]["steps"]
             values = 100 * array([run["val_accuracy"] for run in runs])
             low, high = np.percentile(values, [10, 90], axis=0)
-            means[treatment] = values.mean(axis=0)
-            axes.fill_between(steps[treatment], low, high, color=look[treatment].colour, alpha=0.15, lw=0)
-            every = max(1, len(steps[treatment]) // 8)
-            axes.plot(steps[treatment], means[treatment], markevery=every, **look[treatment].line)
-        # The highest round accuracy that all treatments reach: a line that each of them can be timed at.
-        reached = min(float(mean.max()) for mean in means.values())
-        threshold = max((t for t in (*range(10, 80, 10), *range(80, 100)) if t <= reached), default=0)
-        first = {t: int(steps[t][np.argmax(mean >= threshold)]) for t, mean in means.items()}
-        fastest.update(t for t, step in first.items() if step == min(first.values()))
+            axes.fill_between(steps, low, high, color=look[treatment].colour, alpha=0.15, lw=0)
+            marks = some_layers(len(steps), MOST_MARKS)
+            axes.plot(steps, values.mean(axis=0), markevery=marks, **look[treatment].line)
+        rimmed |= rims(axes)
         steps_axis(axes)
         accuracy_axis(axes)
-        times = ", ".join(f"{t} {step:,}".replace(" ", "\N{NO-BREAK SPACE}") for t, step in first.items())
-        axes.set_xlabel("training step\n" + wrapped(f"steps to {threshold}%: {times}", 34))
     label_left(panels, "validation accuracy (%)")
+    seen = first_seen(config, records, data)
+    table = " How many steps it takes to an accuracy that all that learn reach: see the table of speed."
+    fastest: Counter[str] = Counter()
+    for _, first in seen.values():
+        if len(set(first.values())) > 1:  # where all tie, none is first
+            fastest.update(t for t, step in first.items() if step == min(first.values()))
     title = "Validation accuracy of each arm as tuned"
-    if len(treatments) > 1:
+    if fastest:
         counts = (f"{t} in {k} of {len(panels)}".replace(" ", "\N{NO-BREAK SPACE}") for t, k in fastest.most_common())
-        title = f"First to an accuracy that all treatments reach (ties count for each): {', '.join(counts)}"
+        title = f"First to an accuracy that all that learn reach (ties count for each): {', '.join(counts)}"
     return finish(
         "learning_curves",
         figure,
         title,
         "Lines: mean over the evaluation seeds, each arm as tuned, measured after every epoch with running statistics; "
         "bands: 10th to 90th percentile. Higher and further left is better; the axis is stretched towards 100%, where "
-        "small differences matter. Below each panel: after how many steps the mean is first seen at an accuracy that "
-        "all treatments reach.",
+        f"small differences matter.{table if seen else ''}{RIMS * rimmed}",
         handles_of(look),
     )
 
@@ -182,6 +171,8 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
     ring: dict[str, Any] = {"ls": "", "marker": "o", "ms": 11, "mfc": "none", "mec": GREY, "mew": 2}
     cross: dict[str, Any] = {"ls": "", "marker": "x", "ms": 9, "mew": 1.6, "color": GREY}
     chosen: dict[str, list[float]] = {treatment: [] for treatment in treatments}
+    rings: Counter[tuple[str, float]] = Counter()
+    rimmed = False
     for row in result["arms"]:
         axes, treatment, curve = panels[row["context"]], row["treatment"], row["tuning"]
         rates, colour = [point["learning_rate"] for point in curve], look[treatment].colour
@@ -189,17 +180,17 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         axes.fill_between(rates, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
         axes.plot(rates, [point["mean"] for point in curve], **look[treatment].line)
         best = rates.index(row["learning_rate"])
-        axes.plot(rates[best], curve[best]["mean"], **{**ring, "mec": colour})
+        at = (row["context"], rates[best])
+        # Around those that are there already: of the same rate and nearly the same accuracy, one would hide the other.
+        axes.plot(rates[best], curve[best]["mean"], **{**ring, "mec": colour, "ms": ring["ms"] + 5 * rings[at]})
+        rings[at] += 1
         diverged = [(point["learning_rate"], point["mean"]) for point in curve if point["diverged"]]
         if diverged:
             axes.plot(*np.transpose(diverged), **{**cross, "color": colour})
         chosen[treatment].append(row["learning_rate"])
     for axes in panels.values():
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: short(rate)))
-        axes.set_xlabel("learning rate")
+        rimmed |= rims(axes)
+        rates_axis(axes, config.sweep.learning_rates)
         accuracy_axis(axes)
     label_left(panels, "validation accuracy (%)")
     spans = [f"{t} {span(rates)}".replace(" ", "\N{NO-BREAK SPACE}") for t, rates in chosen.items()]
@@ -215,6 +206,6 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         "Best learning rate: " + ", ".join(spans),
         "How sensitive each treatment is to its learning rate, and whether the grid was wide enough: a chosen rate at "
         f"either end of the grid may not be the best one. Lines: mean final validation accuracy{decay} over the tuning "
-        "seeds; bands: lowest to highest seed. The axis is stretched towards 100%.",
+        "seeds; bands: lowest to highest seed. The axis is stretched towards 100%." + RIMS * rimmed,
         handles,
     )

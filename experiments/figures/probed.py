@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,8 @@ Seen = dict[str, dict[str, Probes]]
 """Probes by context and treatment."""
 
 MOST_LAYERS = 6
+MOST_MARKS = 7
+"""Marks on a line."""
 LAST = ("final_norm", "head")
 
 
@@ -24,6 +27,45 @@ def select(records: Sequence[Record], phase: str, treatment: str, context: str) 
     """The records of one arm, seeds in order."""
     found = [r for r in records if (r["phase"], r["treatment"], r["context"]) == (phase, treatment, context)]
     return sorted(found, key=lambda record: record["seed"])
+
+
+class FirstSeen(NamedTuple):
+    """After how many steps each treatment is first seen at an accuracy, in percent."""
+
+    accuracy: int
+    steps: dict[str, int]
+
+
+def first_seen(config: Config, records: Sequence[Record], data: dict[str, Any]) -> dict[str, FirstSeen]:
+    """By context: when the mean of the evaluation seeds is seen at the highest full percent that all treatments reach.
+
+    Treatments that never get well above chance do not learn, and would make a threshold that all pass at once: they
+    are left out, as are contexts in which fewer than two learn, and runs that were evaluated once only.
+    """
+    chance = 100 / data["classes"] if data else 0.0
+    learnt = min(2 * chance, (100 + chance) / 2)  # of two classes, twice chance would be 100%
+    found = {}
+    for context in dict.fromkeys(arm.context for arm in config.arms):
+        curves: dict[str, tuple[list[int], Floats]] = {}
+        for treatment in (arm.treatment for arm in config.arms if arm.context == context):
+            runs = select(records, "evaluate", treatment, context)
+            mean = 100 * array([run["val_accuracy"] for run in runs]).mean(axis=0)
+            if mean.size > 1 and mean.max() > learnt:
+                curves[treatment] = (runs[0]["steps"], mean)
+        if len(curves) < 2:
+            continue
+        # A mean of 0.9 thrice may be a hair below 0.9.
+        threshold = math.floor(min(float(mean.max()) for _, mean in curves.values()) + 1e-9)
+        first = {t: int(steps[int(np.argmax(mean + 1e-9 >= threshold))]) for t, (steps, mean) in curves.items()}
+        found[context] = FirstSeen(threshold, first)
+    return found
+
+
+def only_ends(steps: Sequence[int]) -> str:
+    """A sentence for the caption, where a network was looked at no more than twice."""
+    if len(steps) > 2:
+        return ""
+    return " Seen before the first and after the last step alone: what lies between is not known, the lines only lead."
 
 
 def probed_arms(config: Config, records: Sequence[Record]) -> Seen:
@@ -42,7 +84,7 @@ def stacked(probes: Probes, key: str) -> Floats:
 
 
 def some_layers(count: int, most: int = MOST_LAYERS) -> list[int]:
-    """At most that many of so many layers, evenly chosen, first and last among them."""
+    """At most that many of so many layers, or points of a line, evenly chosen, first and last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
-from experiments.figures.probed import LAST, Probes, Seen, forward_order, some_layers
+from experiments.figures.probed import LAST, MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
 from experiments.plotting import (
     GREY,
     WIDTH,
@@ -44,20 +44,21 @@ def predictiveness(config: Config, seen: Seen) -> Drawing:
     figure = Figure(figsize=(WIDTH, 0.9 + 2.4 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), 3, sharex=True, sharey="col", squeeze=False)
     ends: dict[str, list[float]] = {}
+    steps: list[int] = []
     sizes: list[float] = []
     for row, (context, found) in zip(grid, seen.items(), strict=True):
         for treatment, probes in found.items():
             told = [probe["predictiveness"] for probe in probes]
             steps, sizes = told[0]["steps"], told[0]["step_sizes"]
-            style = look[treatment]
+            style, marks = look[treatment], some_layers(len(steps), MOST_MARKS)
             for axes, key in zip(row, ("losses", "gradient_distances"), strict=False):
                 values = finite_mean(array([each[key] for each in told]))  # [time, step size]
                 axes.fill_between(steps, values.min(1), values.max(1), color=style.colour, alpha=0.12, lw=0)
                 for edge in (values.min(1), values.max(1)):
                     axes.plot(steps, edge, color=style.colour, lw=0.7, alpha=0.7)
-                axes.plot(steps, values.mean(1), markevery=max(1, len(steps) // 6), **style.line | {"lw": 1.5, "ms": 4})
+                axes.plot(steps, values.mean(1), markevery=marks, **style.line | {"lw": 1.5, "ms": 4})
             smoothness = finite_mean(array([each["smoothness"] for each in told]))
-            row[2].plot(steps, smoothness, markevery=max(1, len(steps) // 6), **style.line | {"lw": 1.5, "ms": 4})
+            row[2].plot(steps, smoothness, markevery=marks, **style.line | {"lw": 1.5, "ms": 4})
             ends.setdefault(treatment, []).append(float(smoothness[-1]))
         for axes in row:
             log_axis(axes, base=10)
@@ -77,7 +78,7 @@ def predictiveness(config: Config, seen: Seen) -> Drawing:
         f"{short(max(sizes))}. Left: the loss where the step ends. Middle: how far the gradient there is from that at "
         "the start. Bands: lowest to highest over the sizes; lines: their mean. Right: the largest change of the "
         "gradient over the length of the step. Narrow bands and low lines mean that the gradient can be trusted. "
-        "After Santurkar et al. (2018), figure 4; mean of the probed seeds.",
+        f"After Santurkar et al. (2018), figure 4; mean of the probed seeds.{only_ends(steps)}",
         handles_of(look),
     )
 
