@@ -1,0 +1,195 @@
+"""How fast the laboratory trains, against plain loops: `python -m benchmarks.laboratory [--device cpu|gpu]`.
+
+The MLP of configs/mnist_sigmoid.py, batch norm before the sigmoid, batches of 60, SGD, on images made up in MNIST's
+shape: plain PyTorch, plain Flax and optax in a `lax.scan`, and the laboratory with one seed and with many. All do the
+same work and evaluate nothing; tests hold them to the same final weights. Then that MLP and the small CNNs of the other
+configs, by every way that the laboratory has of running steps and seeds.
+
+Each library has a process of its own: the laboratory makes one jax device of every core, which plain loops do not. One
+seed alone so leaves all devices but one to copies of itself, which are dropped; that is what it costs here, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.timing import Timed, interleaved, provenance
+from benchmarks.trainings import EXAMPLES, RATE, Process, images, setup_of
+from experiments import engine
+from experiments.programs import Lane
+
+Row = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+STEPS, QUICK_STEPS = 450, 150  # of one sample
+REPEATS, QUICK_REPEATS = 9, 3
+SINGLE, ALONE = "laboratory, 1 seed", "laboratory, 1 seed, 1 device"
+STRATEGIES = {"MLP": "mnist_sigmoid", "strided_cnn": "strided_mnist", "cnn9 of 8 features, 16 x 16": "cnn9_small"}
+STRATEGY_LANES = 4
+MOST_SINGLES = {"cpu": 12.0, "gpu": 4.0}  # the time of many seeds, in that of one
+
+
+def has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def measure(platform: str, steps: int, repeats: int, tell: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """One row for each contestant; torch's only where it is installed."""
+    cpu = platform == "cpu"
+    many = 16 if cpu else 64
+    # Contestant, process, kind, seeds.
+    contestants = [("flax, scan", "plain", "flax", 1), (SINGLE, "laboratory", "laboratory", 1)]
+    contestants += [(f"laboratory, {many} seeds", "laboratory", "laboratory", many)]
+    if cpu:  # elsewhere there is one device anyway
+        contestants += [(ALONE, "plain", "laboratory", 1)]
+    if has_torch():
+        contestants += [("torch, eager", "torch", "torch", 1)]
+    processes = {
+        name: Process("cpu" if cpu else None, as_laboratory=name == "laboratory") for _, name, *_ in contestants
+    }
+    try:
+        devices = {}
+        for name, process, kind, seeds in contestants:
+            tell(f"preparing: {name}")
+            devices[name] = processes[process].hold(name, kind, seeds, steps, EXAMPLES)
+        tell("training by turns")
+        times = interleaved({name: processes[process].call(name) for name, process, *_ in contestants}, repeats)
+    finally:
+        for process in processes.values():
+            process.close()
+    return [_row(name, seeds, devices[name], times[name], steps) for name, _, _, seeds in contestants]
+
+
+def _row(name: str, seeds: int, devices: str, t: Timed, steps: int) -> Row:
+    return {
+        "contestant": name,
+        "seeds": seeds,
+        "devices": devices,
+        "milliseconds_per_step": round(1e3 * t.median / steps, 5),
+        "quartiles": [round(1e3 * t.low / steps, 5), round(1e3 * t.high / steps, 5)],
+        "milliseconds_per_step_and_seed": round(1e3 * t.median / steps / seeds, 5),
+    }
+
+
+def summary(rows: list[Row], platform: str) -> dict[str, Row]:
+    """Ratios of times, and what they are to be."""
+    times = {row["contestant"]: row["milliseconds_per_step"] for row in rows}
+    seeds = max(row["seeds"] for row in rows)
+    single = times[SINGLE]
+    found: dict[str, Row] = {}
+    for key, other, least in (("torch", "torch, eager", 3.0), ("flax", "flax, scan", 1.4)):
+        value = times[other] / single if other in times else None
+        found[f"{key}_vs_laboratory"] = {"value": value, "at_least": least if platform == "cpu" else None}
+    many = times[f"laboratory, {seeds} seeds"]
+    found[f"{seeds}_seeds_vs_single"] = {"value": many / single, "at_most": MOST_SINGLES[platform]}
+    if ALONE in times:
+        found["single_vs_single_on_1_device"] = {"value": single / times[ALONE]}
+        found[f"{seeds}_seeds_vs_single_on_1_device"] = {"value": many / times[ALONE]}
+    return found
+
+
+def strategies(rounds: int, examples: int | None = None) -> list[Row]:
+    """Milliseconds for each step and lane, by each way of running them; None where it does not fit into memory."""
+    rows = []
+    for name, config in STRATEGIES.items():
+        setup = setup_of(config)
+        data = images(setup, examples or setup.data.train_examples or EXAMPLES)
+        lanes = [Lane(RATE, 0.0, False, seed) for seed in range(STRATEGY_LANES)]
+        # Each round of `choose` measures all ways; those after the first compile nothing.
+        found = [engine.choose(setup, data, lanes) for _ in range(rounds)]
+        ways = {way: _median([f.milliseconds[way] for f in found]) for way in found[0].milliseconds}
+        fitting = {way: value for way, value in ways.items() if value is not None}
+        best = min(fitting, key=lambda way: fitting[way])
+        rows.append({
+            "network": name,
+            "config": config,
+            "batch": setup.training.batch_size,
+            "lanes": STRATEGY_LANES,
+            "devices": jax.device_count(),
+            "milliseconds_per_step_and_lane": ways,
+            "best": best,
+            "chosen": [", ".join(f.engine) for f in found],
+        })  # fmt: skip
+    return rows
+
+
+def _median(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    wide = Console(width=max(console.width, 118))
+    head = ("training", "ms a step", "quartiles", "ms a step and seed", "devices")
+    table = Table(*head, title=f"{result['device']}: the MLP of configs/mnist_sigmoid.py, batches of 60")
+    for row in result["rows"]:
+        numbers = (f"{row['milliseconds_per_step']:.3f}", "{:.3f} to {:.3f}".format(*row["quartiles"]))
+        each = f"{row['milliseconds_per_step_and_seed']:.3f}"
+        table.add_row(row["contestant"], *numbers, each, row["devices"])
+    wide.print(table)
+    for key, row in result["summary"].items():
+        wanted = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in row.items() if k != "value" and v is not None)
+        value = "–" if row["value"] is None else f"{row['value']:.2f}"
+        wide.print(f"{key.replace('_', ' ')}: {value}" + (f" ({wanted})" if wanted else ""))
+    ways = list(result["strategies"][0]["milliseconds_per_step_and_lane"]) if result["strategies"] else []
+    table = Table("network", "batch", *ways, title=f"ms a step and lane, {STRATEGY_LANES} lanes; * the fastest")
+    for row in result["strategies"]:
+        found = row["milliseconds_per_step_and_lane"]
+        texts = ("–" if found[w] is None else f"{found[w]:.3f}" + " *" * (w == row["best"]) for w in ways)
+        table.add_row(row["network"], str(row["batch"]), *texts)
+    wide.print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.laboratory", description=str(__doc__).split(":")[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/laboratory_<platform>.json")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and repeats")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share a GPU
+    if options.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    if options.device == "gpu" and platform == "cpu":
+        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+        return 2
+    console, about = Console(), provenance()
+    steps, repeats = (QUICK_STEPS, QUICK_REPEATS) if options.quick else (STEPS, REPEATS)
+    with console.status("") as status:
+        rows = measure(platform, steps, repeats, status.update)
+        status.update("ways of running steps and seeds")
+        apart = Process("cpu" if platform == "cpu" else None, as_laboratory=True)
+        try:
+            ways = apart.run(strategies, 1 if options.quick else 3)
+        finally:
+            apart.close()
+    result = {
+        **about,
+        "quick": options.quick,
+        "steps": steps,
+        "repeats": repeats,
+        "summary": summary(rows, platform),
+        "rows": rows,
+        "strategies": ways,
+    }
+    out = options.out or RESULTS / f"laboratory_{platform}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result, console)
+    console.print(f"written: {out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

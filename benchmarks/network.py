@@ -1,0 +1,245 @@
+"""What batch norm costs in a network: `python -m benchmarks.network [--device cpu|gpu] [--dtype float32|bfloat16]`.
+
+One training step (SGD with momentum, cross-entropy, images of CIFAR's shape) of ResNet-20 and of ResNet-18, jitted, its
+state donated, with the batch norm of Flax and of jbn, by turns in one run. A network without any norm runs along: what
+a norm takes is the rest. On a GPU also the peak of the allocated memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from rich.console import Console
+from rich.table import Table
+
+import jbn.linen
+from benchmarks.timing import Timed, interleaved, keep_memory, provenance
+from experiments.networks import ResNet, no_norm, resnet
+
+Row = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+REPEATS, QUICK_REPEATS = 11, 3
+NORMS = ("flax", "jbn", "jbn, ReLU within", "none")
+
+# Name, network, and examples in a batch on a CPU and on a GPU.
+NETWORKS: dict[str, tuple[Callable[..., ResNet], int, int]] = {
+    "ResNet-20": (partial(resnet, depth=20), 128, 128),
+    "ResNet-18": (partial(ResNet, units=2, stages=(64, 64, 128, 256, 512), shortcut="projection"), 32, 128),
+}
+SIZE = 32  # pixels a side
+
+
+class Fused:
+    """jbn's batch norm with the ReLU within, for a unit that calls one after the other.
+
+    Where no ReLU follows (ahead of the addition and on the shortcut), it is batch norm alone.
+    """
+
+    def __init__(self, make: Callable[..., Any]):
+        self.make, self.done = make, None
+
+    def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        layer = self.make(name=name)
+        return self._remember(layer) if name == "norm_0" else layer
+
+    def _remember(self, layer: Any) -> Callable[[jax.Array], jax.Array]:
+        def call(x: jax.Array) -> jax.Array:
+            self.done = layer(x, activation=nn.relu)
+            return self.done
+
+        return call
+
+    def activation(self, x: jax.Array) -> jax.Array:
+        return x if x is self.done else nn.relu(x)
+
+
+def build(make: Callable[..., ResNet], norm: str, dtype: str) -> ResNet:
+    """The network with one of `NORMS`; its initial weights are the same with each."""
+    options: dict[str, Any] = dict(use_running_average=False, dtype=None if dtype == "float32" else jnp.dtype(dtype))
+    flax, ours = partial(nn.BatchNorm, **options), partial(jbn.linen.BatchNorm, **options)
+    fused = Fused(ours)
+    norms = {"flax": flax, "jbn": ours, "jbn, ReLU within": fused.norm, "none": no_norm}
+    activation = fused.activation if norm == "jbn, ReLU within" else nn.relu
+    return make(unit="original", classes=10, activation=activation, norm=norms[norm], dtype=options["dtype"])
+
+
+class Training:
+    """A network in training: each call is a step on the same batch, and returns the loss before it."""
+
+    def __init__(self, model: nn.Module, batch: int):
+        rng = np.random.default_rng(0)
+        self.x = jnp.asarray(rng.standard_normal((batch, SIZE, SIZE, 3), np.float32))
+        self.y = jnp.asarray(rng.integers(0, 10, batch))
+        variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), self.x[:2])  # compiles in a third of the time
+        # So slow a rate that without a norm the loss stays finite, too.
+        tx = optax.sgd(1e-3, momentum=0.9)
+        self.state = variables["params"], variables.get("batch_stats", {}), tx.init(variables["params"])
+
+        def step(state, x, y):
+            params, stats, opt_state = state
+
+            def loss_of(params):
+                logits, new = model.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+                return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new.get("batch_stats", {})
+
+            (loss, stats_), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+            updates, opt_state = tx.update(gradients, opt_state, params)
+            return (optax.apply_updates(params, updates), stats_, opt_state), loss
+
+        began = time.perf_counter()
+        self.step = jax.jit(step, donate_argnums=0).lower(self.state, self.x, self.y).compile()
+        self.compile_seconds = time.perf_counter() - began
+
+    def __call__(self) -> jax.Array:
+        self.state, loss = self.step(self.state, self.x, self.y)
+        return loss
+
+    @property
+    def temporary_bytes(self) -> int | None:
+        memory = self.step.memory_analysis()
+        return None if memory is None else memory.temp_size_in_bytes
+
+
+def measure(name: str, dtype: str, repeats: int, *, gpu: bool, peak: Callable[[str, str], int | None]) -> list[Row]:
+    """One row for each norm."""
+    make, *batches = NETWORKS[name]
+    trainings = {norm: Training(build(make, norm, dtype), batches[gpu]) for norm in NORMS}
+    times = interleaved(trainings, repeats)
+    about = {"network": name, "batch": batches[gpu], "dtype": dtype}
+    return [
+        {
+            **about,
+            **row,
+            "temporary_bytes": trainings[row["norm"]].temporary_bytes,
+            "peak_bytes": peak(name, row["norm"]),
+            "compile_seconds": round(trainings[row["norm"]].compile_seconds, 2),
+        }
+        for row in compared(times)
+    ]
+
+
+def compared(times: Mapping[str, Timed]) -> list[Row]:
+    """Milliseconds of a step, how many of them are the norm's, and both over those of Flax's batch norm."""
+    flax, none = times["flax"].median, times["none"].median
+    return [
+        {
+            "norm": norm,
+            "milliseconds": round(1e3 * t.median, 4),
+            "quartiles": [round(1e3 * t.low, 4), round(1e3 * t.high, 4)],
+            "vs_flax": t.median / flax,
+            "norm_milliseconds": round(1e3 * (t.median - none), 4),
+            "norm_share": (t.median - none) / t.median,
+            "norm_vs_flax": (t.median - none) / (flax - none) if flax > none else None,
+        }
+        for norm, t in times.items()
+    ]
+
+
+def peak_bytes(name: str, norm: str, dtype: str) -> int | None:
+    """The most memory that the device has had in use, after a few steps; None on a CPU, which does not count it."""
+    make, _, batch = NETWORKS[name]
+    training = Training(build(make, norm, dtype), batch)
+    for _ in range(3):
+        jax.block_until_ready(training())
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def peak_elsewhere(cache: str, dtype: str, name: str, norm: str) -> int | None:
+    """`peak_bytes` of a process of its own, since a peak is that of all that a process has done.
+
+    It loads the step that was compiled for the timing: compiling tries out kernels, and they would be the peak.
+    """
+    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    command = [sys.executable, "-m", "benchmarks.network", "--dtype", dtype, "--peak", name, norm]
+    environment = os.environ | always | {"JAX_COMPILATION_CACHE_DIR": cache}
+    done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tabled(rows: list[Row], title: str) -> Table:
+    head = (
+        "network",
+        "norm",
+        "ms a step",
+        "quartiles",
+        "/ flax",
+        "norm, ms",
+        "norm / flax's",
+        "temporary, MB",
+        "peak, MB",
+    )
+    table = Table(*head, title=title)
+    for row in rows:
+        quartiles = "{:.1f} to {:.1f}".format(*row["quartiles"])
+        sizes = ("–" if row[k] is None else f"{row[k] / 1e6:.0f}" for k in ("temporary_bytes", "peak_bytes"))
+        ratio = "–" if row["norm_vs_flax"] is None else f"{row['norm_vs_flax']:.2f}"
+        own = ("–", "–") if row["norm"] == "none" else (f"{row['norm_milliseconds']:.1f}", ratio)
+        times = (f"{row['milliseconds']:.1f}", quartiles, f"{row['vs_flax']:.2f}")
+        table.add_row(f"{row['network']}, batch {row['batch']}", row["norm"], *times, *own, *sizes)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=str(__doc__).split(":")[0])
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the activations")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="default: results/network_<platform>_<dtype>.json"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "NORM"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for `peak_elsewhere`
+    gpu = jax.default_backend() != "cpu"
+    if options.device == "gpu" and not gpu:
+        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+        return 2
+    if options.peak:
+        name, norm = options.peak
+        print(json.dumps(peak_bytes(name, norm, options.dtype)))
+        return 0
+    console, rows = Console(), []
+    repeats = QUICK_REPEATS if options.quick else REPEATS
+    with tempfile.TemporaryDirectory() as cache:
+        if gpu:
+            jax.config.update("jax_compilation_cache_dir", cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+        def peak(name: str, norm: str) -> int | None:
+            return peak_elsewhere(cache, options.dtype, name, norm) if gpu else None
+
+        for name in NETWORKS:
+            with console.status(name):
+                rows += measure(name, options.dtype, repeats, gpu=gpu, peak=peak)
+    about = provenance()
+    out = options.out or RESULTS / f"network_{about['platform']}_{options.dtype}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result = {**about, "dtype": options.dtype, "quick": options.quick, "repeats": repeats, "rows": rows}
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    title = f"{about['device']}: a training step in {options.dtype}"
+    Console(width=max(console.width, 132)).print(tabled(rows, title))
+    console.print(f"written: {out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    keep_memory("benchmarks.network")
+    sys.exit(main())

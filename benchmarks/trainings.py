@@ -1,0 +1,215 @@
+"""The same training four ways: plain PyTorch, plain Flax and optax, and the laboratory; and processes to run them in.
+
+For `benchmarks.laboratory`. All start from the laboratory's initial weights and see its batches in its order.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.__main__ import use_all_cores
+from experiments.config import Arm, Setup, load
+from experiments.data import Data, Split, batch_order
+from experiments.programs import Engine, Lane, run_steps, start
+
+Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
+ROOT = Path(__file__).parent.parent
+RATE, CLASSES = 0.12, 10
+EXAMPLES = 54_000  # of MNIST, with a tenth kept for validation
+
+
+def setup_of(config: str) -> Setup:
+    """Batch norm ahead of the activation, in the last context of a config (Glorot's initial weights)."""
+    found = load(str(ROOT / "configs" / f"{config}.py"))
+    return found.setup(Arm("before", found.all_contexts[-1].name))
+
+
+def images(setup: Setup, examples: int) -> Data:
+    """Pixels and classes by chance, in the shape of the config's set."""
+    side = 32 // setup.data.shrink
+    shape, rng = (side, side, 3) if setup.data.name == "cifar10" else (28, 28, 1), np.random.default_rng(0)
+    x = rng.integers(0, 256, (examples, *shape), np.uint8).astype(np.float32) / 255
+    train = Split(jnp.asarray(x), jnp.asarray(rng.integers(0, CLASSES, examples), jnp.int32))
+    return Data(train, train, train, CLASSES, {})
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+class Laboratory:
+    """Lanes of the laboratory, spread over jax's devices; each call is `steps` steps more."""
+
+    def __init__(self, setup: Setup, data: Data, seeds: int, steps: int):
+        # As `train_arm` does it: every device has equally many lanes, be they needed or not.
+        mesh = Mesh(np.array(jax.devices()), ("lanes",))
+        width = -(-seeds // mesh.size) * mesh.size
+        dropped = f", {width - seeds} dropped" if width > seeds else ""
+        self.devices = f"{_count(mesh.size, 'jax device')}, {_count(width // mesh.size, 'lane')} on each{dropped}"
+        lanes = [Lane(RATE, 0.0, False, i % seeds) for i in range(width)]
+        self.split = jax.device_put(data.train, NamedSharding(mesh, PartitionSpec()))
+        y = np.asarray(data.train.y)
+        order = np.stack([batch_order(setup.training, y, lane.seed, 0)[:steps] for lane in lanes])
+        self.order = jax.device_put(order, NamedSharding(mesh, PartitionSpec("lanes")))
+        self.state, self.tuned = start(setup, data.classes, mesh, lanes, self.split.x)
+        self.run = partial(run_steps, setup, data.classes, mesh, steps, Engine("scan", "vmap"))
+
+    def __call__(self) -> None:
+        self.state, _ = jax.block_until_ready(self.run(self.state, self.tuned, self.order, self.split))
+
+    def layers(self) -> Layers:
+        """Of the first lane."""
+        params = jax.tree.map(lambda a: a[0], jax.device_get(self.state.params))
+        dense = [params[name].get("layer", params[name]) for name in sorted(params)]  # block_0 ... head
+        return [(layer["kernel"], layer["bias"]) for layer in dense]
+
+
+class MLP(nn.Module):
+    """As one writes it in Flax."""
+
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for units in self.hidden:
+            x = nn.BatchNorm(use_running_average=False, momentum=0.9)(nn.Dense(units)(x))
+            x = nn.sigmoid(x)
+        return nn.Dense(CLASSES)(x)
+
+
+class Flax:
+    """Flax and optax, steps in a scan."""
+
+    def __init__(self, data: Data, order: np.ndarray, layers: Layers):
+        self.devices = "1 jax device"
+        model, tx = MLP([len(bias) for _, bias in layers[:-1]]), optax.sgd(RATE)
+        self.x, self.y = data.train.x.reshape(len(data.train.x), -1), data.train.y
+        self.order = jnp.asarray(order)
+        variables = jax.jit(model.init)(jax.random.key(0), self.x[:2])
+        dense = {f"Dense_{i}": {"kernel": jnp.array(k), "bias": jnp.array(b)} for i, (k, b) in enumerate(layers)}
+        params = {**variables["params"], **dense}
+
+        def step(x, y, carry, indices):
+            params, stats, opt_state = carry
+
+            def loss_of(params):
+                logits, new = model.apply({"params": params, "batch_stats": stats}, x[indices], mutable=["batch_stats"])
+                loss = optax.softmax_cross_entropy_with_integer_labels(logits, y[indices]).mean()
+                return loss, new["batch_stats"]
+
+            (loss, stats_), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+            updates, opt_state = tx.update(gradients, opt_state)
+            return (optax.apply_updates(params, updates), stats_, opt_state), loss
+
+        def epoch(carry, x, y, order):
+            return jax.lax.scan(partial(step, x, y), carry, order)
+
+        self.epoch, self.state = jax.jit(epoch, donate_argnums=0), (params, variables["batch_stats"], tx.init(params))
+
+    def __call__(self) -> None:
+        self.state, _ = jax.block_until_ready(self.epoch(self.state, self.x, self.y, self.order))
+
+    def layers(self) -> Layers:
+        params = jax.device_get(self.state[0])
+        return [(d["kernel"], d["bias"]) for d in (params[f"Dense_{i}"] for i in range(len(params) // 2 + 1))]
+
+
+class Torch:
+    """PyTorch, eager, on as many threads as it takes by itself."""
+
+    def __init__(self, data: Data, order: np.ndarray, layers: Layers):
+        self.torch: Any = importlib.import_module("torch")
+        torch = self.torch
+        device = "cuda" if torch.cuda.is_available() and jax.default_backend() != "cpu" else "cpu"
+        self.devices = f"{torch.get_num_threads()} threads" if device == "cpu" else device
+        modules: list[Any] = []
+        for kernel, bias in layers:
+            linear = torch.nn.Linear(*kernel.shape)
+            with torch.no_grad():
+                linear.weight.copy_(torch.tensor(kernel.T))
+                linear.bias.copy_(torch.tensor(bias))
+            modules += [linear, torch.nn.BatchNorm1d(len(bias)), torch.nn.Sigmoid()]
+        self.model = torch.nn.Sequential(*modules[:-2]).to(device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=RATE)
+        self.x = torch.tensor(np.asarray(data.train.x)).flatten(1).to(device)
+        self.y = torch.tensor(np.asarray(data.train.y), dtype=torch.long).to(device)
+        self.order = torch.tensor(order, dtype=torch.long).to(device)
+
+    def __call__(self) -> None:
+        for indices in self.order:
+            self.optimizer.zero_grad()
+            loss = self.torch.nn.functional.cross_entropy(self.model(self.x[indices]), self.y[indices])
+            loss.backward()
+            self.optimizer.step()
+        if self.x.is_cuda:
+            self.torch.cuda.synchronize()
+
+    def layers(self) -> Layers:
+        linear = [m for m in self.model if isinstance(m, self.torch.nn.Linear)]
+        return [(m.weight.detach().cpu().numpy().T, m.bias.detach().cpu().numpy()) for m in linear]
+
+
+class Process:
+    """A process of its own, with one jax device of each CPU core, as the laboratory has it, or as jax is by itself.
+
+    It holds trainings by name; `call(name)` trains the one, and returns when that is done.
+    """
+
+    def __init__(self, platform: str | None, *, as_laboratory: bool):
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (platform, as_laboratory))
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._pool.submit(function, *arguments).result()
+
+    def hold(self, name: str, kind: str, seeds: int, steps: int, examples: int) -> str:
+        """Makes a training; returns the devices that it has."""
+        return self.run(_hold, name, kind, seeds, steps, examples)
+
+    def call(self, name: str) -> Callable[[], None]:
+        return partial(self.run, _train, name)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+_HELD: dict[str, Callable[[], None]] = {}
+
+
+def _begin(platform: str | None, as_laboratory: bool) -> None:
+    if platform is not None:
+        jax.config.update("jax_platforms", platform)
+    if as_laboratory:
+        use_all_cores()
+
+
+def _hold(name: str, kind: str, seeds: int, steps: int, examples: int) -> str:
+    _HELD[name] = training = contestant(kind, seeds, steps, examples)
+    return training.devices
+
+
+def _train(name: str) -> None:
+    _HELD[name]()
+
+
+def contestant(kind: str, seeds: int, steps: int, examples: int) -> Laboratory | Flax | Torch:
+    """torch, flax or laboratory: a call without arguments, which trains for so many steps."""
+    setup = setup_of("mnist_sigmoid")
+    data = images(setup, examples)
+    laboratory = Laboratory(setup, data, seeds, steps)
+    if kind == "laboratory":
+        return laboratory
+    order = batch_order(setup.training, np.asarray(data.train.y), 0, 0)[:steps]
+    return {"torch": Torch, "flax": Flax}[kind](data, order, laboratory.layers())
