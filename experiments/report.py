@@ -22,7 +22,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments import tables
+from experiments import ends, tables
 from experiments.config import Config, ConfigError
 from experiments.record import Run, read
 from experiments.typeset import Table, csv_text, latex, markdown
@@ -186,6 +186,10 @@ def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
             "tuning": tables.tuning(result),
             "orders": tables.orders(config),
             "setup": tables.setup(config),
+            "by_statistics": ends.by_statistics(config, result),
+            "divergence": ends.divergence(result),
+            "sharpness": ends.sharpness(result),
+            "mean_logit": ends.mean_logit(result),
             "provenance": Table(["fact", "value"], _provenance(run), 2),
         },
         "differences": tables.differences(config),

@@ -72,7 +72,7 @@ def arms(config: Config, result: Mapping[str, Any], counts: Mapping[str, Mapping
     extra["diverged"] = [str(arm["diverged"]) for arm in seen]
     header = [*short.header[:4], f"{level} CI of the mean", *short.header[4:], *extra]
     rows = [
-        [*cells[:4], _interval(arm["ci"]), *cells[4:], *(column[k] for column in extra.values())]
+        [*cells[:4], interval(arm["ci"]), *cells[4:], *(column[k] for column in extra.values())]
         for k, (cells, arm) in enumerate(zip(short.rows, seen, strict=True))
     ]
     return Table(header, rows, 2)
@@ -114,10 +114,10 @@ def comparisons(config: Config, result: Mapping[str, Any]) -> Table:
                 row["context"],
                 f"{row['a']} - {row['b']}{'' if row['paired'] else ' (unpaired)'}",
                 signed(row["difference"]),
-                NOTHING if row["no_spread"] else _interval(row["ci"]),
+                NOTHING if row["no_spread"] else interval(row["ci"]),
                 *(_p(row[key]) for key in ("p", "holm_p", "permutation_p")),
-                NOTHING if row["no_spread"] or row["bootstrap_ci"] is None else _interval(row["bootstrap_ci"]),
-                _interval(row["welch_ci"]),
+                NOTHING if row["no_spread"] or row["bootstrap_ci"] is None else interval(row["bootstrap_ci"]),
+                interval(row["welch_ci"]),
                 number(row["sd"]),
                 NOTHING if row["correlation"] is None else signed(row["correlation"]),
                 str(row["n"]),
@@ -137,7 +137,7 @@ def published(config: Config, result: Mapping[str, Any]) -> Table:
         [
             *(row["context"], f"{row['a']} - {row['b']}", row["source"]),
             *(signed(row["published"]), str(row["published_n"]), signed(row["difference"])),
-            NOTHING if row["no_spread"] else _interval(row["ci"]),
+            NOTHING if row["no_spread"] else interval(row["ci"]),
             str(row["n"]),
             *(row["sign"] or NOTHING, row["size"] or NOTHING, row["verdict"]),
         ]
@@ -286,7 +286,7 @@ def _value(value: Any) -> str:
     return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _interval(ci: list[float]) -> str:
+def interval(ci: list[float]) -> str:
     return f"[{number(ci[0])}, {number(ci[1])}]"
 
 
