@@ -129,9 +129,8 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_header(drawn):
     for row in rows:
         blocks[-1].append(row.count("|")) if row.startswith("|") else blocks.append([])
     tables = [block for block in blocks if block]
-    assert [len(set(table)) for table in tables] == [
-        1
-    ] * 9  # what differs, orders, arms, comparisons, published, speed...
+    # What differs, orders, arms, comparisons, published, sharpness, mean logit, speed, tuning, set-up, provenance.
+    assert [len(set(table)) for table in tables] == [1] * 11
     assert min(len(table) for table in tables) > 2
     assert {f"figures/{p.name}" for p in (drawn / "figures").glob("*.png")} == set(
         re.findall(r"\]\((\S+)\)", "\n".join(rows))
