@@ -33,7 +33,7 @@ CONFIG = Config(
     data=DataConfig(name="cifar10", standardize="channel", validation_fraction=0.1),
     model=ModelConfig(network="cnn9"),
     optimizer=OptimizerConfig(name="adam"),
-    training=TrainingConfig(batch_size=128, epochs=10, vmap_lanes=8),
+    training=TrainingConfig(batch_size=128, epochs=10, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=2, examples=512),
     sweep=SweepConfig(lowest_learning_rate=2.0**-12, learning_rate_points=6, tuning_seeds=3, evaluation_seeds=20),
     analysis=AnalysisConfig(

@@ -33,7 +33,7 @@ CONFIG = Config(
     augmentation=AugmentationConfig(flip=True, pad_crop=4),
     model=ModelConfig(network="resnet", scale_init="uniform", dtype="bfloat16"),
     optimizer=OptimizerConfig(schedule="step", trains="norm"),
-    training=TrainingConfig(batch_size=128, epochs=40, vmap_lanes=8),
+    training=TrainingConfig(batch_size=128, epochs=40, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=1, examples=512),
     sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=5, tuning_seeds=1, evaluation_seeds=5),
     analysis=AnalysisConfig(

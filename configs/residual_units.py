@@ -48,7 +48,7 @@ CONFIG = Config(
     augmentation=AugmentationConfig(flip=True, pad_crop=4),
     model=ModelConfig(network="resnet", dtype="bfloat16"),
     optimizer=OptimizerConfig(schedule="step", weight_decay=1e-4),
-    training=TrainingConfig(batch_size=128, epochs=40, vmap_lanes=8),
+    training=TrainingConfig(batch_size=128, epochs=40, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=1, examples=512),
     sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=4, tuning_seeds=1, evaluation_seeds=5),
     analysis=AnalysisConfig(

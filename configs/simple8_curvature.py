@@ -31,7 +31,7 @@ CONFIG = Config(
     augmentation=AugmentationConfig(flip=True, pad_crop=4),
     model=ModelConfig(network="simple8"),
     optimizer=OptimizerConfig(schedule="triangle", warmup=0.2, weight_decay=1e-4),
-    training=TrainingConfig(batch_size=512, epochs=20),
+    training=TrainingConfig(batch_size=512, epochs=20, checkpoint_epochs=5),
     probes=ProbesConfig(seeds=5, examples=20480, eigenvalues=25, mean_logit=True, predictiveness=True),
     sweep=SweepConfig(
         lowest_learning_rate=0.02,

@@ -30,7 +30,7 @@ CONFIG = Config(
     augmentation=AugmentationConfig(flip=True, pad_crop=4),
     model=ModelConfig(network="simple8", dtype="bfloat16"),
     optimizer=OptimizerConfig(schedule="exponential", growth=2.0**12.5, weight_decay=1e-4),
-    training=TrainingConfig(batch_size=512, epochs=25),
+    training=TrainingConfig(batch_size=512, epochs=25, checkpoint_epochs=5),
     probes=ProbesConfig(seeds=1, examples=512),
     sweep=SweepConfig(lowest_learning_rate=0.005, learning_rate_points=2, tuning_seeds=2, evaluation_seeds=5),
 )

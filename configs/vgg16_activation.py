@@ -34,7 +34,7 @@ CONFIG = Config(
     augmentation=AugmentationConfig(flip=True, pad_crop=4),
     model=ModelConfig(network="vgg16", dtype="bfloat16"),
     optimizer=OptimizerConfig(schedule="step"),
-    training=TrainingConfig(batch_size=128, epochs=30, vmap_lanes=4),
+    training=TrainingConfig(batch_size=128, epochs=30, checkpoint_epochs=5, vmap_lanes=4),
     probes=ProbesConfig(seeds=2, examples=512),
     sweep=SweepConfig(
         lowest_learning_rate=0.005,
