@@ -21,7 +21,7 @@ from rich.progress import Progress
 from benchmarks.timing import keep_memory
 
 RESULTS = Path(__file__).parent / "results"
-REPEATS, QUICK_REPEATS = 25, 9
+REPEATS, QUICK_REPEATS = 15, 9
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         def tell(text: str) -> None:
             bar.update(task, description=text, advance=1)
+            if not console.is_terminal:
+                console.print(text)
 
         rows = measure(
             todo,

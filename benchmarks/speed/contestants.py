@@ -132,6 +132,7 @@ def _torch(torch: Any, case: Case, mode: Mode, name: str, gpu: bool) -> Call:
         return functional.relu(y) if mode.endswith("ReLU") else y
 
     if "compiled" in name:
+        torch.compiler.reset()  # or it gives up after eight inputs
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # it would fork, which jax's threads forbid
         forward = torch.compile(forward, dynamic=False)
     finish = torch.cuda.synchronize if gpu else (lambda: None)
