@@ -55,10 +55,10 @@ CONFIG = Config(
     model=ModelConfig(renorm_ramp=(500, 2000), momentum=0.99),
     training=TrainingConfig(batch_size=32, epochs=3),
     sweep=SweepConfig(
-        lowest_learning_rate=2.0**-10,
+        lowest_learning_rate=2.0**-14,
         learning_rate_factor=4.0,
-        learning_rate_points=6,
-        tuning_seeds=2,
+        learning_rate_points=7,
+        tuning_seeds=3,
         evaluation_seeds=12,
     ),
     analysis=AnalysisConfig(
