@@ -131,9 +131,8 @@ def use_all_cores() -> None:
     """One jax device per CPU core, so that the lanes of a sweep use them all; accelerators are left as they are."""
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # already started, as in the tests
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", record.cores())
 
 
 @contextlib.contextmanager

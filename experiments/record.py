@@ -125,6 +125,11 @@ def finite(value: Any) -> Any:
     return value
 
 
+def cores() -> int:
+    """CPU cores that this process may use, which on a shared machine can be fewer than it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(device: str) -> dict[str, Any]:
     """Where a run happens: commit of the code, whether it has changes, versions, device."""
     commit = _git("rev-parse", "HEAD")
@@ -133,7 +138,7 @@ def environment(device: str) -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain")) if commit else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
