@@ -8,7 +8,8 @@ without after 42,000 steps, 98.3% with it after 49,000; 75% without after 3,500.
 and the standard deviation of the "small random Gaussian" weights are not reported. So here: plain SGD at a constant
 rate, pixels in [0, 1], three initializations, and for each arm its own rate of 5 from 0.03 to 7.68.
 
-Result (n = 10, one of two CPU cores, jax 0.10.2, 37 min, last reproduced 2026-11-26), test accuracy in percent, mean ± sd; files in experiments/published/mnist_sigmoid:
+Result (n = 10, one of two CPU cores, jax 0.10.2, 37 min, last reproduced 2026-11-26), test accuracy in percent, mean ±
+sd; files in experiments/published/mnist_sigmoid:
 
     std 0.01    none 96.91 ± 0.13    before 97.96 ± 0.15    after 97.92 ± 0.08    before - none +1.05 [0.92, 1.18] pp
     std 0.1     none 97.68 ± 0.10    before 98.01 ± 0.14    after 97.98 ± 0.09    before - none +0.33 [0.24, 0.42] pp

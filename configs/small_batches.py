@@ -8,7 +8,8 @@ images each, by 11.5 (67.0 and 78.5). Here an MLP on Fashion-MNIST with batches 
 and of 2, and with images of four classes, or of one, in each batch. The limits of r and d open between steps 500 and
 2,000 to 3 and 5, as in the paper at its scale.
 
-Result (n = 12, one of two CPU cores, jax 0.10.2, 10 min, last reproduced 2026-11-26), test accuracy in percent, mean ± sd; files in experiments/published/small_batches:
+Result (n = 12, one of two CPU cores, jax 0.10.2, 10 min, last reproduced 2026-11-26), test accuracy in percent, mean ±
+sd; files in experiments/published/small_batches:
 
     whole batches of 32     batch norm 88.05 ± 0.13    renorm 88.26 ± 0.09    +0.21 [0.13, 0.28] pp    published +0.2
     groups of 4             batch norm 83.47 ± 0.25    renorm 86.12 ± 0.18    +2.65 [2.45, 2.86] pp    published +2.3

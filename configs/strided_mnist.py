@@ -7,7 +7,8 @@ Bakshi 2024 (https://github.com/vishalbakshi/blog, posts/2024-07-02-bn-placement
 98.66% before, 98.70% after. The standard error of one such accuracy is 0.11 pp, so one run tells nothing. Here each
 arm has its own rate of 7, and enough seeds to show a difference below 0.1 pp to be none.
 
-Result (n = 30, one of two CPU cores, jax 0.10.2, 21 min, last reproduced 2026-11-26), test accuracy in percent, mean ± sd; files in experiments/published/strided_mnist:
+Result (n = 30, one of two CPU cores, jax 0.10.2, 21 min, last reproduced 2026-11-26), test accuracy in percent, mean ±
+sd; files in experiments/published/strided_mnist:
 
     relu    none 97.21 ± 0.28    before 98.30 ± 0.10    after 98.29 ± 0.14    after - before -0.01 [-0.06, 0.04] pp
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
