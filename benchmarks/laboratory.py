@@ -5,8 +5,7 @@ shape: plain PyTorch, plain Flax and optax in a `lax.scan`, and the laboratory w
 same work and evaluate nothing; tests hold them to the same final weights. Then that MLP and the small CNNs of the other
 configs, by every way that the laboratory has of running steps and seeds.
 
-Each library has a process of its own: the laboratory makes one jax device of every core, which plain loops do not. One
-seed alone so leaves all devices but one to copies of itself, which are dropped; that is what it costs here, too.
+Each library has a process of its own: the laboratory makes one jax device of every core, which plain loops do not.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.__main__ import use_all_cores
 from experiments.config import Arm, Setup, load
 from experiments.data import Data, Split, batch_order
-from experiments.programs import Engine, Lane, run_steps, start
+from experiments.programs import Engine, Lane, mesh_of, run_steps, start
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
 ROOT = Path(__file__).parent.parent
@@ -54,8 +54,8 @@ class Laboratory:
     """Lanes of the laboratory, spread over jax's devices; each call is `steps` steps more."""
 
     def __init__(self, setup: Setup, data: Data, seeds: int, steps: int):
-        # As `train_arm` does it: every device has equally many lanes, be they needed or not.
-        mesh = Mesh(np.array(jax.devices()), ("lanes",))
+        # As `train_arm` does it: every device in use has equally many lanes, be they needed or not.
+        mesh = mesh_of(seeds)
         width = -(-seeds // mesh.size) * mesh.size
         dropped = f", {width - seeds} dropped" if width > seeds else ""
         self.devices = f"{_count(mesh.size, 'jax device')}, {_count(width // mesh.size, 'lane')} on each{dropped}"

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import ConfigError, Setup
 from experiments.data import Data, batch_order
-from experiments.programs import Engine, Lane, run_steps, start
+from experiments.programs import Engine, Lane, mesh_of, run_steps, start
 
 MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2
@@ -54,7 +54,7 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
 
 
 def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> float | None:
-    mesh = Mesh(np.array(jax.devices()), ("lanes",))
+    mesh = mesh_of(len(lanes))
     at_once = min(engine.at_once(mesh.size, setup.training.vmap_lanes), max(len(lanes), mesh.size))
     width = -(-at_once // mesh.size) * mesh.size
     some = [lanes[i % len(lanes)] for i in range(width)]

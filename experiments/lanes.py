@@ -29,6 +29,7 @@ from experiments.programs import (
     curve_lane,
     evaluate_lanes,
     look_lane,
+    mesh_of,
     population_lanes,
     run_steps,
     start,
@@ -77,7 +78,7 @@ def train_arm(
     Returns:
       One record per lane: learning rate, seed, and the curves (see `experiments.record`).
     """
-    mesh = Mesh(np.array(jax.devices()), ("lanes",))
+    mesh = mesh_of(len(lanes))
     at_once = engine.at_once(mesh.size, setup.training.vmap_lanes)
     records = []
     for first in range(0, len(lanes), at_once):

@@ -44,6 +44,11 @@ class Engine(NamedTuple):
         return devices if self.lanes == "sequence" else max(devices, limit)
 
 
+def mesh_of(lanes: int) -> Mesh:
+    """Devices for so many lanes: all, or as many as there are lanes, so that one alone has no idle copies beside it."""
+    return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
+
+
 def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:
     """The states of some lanes before their first step, and what tuning chose for each, spread over the devices."""
 
