@@ -44,7 +44,7 @@ SUPERLINEAR = 1.15
 
 SIZES: dict[str, tuple[int, ...]] = {
     "batch": (1, 2, 4, 8, 16, 32, 64, 128),
-    "channels": (4, 8, 16, 32, 64, 128, 256, 512),
+    "channels": (2, 4, 8, 16, 32, 64, 128, 256),  # more than 64 MB: see `keep_memory`
     "devices": (1, 2, 4, 8),
     "seeds": (1, 2, 4, 8, 16),
     "layers": (1, 2, 4, 8, 16, 32),

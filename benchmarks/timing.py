@@ -62,10 +62,10 @@ def keep_memory(module: str) -> None:
     """Starts this program (`python -m module`) again, with an allocator that keeps what it has.
 
     glibc gives large arrays back to the system when they are freed; to get them anew, zeroed page by page, costs every
-    contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). One arena, because those of
-    threads hold no more than 64 MB.
+    contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). Arrays of more than 64 MB are still
+    paged anew, for that is all that a thread's arena holds; one arena for all threads slows small programs down.
     """
-    kept = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_ARENA_MAX": "1"}
+    kept = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
     if sys.platform == "linux" and not kept.keys() <= os.environ.keys():
         command = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | kept)
