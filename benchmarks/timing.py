@@ -61,9 +61,10 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
 def keep_memory(module: str) -> None:
     """Starts this program (`python -m module`) again, with an allocator that keeps what it has.
 
-    glibc gives large arrays back to the system when they are freed; to get them anew, zeroed page by page, costs every
-    contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). Arrays of more than 64 MB are still
-    paged anew, for that is all that a thread's arena holds; one arena for all threads slows small programs down.
+    glibc gives large arrays back to the system when they are freed; to get them anew, zeroed page by page, costs
+    every contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). Arrays of more than 64
+    MB are still paged anew, for that is all that a thread's arena holds; one arena for all threads slows small
+    programs down.
     """
     kept = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
     if sys.platform == "linux" and not kept.keys() <= os.environ.keys():
