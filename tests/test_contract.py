@@ -323,8 +323,14 @@ def assert_lawful(variant: Variant, batches: list[Inputs], got: Results) -> None
             assert_close(value.reshape(n, -1, SHAPE[-1]).sum(1), exact, TOLERANCE)
 
 
+def marks_of(face, variant, transform):
+    """Eager synchronization compiles each operation apart, and the modules call the function: that one always runs."""
+    slow = transform == "eager" and VARIANTS[variant].synchronized and face != "functional"
+    return [pytest.mark.long] if slow else []
+
+
 CELLS = [
-    pytest.param(face, variant, transform, id=f"{face}-{variant}-{transform}")
+    pytest.param(face, variant, transform, id=f"{face}-{variant}-{transform}", marks=marks_of(face, variant, transform))
     for face in FACES
     for variant in VARIANTS
     for transform in TRANSFORMS

@@ -1,5 +1,6 @@
 """experiments.figures and experiments.plotting: what is drawn is what was recorded."""
 
+import itertools
 import re
 import textwrap
 from dataclasses import replace
@@ -204,9 +205,14 @@ def test_inputs_say_what_standardization_did_and_no_more():
 # Axes, marks and titles.
 
 
-@pytest.mark.parametrize("lowest", [2.0**-10, 0.03])
-@pytest.mark.parametrize("points", [2, 6, 9])
-@pytest.mark.parametrize("activations", [("relu",), ("relu", "tanh", "sigmoid")])
+WIDE, NARROW = ("relu",), ("relu", "tanh", "sigmoid")
+TICKS = [(2.0**-10, 9, NARROW), (0.03, 6, NARROW), (0.03, 2, WIDE), (2.0**-10, 9, WIDE)]
+OTHER_TICKS = [c for c in itertools.product((2.0**-10, 0.03), (2, 6, 9), (WIDE, NARROW)) if c not in TICKS]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "points", "activations"), TICKS + [pytest.param(*c, marks=pytest.mark.long) for c in OTHER_TICKS]
+)
 def test_ticks_of_the_learning_rate_are_rates_of_the_grid_and_do_not_touch(lowest, points, activations):
     sweep = SweepConfig(lowest, 4.0, points, tuning_seeds=1, evaluation_seeds=2)
     config = replace(synthetic.CONFIG, activations=activations, sweep=sweep)
