@@ -225,6 +225,17 @@ def test_ticks_of_the_learning_rate_are_rates_of_the_grid_and_do_not_touch(lowes
         assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
+def test_the_best_rate_is_said_once_where_it_is_that_of_every_treatment():
+    config = replace(synthetic.CONFIG, activations=("relu",))
+    result = stats.summarize(config, synthetic.records(config, probe_seeds=0))
+    for arm in result["arms"]:
+        arm["learning_rate"] = config.sweep.learning_rates[1]
+    assert figures.learning_rate(config, result).title.endswith(" for every treatment")
+    result["arms"][0]["learning_rate"] = config.sweep.learning_rates[0]
+    title = figures.learning_rate(config, result).title
+    assert all(arm["treatment"] in title for arm in result["arms"])
+
+
 @pytest.mark.parametrize("low", [0.05, 0.2, 0.6, 0.9, 0.985])
 def test_ticks_of_accuracy_are_at_least_three_and_do_not_touch(low):
     figure, panels = plotting.panels_of(["a"], height=3.1)

@@ -194,8 +194,10 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         accuracy_axis(axes)
     label_left(panels, "validation accuracy (%)")
     spans = {t: span(rates) for t, rates in chosen.items()}
-    alike = len(spans) > 1 and len(set(spans.values())) == 1
-    parts = [f"{t} {text}".replace(" ", "\N{NO-BREAK SPACE}") for t, text in spans.items()]
+    if len(spans) > 1 and len(set(spans.values())) == 1:
+        best = f"{next(iter(spans.values()))} for every treatment"
+    else:
+        best = ", ".join(f"{t} {text}".replace(" ", "\N{NO-BREAK SPACE}") for t, text in spans.items())
     handles = [
         *handles_of(look),
         Line2D([], [], label="chosen", **ring),
@@ -205,7 +207,7 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
     return finish(
         "learning_rate",
         figure,
-        "Best learning rate: " + (f"{spans.popitem()[1]} for every treatment" if alike else ", ".join(parts)),
+        f"Best learning rate: {best}",
         "How sensitive each treatment is to its learning rate, and whether the grid was wide enough: a chosen rate at "
         f"either end of the grid may not be the best one. Lines: mean final validation accuracy{decay} over the tuning "
         "seeds; bands: lowest to highest seed. The axis is stretched towards 100%." + RIMS * rimmed,
