@@ -127,6 +127,16 @@ def test_a_lane_does_not_depend_on_the_lanes_beside_it_not_even_on_a_diverged_on
     np.testing.assert_allclose(beside[1]["val_loss"], alone["val_loss"], rtol=1e-5)
 
 
+def test_lanes_take_no_more_devices_than_there_are_lanes_and_the_number_changes_nothing():
+    data = make_data()
+    assert [programs.mesh_of(n).size for n in (1, 3, 8, 20)] == [1, 3, 8, 8]
+    alone = train_arm(BEFORE, data, [lane(0.1, 3)], SCAN, test=True)[0]
+    beside = train_arm(BEFORE, data, [lane(0.1, seed) for seed in range(3, 11)], SCAN, test=True)[0]
+    assert (alone["seed"], beside["seed"]) == (3, 3)
+    np.testing.assert_allclose(alone["train_loss"], beside["train_loss"], rtol=1e-5)
+    assert alone["test_accuracy"] == beside["test_accuracy"]
+
+
 @pytest.mark.parametrize("engine", TESTED)
 def test_divergence_ends_a_training_with_its_first_step_and_the_others_go_on(engine):
     """At a rate of 1e30 the first update leaves float32's range: the loss of step 1 is the first that is not finite."""
