@@ -14,11 +14,10 @@ import sys
 import warnings
 from pathlib import Path
 
-import jax
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.timing import keep_memory
+from benchmarks.timing import keep_memory, use_device
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS, QUICK_REPEATS = 15, 9
@@ -30,12 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: benchmarks/results/<device>.json")
     parser.add_argument("--quick", action="store_true", help="fewer inputs, in under 4 minutes on two cores")
     options = parser.parse_args(arguments)
-    if options.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-    gpu = jax.default_backend() != "cpu"
-    if options.device == "gpu" and not gpu:
-        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+    if (platform := use_device(options.device)) is None:
         return 2
+    gpu = platform == "gpu"
 
     from benchmarks.speed import costs, report
     from benchmarks.speed.cases import cases

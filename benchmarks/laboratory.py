@@ -24,7 +24,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import Timed, interleaved, provenance
+from benchmarks.timing import Timed, interleaved, provenance, use_device
 from benchmarks.trainings import EXAMPLES, RATE, Process, images, setup_of
 from experiments import engine
 from experiments.programs import Lane
@@ -157,11 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer steps and repeats")
     options = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share a GPU
-    if options.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    if options.device == "gpu" and platform == "cpu":
-        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+    if (platform := use_device(options.device)) is None:
         return 2
     console, about = Console(), provenance()
     steps, repeats = (QUICK_STEPS, QUICK_REPEATS) if options.quick else (STEPS, REPEATS)

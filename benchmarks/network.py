@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jbn.linen
-from benchmarks.timing import Timed, interleaved, keep_memory, provenance
+from benchmarks.timing import Timed, interleaved, keep_memory, provenance, use_device
 from experiments.networks import ResNet, no_norm, resnet
 
 Row = dict[str, Any]
@@ -204,13 +204,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "NORM"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.device == "cpu":
-        jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for `peak_elsewhere`
-    gpu = jax.default_backend() != "cpu"
-    if options.device == "gpu" and not gpu:
-        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+    if (platform := use_device(options.device)) is None:
         return 2
+    gpu = platform == "gpu"
     if options.peak:
         name, norm = options.peak
         print(json.dumps(peak_bytes(name, norm, options.dtype)))

@@ -72,6 +72,17 @@ def keep_memory(module: str) -> None:
         os.execve(sys.executable, command, os.environ | kept)
 
 
+def use_device(device: str | None) -> str | None:
+    """What `--device` asks for, "cpu" or "gpu"; None, and a line that says so, where there is no accelerator."""
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    if device == "gpu" and platform == "cpu":
+        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
+        return None
+    return platform
+
+
 def timed(samples: list[float]) -> Timed:
     ordered = sorted(samples)
     return Timed(statistics.median(ordered), ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4], samples)
