@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
-SMALL = 4096  # elements per feature, below which a sample saves nothing
+SMALL, LARGE = 4096, 2**20  # a sample pays from so many elements per feature, or in all
 
 
 def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -72,9 +72,9 @@ def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     examples alone, one of every few neighbours.
     """
     reduce = reduction_axes(axis, x.ndim)
-    if not known(x.shape) or reduced_size(axis, x.shape) < SMALL:
+    if not known(x.shape) or reduced_size(axis, x.shape) < (every if x.size >= LARGE else SMALL):
         return x
-    along = max(reduce, key=lambda a: (a > 0, x.shape[a]))
+    along = max(reduce, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
     if along == 0:
         size = next((k for k in range(every, 1, -1) if x.shape[0] % k == 0), 1)
         return x.reshape(x.shape[0] // size, size, *x.shape[1:])[:, size // 2]
@@ -86,6 +86,17 @@ def wide(*dtypes: DTypeLike) -> jnp.dtype:
     """The dtype of the arithmetic: float32 or wider (also where the caller forbids implicit promotion)."""
     with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+
+
+def widened(x: jax.Array, *others: DTypeLike) -> jax.Array:
+    """`x` in the dtype of the arithmetic on it and on `others`.
+
+    Raises:
+      ValueError: `x` is neither floating nor complex.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
+    return x.astype(wide(x.dtype, *others))
 
 
 def expand(value: jax.Array, axis: Axis, ndim: int) -> jax.Array:

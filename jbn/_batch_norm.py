@@ -234,14 +234,26 @@ def normalize_batch(
             features, mask = cut.axis, cut.cut_mask(where)
             padding = None if where is None else mask
             x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
+        # Widened for both, so that what comes back from both is added before it is rounded.
+        x, stored = _axes.widened(x), x.dtype
         measured = shifted_moments(
-            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
+            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups, stored=stored
         )
         shift, centred = checkpoint_name(measured, "jbn_moments")
         if correction is not None:
             scale, bias = correction(scale, bias, shift, centred, lambda v: v if cut is None else cut.share(v))
         y = normalize_shifted(
-            x, shift, centred.mean, centred.var, scale, bias, epsilon=epsilon, axis=features, where=padding, dtype=dtype
+            x,
+            shift,
+            centred.mean,
+            centred.var,
+            scale,
+            bias,
+            epsilon=epsilon,
+            axis=features,
+            where=padding,
+            dtype=dtype,
+            stored=stored,
         )
         if cut is not None:
             y, (shift, centred) = cut.join(y), cut.pool(shift, centred, where)

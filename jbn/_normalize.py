@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
+from jbn._hints import settled
 from jbn._passes import affine, plain_affine
 
 
@@ -78,12 +79,15 @@ def normalize_shifted(
     axis: Axis,
     where: jax.Array | None,
     dtype: DTypeLike | None,
+    stored: DTypeLike | None = None,
 ) -> jax.Array:
-    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
-    given = [a for a in (x, shift, mean, var, scale, bias) if a is not None]
-    wide = _axes.wide(*(a.dtype for a in given))
+    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0).
+
+    A caller that has widened `x` says with `stored` what it was.
+    """
+    stored = x.dtype if stored is None else stored
+    x = _axes.widened(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None))
+    wide = x.dtype
     var = var.astype(jnp.finfo(wide).dtype)
     factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(wide)
     if scale is not None:
@@ -93,9 +97,11 @@ def normalize_shifted(
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
 
-    shift, result = shift.astype(wide), x.dtype if dtype is None else dtype
+    result = stored if dtype is None else dtype
+    shift, factor = settled(shift.astype(wide)), settled(factor)
+    offset = None if offset is None else settled(offset)
     if where is None:
-        return affine(x, shift, factor, offset, axis).astype(result)
+        return affine(x, shift, factor, offset, axis, stored, result)
 
     def expand(value: jax.Array) -> jax.Array:
         return _axes.expand(value, axis, x.ndim)
@@ -104,7 +110,7 @@ def normalize_shifted(
     # overflows where float32 does not.
     rounded = lax.stop_gradient(plain_affine(x, shift, factor, offset, axis)).astype(result)
     keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(rounded)
-    d = jnp.where(keep, x.astype(wide) - expand(shift), 0 if mean is None else expand(mean.astype(wide)))
+    d = jnp.where(keep, x - expand(shift), 0 if mean is None else expand(mean.astype(wide)))
     y = d * expand(factor)
     return (y if offset is None else y + expand(offset)).astype(result)
 

@@ -81,9 +81,9 @@ def test_derivatives_of_few_features_agree_with_finite_differences(x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(64, 16, 16, 32), (64, 16, 16, 3)], ids=["many-features", "few-features"])
+@pytest.mark.parametrize("shape", [(64, 16, 16, 32), (128, 32, 32, 3)], ids=["many-features", "few-features"])
 def test_the_compiled_layer_writes_nothing_but_its_results(shape, dtype):
-    """On a CPU x - shift would be written for each sum, and read again; of half precision, dy alone is widened once."""
+    """On a CPU x - shift would be written for each sum, and read again, and half precision widened."""
     x, (scale, bias) = batch(shape, dtype=dtype), some_affine(shape)
 
     def both(x, scale, bias, dy):
@@ -94,8 +94,7 @@ def test_the_compiled_layer_writes_nothing_but_its_results(shape, dtype):
         return y, vjp(dy), stats
 
     compiled = jax.jit(both).lower(x, scale, bias, x).compile()
-    allowed = 0.2 if dtype == "float32" else 2.2
-    assert compiled.memory_analysis().temp_size_in_bytes < allowed * x.nbytes
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * x.nbytes
 
 
 @pytest.mark.parametrize("shape", [(4096, 5), (64, 64, 5), (8, 200, 100, 2), (4099, 3)], ids=str)
