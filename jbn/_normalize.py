@@ -93,13 +93,12 @@ def normalize_shifted(
     if scale is not None:
         factor = factor * scale.astype(wide)
     offset = None if bias is None else bias.astype(wide)
+    shift = shift.astype(wide)
     if mean is not None:
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
-
-    result = stored if dtype is None else dtype
-    shift, factor = settled(shift.astype(wide)), settled(factor)
-    offset = None if offset is None else settled(offset)
+        shift, offset = settled(shift), settled(offset)
+    factor, result = settled(factor), stored if dtype is None else dtype
     if where is None:
         return affine(x, shift, factor, offset, axis, stored, result)
 
