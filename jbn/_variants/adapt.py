@@ -19,6 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from jbn import _axes
 from jbn._axes import Axis
 from jbn._batch_norm import KEPT, Info
 from jbn._moments import Moments, shifted_moments
@@ -87,7 +88,10 @@ def adaptive_batch_norm(
         raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
 
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
-        measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
+        x, stored = _axes.widened(x), x.dtype
+        measured = shifted_moments(
+            x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups, stored=stored
+        )
         shift, test = checkpoint_name(measured, "jbn_moments")
         wide = test.var.dtype
         w = jnp.where(test.count > 0, jnp.asarray(weight, wide), 1)
@@ -95,7 +99,8 @@ def adaptive_batch_norm(
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
         var = w * stats.var.astype(wide) + (1 - w) * test.var
-        y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+        fixed: dict[str, Any] = dict(epsilon=epsilon, axis=axis, where=where, dtype=dtype, stored=stored)
+        y = normalize_shifted(x, shift, mean, var, scale, bias, **fixed)
         return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
 
     return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where, source_weight)
