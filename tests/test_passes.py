@@ -97,7 +97,9 @@ def test_the_compiled_layer_writes_nothing_but_its_results(shape, dtype):
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * x.nbytes
 
 
-@pytest.mark.parametrize("shape", [(4096, 5), (64, 64, 5), (8, 200, 100, 2), (4099, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(4096, 5), (64, 64, 5), (8, 200, 100, 2), (4099, 3), (1024, 1024), (64, 2, 1, 8192)], ids=str
+)
 def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     """The sampled elements far from all others, which is the worst that can be: var still has most of its digits."""
     x = np.random.default_rng(0).normal(size=shape)
@@ -121,3 +123,10 @@ def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
     assert set(np.asarray(part).reshape(-1)) == set(range(32)) and part.size * 24 == x.size
     first = _axes.sample(jnp.moveaxis(x, -1, 1), 1, 64)
     assert first.shape == (32, 3, 1, 8)
+
+
+def test_few_rows_of_many_features_are_sampled_too_if_they_are_enough():
+    assert _axes.sample(jnp.zeros((1024, 1024)), -1, 64).size == 16 * 1024
+    assert _axes.sample(jnp.zeros((128, 1, 1, 8192)), -1, 64).size == 2 * 8192  # not along an axis of one
+    for few in (jnp.zeros((32, 2**15)), jnp.zeros((1024, 1000))):
+        assert _axes.sample(few, -1, 64) is few
