@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
-SMALL, LARGE = 4096, 2**20  # a sample pays from so many elements per feature, or in all
+SMALL = 2**14  # for fewer elements the plain way is as fast
 
 
 def feature_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -66,13 +66,13 @@ def known(shape: Sequence[int]) -> bool:
 def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     """About one in so many elements of each feature, never fewer than one in twice that.
 
-    All of a small input, or of one whose size is a symbol (`jax.export`).
+    All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`).
 
     Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
     examples alone, one of every few neighbours.
     """
     reduce = reduction_axes(axis, x.ndim)
-    if not known(x.shape) or reduced_size(axis, x.shape) < (every if x.size >= LARGE else SMALL):
+    if not known(x.shape) or x.size < SMALL or reduced_size(axis, x.shape) < every:
         return x
     along = max(reduce, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
     if along == 0:

@@ -235,9 +235,9 @@ def normalize_batch(
             padding = None if where is None else mask
             x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
         # Widened for both, so that what comes back from both is added before it is rounded.
-        x, stored = _axes.widened(x), x.dtype
+        dtype, x = x.dtype if dtype is None else dtype, _axes.widened(x)
         measured = shifted_moments(
-            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups, stored=stored
+            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
         )
         shift, centred = checkpoint_name(measured, "jbn_moments")
         if correction is not None:
@@ -253,7 +253,6 @@ def normalize_batch(
             axis=features,
             where=padding,
             dtype=dtype,
-            stored=stored,
         )
         if cut is not None:
             y, (shift, centred) = cut.join(y), cut.pool(shift, centred, where)

@@ -29,12 +29,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._hints import reread, settled
 from jbn._passes import abs2, power_sums
+from jbn._sums import settled, sums
 
 SAMPLED = 64  # a rough mean is that of about one element in so many
 
@@ -147,21 +146,18 @@ def shifted_moments(
     where: jax.Array | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
-    stored: DTypeLike | None = None,
 ) -> tuple[jax.Array, Moments]:
     """As `moments`, but of `x - shift`, with the constant `shift` beside them.
 
     Batch norm is invariant to a shift of its input, so a caller that normalizes `x - shift` by these never rounds a
     large mean: x - shift is exact where x is close to shift (Sterbenz's lemma).
 
-    A caller that has widened `x` says with `stored` what it was.
-
     Returns:
       shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
     """
-    x, stored = _axes.widened(x), x.dtype if stored is None else stored
+    x = _axes.widened(x)
     mask = None if where is None else _axes.expand_mask(where, x.shape)
-    shift, centred = _local(x, axis, mask, stored)
+    shift, centred = _local(x, axis, mask)
     if axis_name is None:
         if axis_index_groups is not None:
             raise ValueError("axis_index_groups needs the axis that it groups; write axis_name='...' as well")
@@ -169,11 +165,11 @@ def shifted_moments(
     return _across(shift, centred, axis_name, axis_index_groups)
 
 
-def _local(x: jax.Array, axis: Axis, mask: jax.Array | None, stored: DTypeLike) -> tuple[jax.Array, Moments]:
+def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
     """Shift and moments of what this device holds."""
     reduce, wide = _axes.reduction_axes(axis, x.ndim), x.dtype
     if mask is None:
-        part = _axes.sample(reread(9, x, stored), axis, SAMPLED)
+        part = _axes.sample(x, axis, SAMPLED)
         count, sampled = (jnp.asarray(_axes.reduced_size(axis, a.shape), jnp.float32) for a in (x, part))
         shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
     else:
@@ -182,10 +178,12 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None, stored: DTypeLike) 
         shift = jnp.sum(x, reduce) / jnp.maximum(count, 1).astype(wide)
     shift = settled(lax.stop_gradient(_rough(shift)))
     if mask is None:
-        first, second = power_sums(x, shift, axis, stored)
+        first, second = power_sums(x, shift, axis)
     else:
         d = jnp.where(mask, x - _axes.expand(shift, axis, x.ndim), 0)
-        first, second = jnp.sum(d, reduce), jnp.sum(abs2(d), reduce)
+        first, second = (
+            (jnp.sum(d, reduce), jnp.sum(abs2(d), reduce)) if jnp.iscomplexobj(d) else sums(d, abs2(d), reduce)
+        )
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
     mean = first * weight.astype(wide)
     var = second * weight - abs2(mean)

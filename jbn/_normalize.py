@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._hints import settled
 from jbn._passes import affine, plain_affine
+from jbn._sums import settled
 
 
 def normalize(
@@ -79,13 +79,9 @@ def normalize_shifted(
     axis: Axis,
     where: jax.Array | None,
     dtype: DTypeLike | None,
-    stored: DTypeLike | None = None,
 ) -> jax.Array:
-    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0).
-
-    A caller that has widened `x` says with `stored` what it was.
-    """
-    stored = x.dtype if stored is None else stored
+    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
+    result = x.dtype if dtype is None else dtype
     x = _axes.widened(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None))
     wide = x.dtype
     var = var.astype(jnp.finfo(wide).dtype)
@@ -98,9 +94,9 @@ def normalize_shifted(
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
         shift, offset = settled(shift), settled(offset)
-    factor, result = settled(factor), stored if dtype is None else dtype
+    factor = settled(factor)
     if where is None:
-        return affine(x, shift, factor, offset, axis, stored, result)
+        return affine(x, shift, factor, offset, axis, result)
 
     def expand(value: jax.Array) -> jax.Array:
         return _axes.expand(value, axis, x.ndim)

@@ -15,12 +15,12 @@ from jbn import _axes, _passes
 
 # Few features last are summed side by side on a CPU; the last shape cannot be, the second to last is complex.
 SHAPES = [
-    pytest.param((24, 16, 8, 3), -1, "float64", id="few-features"),
-    pytest.param((2048, 2), -1, "float64", id="few-features-rows"),
-    pytest.param((64, 7, 20), -1, "float64", id="many-features"),
-    pytest.param((8, 20, 31), 1, "float64", id="channels-first"),
+    pytest.param((64, 16, 8, 3), -1, "float64", id="few-features"),
+    pytest.param((8192, 2), -1, "float64", id="few-features-rows"),
+    pytest.param((64, 14, 20), -1, "float64", id="many-features"),
+    pytest.param((32, 20, 31), 1, "float64", id="channels-first"),
     pytest.param((31, 3, 5), -1, "complex128", id="complex"),
-    pytest.param((1367, 3), -1, "float64", id="odd"),
+    pytest.param((5471, 3), -1, "float64", id="odd"),
 ]
 
 
@@ -41,7 +41,7 @@ def forward_mode(f, along, *at):
 
 def reverse_mode(f, along, *at):
     y, vjp = jax.vjp(f, *at)
-    return vjp(jax.tree.map(jnp.sin, y))
+    return vjp(jax.tree.map(lambda v: jnp.sin(v / 1000), y))  # of large sums the sine is noise
 
 
 def forward_over_reverse(f, along, *at):
@@ -74,7 +74,7 @@ def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, 
 
 
 def test_derivatives_of_few_features_agree_with_finite_differences(x64):
-    x, shift, factor, offset = arguments((256, 8, 3), -1, "float64")
+    x, shift, factor, offset = arguments((1024, 8, 3), -1, "float64")
     assert _passes._neighbours(x, -1) == 8
     check_grads(lambda *a: _passes.affine(*a, -1), (x, shift, factor, offset), order=2)
     check_grads(lambda x: _passes.power_sums(x, shift, -1), (x,), order=2)
@@ -111,10 +111,9 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     assert_close(found.var, exact, 64 * 4e-7)
 
 
-@pytest.mark.parametrize("reduce_axis_sizes", [(5,), (3, 4)])
-def test_all_of_a_small_input_is_its_sample(reduce_axis_sizes):
-    x = batch((*reduce_axis_sizes, 7))
-    assert _axes.sample(x, -1, 64) is x
+def test_all_of_a_small_input_is_its_sample_and_of_one_with_few_rows():
+    for x in (jnp.zeros((12, 7)), jnp.zeros((3, 4, 7)), jnp.zeros((1024, 15)), jnp.zeros((32, 2**15))):
+        assert _axes.sample(x, -1, 64) is x
 
 
 def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
@@ -127,6 +126,5 @@ def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
 
 def test_few_rows_of_many_features_are_sampled_too_if_they_are_enough():
     assert _axes.sample(jnp.zeros((1024, 1024)), -1, 64).size == 16 * 1024
+    assert _axes.sample(jnp.zeros((128, 128)), -1, 64).size == 2 * 128
     assert _axes.sample(jnp.zeros((128, 1, 1, 8192)), -1, 64).size == 2 * 8192  # not along an axis of one
-    for few in (jnp.zeros((32, 2**15)), jnp.zeros((1024, 1000))):
-        assert _axes.sample(few, -1, 64) is few

@@ -88,10 +88,8 @@ def adaptive_batch_norm(
         raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
 
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
-        x, stored = _axes.widened(x), x.dtype
-        measured = shifted_moments(
-            x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups, stored=stored
-        )
+        result, x = x.dtype if dtype is None else dtype, _axes.widened(x)
+        measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
         shift, test = checkpoint_name(measured, "jbn_moments")
         wide = test.var.dtype
         w = jnp.where(test.count > 0, jnp.asarray(weight, wide), 1)
@@ -99,7 +97,7 @@ def adaptive_batch_norm(
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
         var = w * stats.var.astype(wide) + (1 - w) * test.var
-        fixed: dict[str, Any] = dict(epsilon=epsilon, axis=axis, where=where, dtype=dtype, stored=stored)
+        fixed: dict[str, Any] = dict(epsilon=epsilon, axis=axis, where=where, dtype=result)
         y = normalize_shifted(x, shift, mean, var, scale, bias, **fixed)
         return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
 
