@@ -74,12 +74,26 @@ def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     reduce = reduction_axes(axis, x.ndim)
     if not known(x.shape) or x.size < SMALL or reduced_size(axis, x.shape) < every:
         return x
-    along = max(reduce, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
+    free = [a for a in reduce if not placed(x, a)]
+    if not free:
+        return x
+    along = max(free, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
     if along == 0:
         size = next((k for k in range(every, 1, -1) if x.shape[0] % k == 0), 1)
         return x.reshape(x.shape[0] // size, size, *x.shape[1:])[:, size // 2]
     step = min(every, x.shape[along])
     return lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
+
+
+def placed(x: jax.Array, *axes: int) -> bool:
+    """Whether the type of `x` says over which devices one of the axes, or any, is spread: it cannot be cut then."""
+    spec = jax.typeof(x).sharding.spec
+    return any(spec[a] is not None for a in axes or range(len(spec)))
+
+
+def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:
+    """`value`, differing between the devices of a `jax.shard_map` wherever `x` does."""
+    return value + lax.full_like(x, 0, value.dtype, value.shape)
 
 
 def wide(*dtypes: DTypeLike) -> jnp.dtype:

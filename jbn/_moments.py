@@ -32,8 +32,8 @@ from jax import lax
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._passes import abs2, power_sums
-from jbn._sums import settled, sums
+from jbn._passes import abs2, both_sums, power_sums
+from jbn._sums import settled
 
 SAMPLED = 64  # a rough mean is that of about one element in so many
 
@@ -181,9 +181,7 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         first, second = power_sums(x, shift, axis)
     else:
         d = jnp.where(mask, x - _axes.expand(shift, axis, x.ndim), 0)
-        first, second = (
-            (jnp.sum(d, reduce), jnp.sum(abs2(d), reduce)) if jnp.iscomplexobj(d) else sums(d, abs2(d), reduce)
-        )
+        first, second = both_sums(d, axis)
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
     mean = first * weight.astype(wide)
     var = second * weight - abs2(mean)

@@ -37,9 +37,13 @@ def power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, j
       Both sums, `[*features]`.
     """
     shift = lax.stop_gradient(shift)
-    if jnp.iscomplexobj(x):
-        return plain_power_sums(x, shift, axis)
-    return _power_sums(axis, x, shift)
+    return plain_power_sums(x, shift, axis) if jnp.iscomplexobj(x) else _power_sums(axis, x, shift)
+
+
+def both_sums(d: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
+    """Σ d and Σ |d|² over all but the feature axes."""
+    reduce = _axes.reduction_axes(axis, d.ndim)
+    return (jnp.sum(d, reduce), jnp.sum(abs2(d), reduce)) if jnp.iscomplexobj(d) else sums(d, abs2(d), reduce)
 
 
 def plain_power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
@@ -51,8 +55,7 @@ def plain_power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Ar
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _power_sums(axis: Axis, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     def both(k: int, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        d = _distance(x, shift, axis)
-        first, second = sums(d, lax.square(d), _axes.reduction_axes(axis, x.ndim))
+        first, second = both_sums(_distance(x, shift, axis), axis)
         return (first, second) if k == 1 else (first.reshape(k, -1).sum(0), second.reshape(k, -1).sum(0))
 
     return _side_by_side(both, axis, x, shift)
@@ -109,7 +112,7 @@ def _affine_jvp(axis: Axis, dtype: jnp.dtype, primals: Any, tangents: Any) -> An
     shape = x.shape
 
     def turned(_: int, x: jax.Array, shift: jax.Array, dfactor: jax.Array, doffset: jax.Array) -> jax.Array:
-        factors, offsets = spread(dfactor, doffset, x.shape, _axes.reduction_axes(axis, x.ndim))
+        factors, offsets = spread(dfactor, doffset, x, _axes.reduction_axes(axis, x.ndim))
         return (_distance(x, shift, axis) * factors + offsets).reshape(shape)
 
     moved = _distance(dx, dshift, axis) * _axes.expand(factor, axis, x.ndim)
@@ -129,7 +132,7 @@ MANY = 64
 def _neighbours(x: jax.Array, axis: Axis) -> int:
     """How many elements of the next axis to take side by side, where features are few and last; 1 is none."""
     last = x.ndim > 1 and _axes.feature_axes(axis, x.ndim) == (x.ndim - 1,)
-    if not (last and _axes.known(x.shape) and 0 < x.shape[-1] < FEW and x.size >= _axes.SMALL):
+    if not (last and not _axes.placed(x) and _axes.known(x.shape) and 0 < x.shape[-1] < FEW and x.size >= _axes.SMALL):
         return 1
     return next(k for k in range(MANY // x.shape[-1], 0, -1) if x.shape[-2] % k == 0)
 

@@ -2,11 +2,11 @@
 
 XLA:CPU makes a loop of its own of each sum, or calls a library for it: both read what the summands are computed from,
 and what both share is written to memory first. Here one complex number holds a summand of each. The array is cut into
-a few slabs, which one loop adds element by element; what is left, an eighth, is summed by windows. So Σ(x - c) and
-Σ(x - c)² of 12.8 MB in 64 features take 1.1 ms where two sums take 2.6 (two cores of an AMD EPYC, jax 0.10.2).
+a few slabs, which one loop adds element by element; what is left, about an eighth, is summed by windows. So Σ(x - c)
+and Σ(x - c)² of 12.8 MB in 64 features take 1.1 ms where two sums take 2.6 (two cores of an AMD EPYC, jax 0.10.2).
 
-Both functions on pairs are primitives, for each is what differentiation must make of the other. In numbers and for all
-other platforms they are plain sums and plain broadcasts.
+Both functions on pairs are primitives, for each is what differentiation must make of the other. On other platforms,
+and where the compiler spreads arrays over devices, they are plain sums and plain broadcasts.
 """
 
 from __future__ import annotations
@@ -25,20 +25,26 @@ from jax.interpreters import ad, batching, mlir
 
 from jbn import _axes
 
-SLABS = 8  # twice as many are no longer one loop: the compiler repeats nothing more than 15 times
-WINDOW = 8  # rows of thousands of features lie in the same places of a cache, which are eight
+SLABS = 8  # XLA computes an operand up to 15 times in one loop, and with 16 slabs would write it to memory instead
+WINDOW = 8  # rows of thousands of features map to the same set of the first-level cache, which holds eight lines
+ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
 FEW = 32  # a loop over fewer features is unrolled, and the less it computes, the worse it is vectorized
 
 
 def sums(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Σ a and Σ b, over the same axes of two real arrays of the same shape and dtype."""
-    first, second = _sums_p.bind(a, b, axes=tuple(axes))
+    how = dict(axes=tuple(axes))
+    first, second = _plain_sums(a, b, **how) if _axes.placed(a) or _axes.placed(b) else _sums_p.bind(a, b, **how)
     return first, second
 
 
-def spread(a: jax.Array, b: jax.Array, shape: Sequence[int], axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """`a` and `b` repeated along `axes` of `shape`: the transpose of `sums`, and `sums` is what becomes of it."""
-    first, second = _spread_p.bind(a, b, shape=tuple(shape), axes=tuple(axes))
+def spread(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """`a` and `b` repeated along `axes` of `x`: the transpose of `sums`, and `sums` is what becomes of it."""
+    if _axes.placed(x):
+        return jnp.expand_dims(a, axes), jnp.expand_dims(b, axes)
+    # Varying over devices as x does: else the sum over devices would be one of arrays of the size of x.
+    a, b = (_axes.varying_as(v, x) for v in (a, b))
+    first, second = _spread_p.bind(a, b, shape=x.shape, axes=tuple(axes))
     return first, second
 
 
@@ -56,41 +62,54 @@ def _plain_spread(a: jax.Array, b: jax.Array, *, shape: tuple[int, ...], axes: t
 
 
 def _cpu_sums(ctx: mlir.LoweringRuleContext, *operands: Any, axes: tuple[int, ...]) -> Any:
-    """Where the compiler spreads arrays over devices, the first axis is likely to be spread, and is not cut."""
     x: Any = ctx.avals_in[0]
-    cut = axes if _devices(ctx.module_context.axis_context) == 1 else axes[1:]
-    folds = cut and _axes.known(x.shape) and x.size >= _axes.SMALL
-    rule = partial(_folded_sums, cut=cut) if folds else _plain_sums
+    folds = axes and _axes.known(x.shape) and x.size >= _axes.SMALL and _alone(ctx.module_context.axis_context)
+    rule = _folded_sums if folds else _plain_sums
     return mlir.lower_fun(rule, multiple_results=True)(ctx, *operands, axes=axes)
 
 
-def _devices(context: Any) -> int:
-    """Over how many devices the compiler may spread an array: those of a mesh that no shard_map has divided already."""
+def _alone(context: Any) -> bool:
+    """Whether the compiler spreads arrays over no devices, but those of a mesh that shard_map has divided already.
+
+    If it does, any axis may be spread, and slabs of it would have to be moved.
+    """
     if hasattr(context, "mesh"):
-        return math.prod(size for name, size in context.mesh.shape.items() if name not in context.manual_axes)
-    return getattr(context, "num_devices", 1)
+        return all(size == 1 for name, size in context.mesh.shape.items() if name not in context.manual_axes)
+    return getattr(context, "num_devices", 0) == 1
 
 
-def _folded_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...], cut: tuple[int, ...]) -> list[jax.Array]:
-    at = cut[0]
-    end = next((axis for axis in range(at, a.ndim) if axis not in cut), a.ndim)  # these axes are one in memory
+def _folded_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
+    at, end = _cut(a.shape, axes)
     rows = math.prod(a.shape[at:end])
-    axes = tuple(axis for axis in axes if axis <= at) + tuple(axis - (end - at - 1) for axis in axes if axis >= end)
+    axes = tuple(i for i in axes if i <= at) + tuple(i - (end - at - 1) for i in axes if i >= end)
     both = lax.complex(a, b).reshape(*a.shape[:at], rows, *a.shape[end:])
 
     count = next((k for k in range(SLABS, SLABS // 2, -1) if rows % k == 0), min(SLABS, rows))
     size = rows // count
     part = partial(lax.slice_in_dim, both, axis=at)
     slabs = [part(i * size, (i + 1) * size) for i in range(count)]
-    parts = [_windowed(sum(slabs[1:], slabs[0]), at)]
+    total = _reduced(_windowed(sum(slabs[1:], slabs[0]), at), axes)
     if count * size < rows:
-        parts.append(part(count * size, rows))
-    if axes[0] < at:  # devices exchange real numbers: not every way to do so knows others
-        found = [[jnp.sum(half, axes) for half in (p.real, p.imag)] for p in parts]
-    else:
-        total = [lax.reduce(p, np.zeros((), p.dtype), lax.add, axes) for p in parts]
-        found = [[t.real, t.imag] for t in total]
-    return found[0] if len(found) == 1 else [a + b for a, b in zip(*found, strict=True)]
+        total = total + _reduced(part(count * size, rows), axes)
+    return [total.real, total.imag]
+
+
+def _cut(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int]:
+    """First and last + 1 of adjacent axes, one in memory, to cut along: the first with enough rows, or the longest."""
+    runs, start = [], 0
+    for i in range(1, len(axes) + 1):
+        if i == len(axes) or axes[i] != axes[i - 1] + 1:
+            runs.append((axes[start], axes[i - 1] + 1))
+            start = i
+
+    def rows(run: tuple[int, int]) -> int:
+        return math.prod(shape[slice(*run)])
+
+    return next((run for run in runs if rows(run) >= ENOUGH), max(runs, key=rows))
+
+
+def _reduced(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return lax.reduce(x, np.zeros((), x.dtype), lax.add, axes)
 
 
 def _windowed(x: jax.Array, axis: int) -> jax.Array:
@@ -104,21 +123,23 @@ def _windowed(x: jax.Array, axis: int) -> jax.Array:
 
 def _sums_transpose(cotangents: Any, *summands: Any, axes: tuple[int, ...]) -> list[Any]:
     def back(ct: Any, summand: Any) -> Any:
-        return jax.linear_transpose(lambda v: jnp.sum(v, axes), summand.aval)(ad.instantiate_zeros(ct))[0]
+        return jax.linear_transpose(lambda v: jnp.sum(v, axes), summand.aval)(ct)[0]
 
-    return _to_linear(back, cotangents, summands)
+    asked = zip(_asked(cotangents, summands), cotangents, summands, strict=True)
+    return [back(ct, summand) if yes else None for yes, ct, summand in asked]
 
 
 def _spread_transpose(cotangents: Any, *vectors: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> list[Any]:
-    if any(type(ct) is ad.Zero for ct in cotangents):
-        return _to_linear(lambda ct, _: jnp.sum(ad.instantiate_zeros(ct), axes), cotangents, vectors)
-    return _to_linear(lambda total, _: total, sums(*cotangents, axes), vectors)
+    asked, (first, second) = _asked(cotangents, vectors), cotangents
+    if all(asked):
+        return list(sums(first, second, axes))
+    return [jnp.sum(ct, axes) if yes else None for yes, ct in zip(asked, cotangents, strict=True)]
 
 
-def _to_linear(back: Callable[[Any, Any], Any], cotangents: Any, operands: Any) -> list[Any]:
-    """What goes back to each operand: None to one that is no variable of the linear map."""
+def _asked(cotangents: Any, operands: Any) -> list[bool]:
+    """Which operands are variables of the linear map, and have something coming back."""
     pairs = zip(cotangents, operands, strict=True)
-    return [back(ct, operand) if ad.is_undefined_primal(operand) else None for ct, operand in pairs]
+    return [ad.is_undefined_primal(v) and type(ct) is not ad.Zero for ct, v in pairs]
 
 
 def _to_front(values: Any, dims: Any) -> tuple[int, list[jax.Array]]:
