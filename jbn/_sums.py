@@ -28,7 +28,7 @@ from jbn import _axes
 SLABS = 8  # XLA computes an operand up to 15 times in one loop, and with 16 slabs would write it to memory instead
 WINDOW = 8  # rows of thousands of features map to the same set of the first-level cache, which holds eight lines
 ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
-FEW = 32  # a loop over fewer features is unrolled, and badly vectorized: no vector is settled for it, sums are widened
+FEW = 32  # a loop over fewer features is unrolled, and badly vectorized: of such, neighbours are summed side by side
 
 
 def sums(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
