@@ -97,8 +97,7 @@ def adaptive_batch_norm(
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
         var = w * stats.var.astype(wide) + (1 - w) * test.var
-        fixed: dict[str, Any] = dict(epsilon=epsilon, axis=axis, where=where, dtype=result)
-        y = normalize_shifted(x, shift, mean, var, scale, bias, **fixed)
+        y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=result)
         return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
 
     return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where, source_weight)
