@@ -176,7 +176,7 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         x = jnp.where(mask, x, 0)
         count = _count(mask, axis, x.shape)
         shift = jnp.sum(x, reduce) / jnp.maximum(count, 1).astype(wide)
-    shift = settled(lax.stop_gradient(_rough(shift)))
+    shift = settled(lax.stop_gradient(_rough(shift)), x)
     if mask is None:
         first, second = power_sums(x, shift, axis)
     else:

@@ -93,8 +93,8 @@ def normalize_shifted(
     if mean is not None:
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
-        shift, offset = settled(shift), settled(offset)
-    factor = settled(factor)
+        shift, offset = settled(shift, x), settled(offset, x)
+    factor = settled(factor, x)
     if where is None:
         return affine(x, shift, factor, offset, axis, result)
 

@@ -66,7 +66,7 @@ def _power_sums_jvp(axis: Axis, primals: Any, tangents: Any) -> Any:
     """(Σ ẋ, 2·Σ d·ẋ)."""
     (x, shift), (dx, _) = primals, tangents
     first, second = sums(dx, _distance(x, shift, axis) * dx, _axes.reduction_axes(axis, x.ndim))
-    return _power_sums(axis, x, shift), (settled(first), 2 * settled(second))
+    return _power_sums(axis, x, shift), (settled(first, x), 2 * settled(second, x))
 
 
 def affine(
@@ -144,7 +144,7 @@ def _side_by_side(f: Callable[..., Any], axis: Axis, x: jax.Array, *vectors: jax
 
     def cpu(x: jax.Array, *vectors: jax.Array) -> Any:
         x = x.reshape(*x.shape[:-2], x.shape[-2] // k, k * x.shape[-1])
-        return f(k, x, *(settled(jnp.tile(v, k)) for v in vectors))
+        return f(k, x, *(settled(jnp.tile(v, k), x) for v in vectors))
 
     def default(x: jax.Array, *vectors: jax.Array) -> Any:
         return f(1, x, *vectors)

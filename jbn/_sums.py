@@ -48,9 +48,9 @@ def spread(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tup
     return first, second
 
 
-def settled(vector: jax.Array) -> jax.Array:
-    """`vector`, computed before the pass that reads it, and not anew for each element there; so are its derivatives."""
-    return _settled_p.bind(vector) if _axes.known(vector.shape) and vector.size >= FEW else vector
+def settled(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """`vector`, computed before the pass over `x` that reads it, not anew for each element; so are its derivatives."""
+    return _settled_p.bind(vector, size=x.size) if _axes.known(x.shape) and vector.size >= FEW else vector
 
 
 def _plain_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
@@ -113,9 +113,9 @@ def _reduced(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _windowed(x: jax.Array, axis: int) -> jax.Array:
-    """The sums of neighbours along an axis, and of these, until few are left."""
+    """The sums of neighbours along an axis, and of these, until one is left: XLA would fuse a last reduce with the slabs."""
     window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
-    while x.shape[axis] > WINDOW:
+    while x.shape[axis] > 1:
         padding = [(0, -x.shape[axis] % WINDOW if i == axis else 0) for i in range(x.ndim)]
         x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, padding)
     return x
@@ -175,22 +175,28 @@ _spread_p = _linear_pair("jbn_spread", _plain_spread, _spread_transpose, _spread
 mlir.register_lowering(_sums_p, _cpu_sums, platform="cpu")
 
 
-def _same(x: Any) -> Any:
+def _same(x: Any, *, size: int) -> Any:
     return x
 
 
-def _divided(x: jax.Array) -> jax.Array:
+def _divided(x: jax.Array, *, size: int) -> jax.Array:
     """XLA:CPU fuses into a loop what makes its operands, but nothing dear, as a division is; one by 1 is exact.
 
     Behind a barrier, and a vector of ones, or it would be seen through.
     """
-    return x if jnp.iscomplexobj(x) else x / lax.optimization_barrier(jnp.ones_like(x))
+    if size < _axes.SMALL or jnp.iscomplexobj(x):
+        return x
+    return x / lax.optimization_barrier(jnp.ones_like(x))
+
+
+def _settled_batch(values: Any, dims: Any, *, size: int) -> Any:
+    return _settled_p.bind(*values, size=size * values[0].shape[dims[0]]), dims[0]
 
 
 _settled_p = Primitive("jbn_settled")
 _settled_p.def_impl(_same)
 _settled_p.def_abstract_eval(_same)
-ad.deflinear2(_settled_p, lambda ct, _: [settled(ct)])
-batching.defvectorized(_settled_p)
+ad.deflinear2(_settled_p, lambda ct, _, **how: [_settled_p.bind(ct, **how)])
+batching.primitive_batchers[_settled_p] = _settled_batch
 mlir.register_lowering(_settled_p, mlir.lower_fun(_same, multiple_results=False))
 mlir.register_lowering(_settled_p, mlir.lower_fun(_divided, multiple_results=False), platform="cpu")

@@ -118,10 +118,22 @@ def test_only_cpus_are_told():
         return jax.jit(f).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
     sums, large, vector = partial(_sums.sums, axes=(0,)), pair((1024, 40), "float32"), jnp.ones(40)
+    small = tuple(v[:40] for v in large)
     for platform in ("cuda", "tpu"):
-        assert not told(platform, sums, *large) and not told(platform, _sums.settled, vector)
-    assert told("cpu", sums, *large) and told("cpu", _sums.settled, vector)
-    assert not told("cpu", sums, *(v[:40] for v in large)) and not told("cpu", _sums.settled, vector[:31])
+        assert not told(platform, sums, *large) and not told(platform, _sums.settled, vector, large[0])
+    assert told("cpu", sums, *large) and told("cpu", _sums.settled, vector, large[0])
+    assert not told("cpu", sums, *small) and not told("cpu", _sums.settled, vector, small[0])
+    assert not told("cpu", _sums.settled, vector[:31], large[0])
+    lanes = jnp.ones((16, 40)), jnp.ones((16, *small[0].shape))
+    assert told("cpu", jax.vmap(_sums.settled), *lanes)  # small one by one, and large together
+
+
+@pytest.mark.parametrize("rows", [17, 49, 64, 128, 1000])
+def test_slabs_are_added_along_rows_and_not_within_the_sum_down_a_column(rows):
+    """A batch of 64 took three times as long, with the slabs' additions within the last reduce."""
+    program = jax.jit(partial(_sums.sums, axes=(0,))).lower(*pair((rows, 1024), "float32")).compile().as_text()
+    loops = [part for part in program.split("\n\n") if re.search(r" slice\(", part)]
+    assert loops and not any(re.search(r" reduce\(", loop) for loop in loops)
 
 
 def test_a_sum_that_nobody_asks_for_is_not_differentiated():
@@ -205,7 +217,7 @@ def test_devices_exchange_vectors_alone(shape):
 def test_a_settled_vector_is_the_vector_and_so_are_its_derivatives(wrap):
     x = jnp.asarray(np.concatenate([[0.0, -0.0, np.inf, -np.inf, np.nan], np.linspace(-3, 3, 59)]).astype(np.float32))
     x = jnp.stack([x, x])
-    settled = wrap(lambda x: _sums.settled(x))
+    settled = wrap(lambda x: _sums.settled(x, jnp.zeros((_axes.SMALL // 64, 64))))
     y, vjp = jax.vjp(settled, x)
     for found in (y, jax.jvp(settled, (x,), (x,))[1], vjp(x)[0]):
         assert np.asarray(found).tobytes() == np.asarray(x).tobytes()
