@@ -113,7 +113,7 @@ def _reduced(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _windowed(x: jax.Array, axis: int) -> jax.Array:
-    """The sums of neighbours along an axis, and of these, until one is left: XLA would fuse a last reduce with the slabs."""
+    """The sums of neighbours along an axis, and of these, until one is left: a reduce would be fused with the slabs."""
     window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
     while x.shape[axis] > 1:
         padding = [(0, -x.shape[axis] % WINDOW if i == axis else 0) for i in range(x.ndim)]
