@@ -6,15 +6,19 @@ import gc
 import importlib.metadata
 import os
 import platform
+import random
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 LEAST_SECONDS, LEAST_CALLS = 2e-3, 2  # of one sample
+REST_SECONDS = 5e-3
 
 
 class Timed(NamedTuple):
@@ -29,33 +33,37 @@ class Timed(NamedTuple):
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timed]:
     """Seconds of each call, which returns when its work is done or hands out jax arrays to wait for.
 
-    `repeats` rounds, in which every contestant has its turn, in another order each round. A turn begins with a call
-    that is not timed: the caches and the threads are then its own.
+    `repeats` rounds, in which every contestant has its turn, in another order each round. A turn begins with a rest, in
+    which threads of the one before give up waiting for more (torch's spin for milliseconds, and two cores are soon
+    full), and with calls that are not timed: caches, threads and clocks are then its own.
     """
     counts = {}
     for name, call in calls.items():
         jax.block_until_ready(call())
         began = time.perf_counter()
         jax.block_until_ready(call())
-        counts[name] = max(LEAST_CALLS, int(LEAST_SECONDS / (time.perf_counter() - began)))
+        counts[name] = max(1, int(LEAST_SECONDS / (time.perf_counter() - began)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    order = random.Random(0)
     collects = gc.isenabled()
     gc.disable()
     try:
-        for turn in range(repeats):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
-                call, count = calls[name], counts[name]
-                jax.block_until_ready(call())
-                began = time.perf_counter()
-                for _ in range(count):
-                    jax.block_until_ready(call())
-                samples[name].append((time.perf_counter() - began) / count)
+        for _ in range(repeats):
+            for name in order.sample(list(calls), len(calls)):
+                time.sleep(REST_SECONDS)
+                _seconds_a_call(calls[name], counts[name])
+                samples[name].append(_seconds_a_call(calls[name], max(LEAST_CALLS, counts[name])))
     finally:
         if collects:
             gc.enable()
     return {name: timed(values) for name, values in samples.items()}
+
+
+def _seconds_a_call(call: Callable[[], Any], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        jax.block_until_ready(call())
+    return (time.perf_counter() - began) / count
 
 
 def keep_memory(module: str) -> None:
@@ -108,8 +116,12 @@ def provenance() -> dict[str, Any]:
 
 
 def _cpu() -> str:
+    """The processor, and its widest vectors: virtual machines give several generations the same name."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "CPU"
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    vectors = next((said for flag, said in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f" {flag} " in text), None)
+    found = name[1].strip() if name else platform.processor() or "CPU"
+    return f"{found} ({vectors})" if vectors else found
