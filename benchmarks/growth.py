@@ -38,13 +38,13 @@ from experiments.networks import MLP
 Curve = dict[str, Any]
 OUT = Path(__file__).parent / "results" / "growth.json"
 REPEATS, QUICK_REPEATS = 15, 5
-STACKS = ("unrolled", "scan", "norms alone", "norms alone, flax")
+STACKS = ("unrolled", "scan", "residual", "norms alone", "norms alone, flax")
 COMPILES = 3  # of which the fastest counts
 SUPERLINEAR = 1.15
 
 SIZES: dict[str, tuple[int, ...]] = {
     "batch": (1, 2, 4, 8, 16, 32, 64, 128),
-    "channels": (2, 4, 8, 16, 32, 64, 128, 256),  # more than 64 MB: see `keep_memory`
+    "channels": (2, 4, 8, 16, 32, 64, 128, 256),
     "devices": (1, 2, 4, 8),
     "seeds": (1, 2, 4, 8, 16),
     "layers": (1, 2, 4, 8, 16, 32),
@@ -142,13 +142,16 @@ def seeds_call(seeds: int) -> Callable[[], Any]:
 def stack_call(layers: int, how: str) -> tuple[Callable[[], Any], float]:
     """So many layers, one after another, forward and backward; and the seconds that it took to compile.
 
-    A layer is a product with a small matrix, batch norm and ReLU. In "norms alone" it has no product: XLA then computes
-    the norms before it anew for each sum over its input, whosever norms they are, which is work for layers².
+    A layer is a product with a small matrix, batch norm and ReLU; in "residual" these two first, and the input added
+    last. In "norms alone" it has no product: XLA then computes the norms before it anew for each sum over its input,
+    whosever norms they are, which is work for layers².
     """
     x, weight, affine = _normal((4096, 32)), _normal((32, 32)) / 6, (jnp.ones((layers, 32)), jnp.zeros((layers, 32)))
     norm = flax_norm if how.endswith("flax") else jbn_norm
 
     def layer(x, affine):
+        if how == "residual":
+            return x + norm(x, *affine) @ weight, None
         return norm(x if how.startswith("norms alone") else x @ weight, *affine), None
 
     def loss(x, affine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ TITLES = {
     "compile": "Layers: time to compile",
 }
 LOOKS = {"jbn": PLACEMENTS["after"], "copy": OTHERS[5], "unrolled": PLACEMENTS["after"], "scan": PLACEMENTS["before"]}
-LOOKS |= {"norms alone": PLACEMENTS["both"], "norms alone, flax": PLACEMENTS["pre_linear"]}
+LOOKS |= {"norms alone": PLACEMENTS["both"], "norms alone, flax": PLACEMENTS["pre_linear"], "residual": OTHERS[0]}
 
 
 def write(found: Sequence[Curve], device: str, out: Path) -> None:
@@ -44,7 +45,6 @@ def figure(found: Sequence[Curve], device: str) -> Figure:
         axes.set(xscale="log", yscale="log")
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
         axes.yaxis.set_minor_formatter(NullFormatter())
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -52,6 +52,8 @@ def figure(found: Sequence[Curve], device: str) -> Figure:
         low, high = axes.get_ylim()
         low, high = (low / 3, high * 3) if high < 4 * low else (low, high)  # a flat curve still shows its ticks
         axes.set_ylim(low, high * (high / low) ** (0.12 * (1 + sum(c["panel"] == panel for c in found))))
+        decades = math.log10(axes.get_ylim()[1] / axes.get_ylim()[0])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3.5 else (1,)))
         axes.legend(loc="upper left", fontsize=8.5, handlelength=1.5, title="slope", title_fontsize=8.5)
     for axes in list(panels.values())[::3]:
         axes.set_ylabel("milliseconds")

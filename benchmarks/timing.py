@@ -70,11 +70,10 @@ def keep_memory(module: str) -> None:
     """Starts this program (`python -m module`) again, with an allocator that keeps what it has.
 
     glibc gives large arrays back to the system when they are freed; to get them anew, zeroed page by page, costs
-    every contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). Arrays of more than 64
-    MB are still paged anew, for that is all that a thread's arena holds; one arena for all threads slows small
-    programs down.
+    every contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). The arenas that it makes
+    for threads hold 64 MB at most, and what an array finds there is chance (67 MB of results: 7 ms or 13): one for all.
     """
-    kept = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+    kept = {f"MALLOC_{name}_THRESHOLD_": "4294967296" for name in ("MMAP", "TRIM")} | {"MALLOC_ARENA_MAX": "1"}
     if sys.platform == "linux" and not kept.keys() <= os.environ.keys():
         command = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | kept)

@@ -6,6 +6,7 @@ pyproject.toml. The dtype and rank checks are a fixture and not global, because 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -19,6 +20,13 @@ hypothesis.settings.load_profile("jbn")
 DEVICES = 8
 jax.config.update("jax_num_cpu_devices", DEVICES)
 assert jax.device_count() == DEVICES  # started here, before a test that runs the program sets the number of cores
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """Garbage is looked for among what is new alone: jax keeps millions of objects, and statsmodels asks each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

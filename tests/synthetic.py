@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import record, stats
-from experiments.config import Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
+from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
 
 CONFIG = Config(
     name="synthetic",
@@ -18,6 +18,7 @@ CONFIG = Config(
     placements=("none", "before", "after"),
     activations=("relu", "tanh", "sigmoid"),
     sweep=SweepConfig(learning_rate_points=5, lowest_learning_rate=2.0**-4, tuning_seeds=2, evaluation_seeds=6),
+    analysis=AnalysisConfig(resamples=199),  # permutations of six are exact
 )
 TRAIN, EPOCHS_RECORDED, STEPS_PER_EPOCH = 1078, 8, 17
 BEST_RATE_INDEX = {"none": 1, "before": 3, "after": 2, "both": 2, "pre_linear": 3}
@@ -146,7 +147,6 @@ SMALL = replace(
         CONFIG.analysis,
         contrasts=(("after", "none"),),
         published=(Published("after", "none", "relu", 1.5, "A & B <2015>", n=2),),
-        resamples=199,
     ),
 )
 

@@ -12,7 +12,7 @@ import synthetic
 
 from experiments import stats
 from experiments.comparison import compare, holm
-from experiments.config import AnalysisConfig, Arm, ConfigError, Published, SweepConfig, vary
+from experiments.config import Arm, ConfigError, Published, SweepConfig, vary
 
 CONFIG = synthetic.CONFIG
 
@@ -122,7 +122,7 @@ def test_weight_decays_at_the_ends_of_the_list_are_warned_of_with_a_longer_list(
 
 @pytest.mark.parametrize("metric", stats.METRICS)
 def test_the_metric_of_the_config_is_compared_and_all_three_are_kept(metric):
-    config = replace(CONFIG, analysis=AnalysisConfig(metric=metric))
+    config = replace(CONFIG, analysis=replace(CONFIG.analysis, metric=metric))
     records = synthetic.records(config)
     result = stats.summarize(config, records)
     arm = next(a for a in result["arms"] if (a["treatment"], a["context"]) == ("after", "tanh"))
@@ -136,14 +136,14 @@ def test_the_metric_of_the_config_is_compared_and_all_three_are_kept(metric):
 
 
 def test_a_network_without_norms_has_no_statistics_to_exchange_and_counts_with_its_test_accuracy():
-    config = replace(CONFIG, analysis=AnalysisConfig(metric="test_accuracy_population"))
+    config = replace(CONFIG, analysis=replace(CONFIG.analysis, metric="test_accuracy_population"))
     arm = stats.summarize(config, synthetic.records(config))["arms"][0]
     assert (arm["treatment"], arm["test_accuracy_population"]) == ("none", None)
     assert arm["values"] == arm["test_accuracy"]["values"]
 
 
 def test_a_metric_that_only_some_records_hold_is_refused_in_one_line():
-    config = replace(CONFIG, analysis=AnalysisConfig(metric="test_accuracy_population"))
+    config = replace(CONFIG, analysis=replace(CONFIG.analysis, metric="test_accuracy_population"))
     records = synthetic.records(config)
     records[-1]["test_accuracy_population"] = None
     words = r"^analysis.metric is 'test_accuracy_population', which the training of after/sigmoid with seed 7 lacks; w"
@@ -158,7 +158,7 @@ def test_a_metric_that_only_some_records_hold_is_refused_in_one_line():
 def with_again(first_seed: int | None, **changes):
     again = vary("before again", {"model.placement": "before"}, first_seed=first_seed)
     contrasts = (("before again", "before"), ("after", "before again"), ("after", "before"))
-    return replace(CONFIG, treatments=(again,), analysis=AnalysisConfig(contrasts=contrasts, resamples=199), **changes)
+    return replace(CONFIG, treatments=(again,), analysis=replace(CONFIG.analysis, contrasts=contrasts), **changes)
 
 
 def test_arms_with_other_seeds_are_compared_unpaired_and_the_others_paired():
@@ -228,7 +228,7 @@ def test_published_differences_are_judged_by_the_comparison_of_the_same_arms_in_
         Published("none", "after", "relu", 2.0, "its opposite"),
         Published("before", "after", "tanh", -0.5, "no declared contrast"),
     )
-    config = replace(CONFIG, analysis=AnalysisConfig(contrasts=(("after", "none"),), published=published))
+    config = replace(CONFIG, analysis=replace(CONFIG.analysis, contrasts=(("after", "none"),), published=published))
     result = stats.summarize(config, synthetic.records(config))
     first, opposite, undeclared = result["published"]
     row = result["comparisons"][0]
