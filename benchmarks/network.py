@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jbn.linen
-from benchmarks.timing import Timed, interleaved, keep_memory, provenance, use_device
+from benchmarks.timing import Timed, interleaved, provenance, use_device
 from experiments.networks import ResNet, no_norm, resnet
 
 Row = dict[str, Any]
@@ -238,5 +238,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    keep_memory("benchmarks.network")
     sys.exit(main())

@@ -124,8 +124,8 @@ def _panel(ax: Any, rows: Sequence[Row], *, first: bool) -> None:
             )  # fmt: skip
     ax.axvline(1, color="#555555", lw=1, zorder=1)
     ax.set_xscale("log")
-    ax.set_xlim(0.7, 40)
-    ax.xaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20]))
+    ax.set_xlim(0.3, 80)
+    ax.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
