@@ -10,8 +10,8 @@ READY = $(VENV)/.ready
 ablation: $(READY)  ## train and compare the placements of batch norm; the answer, and runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
 
-# The library's tests compile as its users do. The laboratory's programs are large and run once: twice as fast without
-# XLA's newer code generators and LLVM's optimizations. `pytest` alone runs everything as users compile it.
+# The library's tests compile as its users do. The laboratory's programs are large and run once: without LLVM's
+# optimizations and XLA's newer code generators they compile in half the time. `pytest` alone compiles all as users do.
 LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py) experiments
 test: $(READY)  ## the whole suite, doctests included
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(LABORATORY))
