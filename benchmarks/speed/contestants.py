@@ -66,6 +66,8 @@ def _jax(peer: Peer, case: Case, mode: Mode) -> Call | None:
     stats = peer.start(layer)
     train = partial(_train, peer, layer, case)
     if mode == "inference":
+        # The same for all: haiku's start has no variance yet.
+        stats = peer.write(layer, np.zeros(case.features), np.ones(case.features))
         call = jax.jit(partial(peer.evaluate, layer))
         return lambda: call(stats, x, scale, bias)
     if mode == "forward":
