@@ -12,10 +12,10 @@ ablation: $(READY)  ## train and compare the placements of batch norm; the answe
 
 # The library's tests compile as its users do. The laboratory's programs are large and run once: without LLVM's
 # optimizations and XLA's newer code generators they compile in half the time. `pytest` alone compiles all as users do.
-LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py) experiments
+LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py)
 test: $(READY)  ## the whole suite, doctests included
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(LABORATORY))
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(BIN)/python -m pytest $(LABORATORY)
+	$(BIN)/python -m pytest tests jbn $(addprefix --ignore=,$(LABORATORY))
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(BIN)/python -m pytest $(LABORATORY) experiments
 
 bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)

@@ -63,6 +63,11 @@ def known(shape: Sequence[int]) -> bool:
     return all(isinstance(size, int) for size in shape)
 
 
+def large(*shape: int) -> bool:
+    """Whether an array of this shape is known to have enough elements for more than the plain way."""
+    return known(shape) and math.prod(shape) >= SMALL
+
+
 def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     """About one in so many elements of each feature, never fewer than one in twice that.
 
@@ -72,7 +77,7 @@ def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     examples alone, one of every few neighbours.
     """
     reduce = reduction_axes(axis, x.ndim)
-    if not known(x.shape) or x.size < SMALL or reduced_size(axis, x.shape) < every:
+    if not large(*x.shape) or reduced_size(axis, x.shape) < every:
         return x
     free = [a for a in reduce if not placed(x, a)]
     if not free:

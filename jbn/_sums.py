@@ -63,7 +63,7 @@ def _plain_spread(a: jax.Array, b: jax.Array, *, shape: tuple[int, ...], axes: t
 
 def _cpu_sums(ctx: mlir.LoweringRuleContext, *operands: Any, axes: tuple[int, ...]) -> Any:
     x: Any = ctx.avals_in[0]
-    folds = axes and _axes.known(x.shape) and x.size >= _axes.SMALL and _alone(ctx.module_context.axis_context)
+    folds = axes and _axes.large(*x.shape) and _alone(ctx.module_context.axis_context)
     rule = _folded_sums if folds else _plain_sums
     return mlir.lower_fun(rule, multiple_results=True)(ctx, *operands, axes=axes)
 
@@ -184,9 +184,8 @@ def _divided(x: jax.Array, *, size: int) -> jax.Array:
 
     Behind a barrier, and a vector of ones, or it would be seen through.
     """
-    if size < _axes.SMALL or jnp.iscomplexobj(x):
-        return x
-    return x / lax.optimization_barrier(jnp.ones_like(x))
+    settles = _axes.large(size) and not jnp.iscomplexobj(x)
+    return x / lax.optimization_barrier(jnp.ones_like(x)) if settles else x
 
 
 def _settled_batch(values: Any, dims: Any, *, size: int) -> Any:

@@ -125,3 +125,22 @@ def test_one_artifact_serves_every_number_of_virtual_batches():
     for k in (1, 2, 5):
         x = batch((4 * k, 3))
         np.testing.assert_allclose(artifact.call(x), step(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (64, 40), (1024, 40)], ids=["few", "small", "large"])
+def test_one_artifact_serves_every_number_of_lanes(shape):
+    """Under vmap each lane's size is known, and the size of all together is a symbol."""
+
+    def step(x, scale, bias, dy):
+        def forward(x, scale, bias):
+            return jax.vmap(lambda x: jbn.batch_norm(x, scale, bias, None, train=True)[0])(x)
+
+        y, pull = jax.vjp(forward, x, scale, bias)
+        return y, *pull(dy)
+
+    lanes = jax.ShapeDtypeStruct((*export.symbolic_shape("k"), *shape), jnp.float32)
+    features = jax.ShapeDtypeStruct(shape[-1:], jnp.float32)
+    artifact = export.export(jax.jit(step))(lanes, features, features, lanes)
+    for k in (1, 3):
+        x, dy = batch((k, *shape), mean=50.0), batch((k, *shape), seed=5, mean=0.5)
+        assert_same_numbers(artifact.call, jax.jit(step), (x, *affine(shape), dy))

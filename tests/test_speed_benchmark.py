@@ -55,10 +55,7 @@ def test_contestants_take_turns_in_changing_order_and_a_turn_begins_with_a_rest_
     found = timing.interleaved({"a": contestant("a"), "b": contestant("b")}, repeats=8)
     assert {name: t.median for name, t in found.items()} == pytest.approx(price)
     turns = "".join(log[4:]).split()
-    assert set(turns) == {
-        "aaa",
-        "bbbbbb",
-    }  # one call, or some for two milliseconds, and as many timed, but two at least
+    assert set(turns) == {"aaa", "bbbbbb"}  # one call or two milliseconds; as many timed, but two at least
     rounds = [tuple(turns[i : i + 2]) for i in range(0, 16, 2)]
     assert set(map(frozenset, rounds)) == {frozenset(turns)} and len(set(rounds)) == 2
     assert [len(t.samples) for t in found.values()] == [8, 8]
