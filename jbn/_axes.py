@@ -68,10 +68,12 @@ def large(*shape: int) -> bool:
     return known(shape) and math.prod(shape) >= SMALL
 
 
-def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
-    """About one in so many elements of each feature, never fewer than one in twice that.
+def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) -> jax.Array:
+    """About one in so many elements of each feature, never fewer than one in twice that; of those that `mask` keeps.
 
-    All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`).
+    All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`). With a
+    mask, which has the rank of `x`, the axis that is sampled is one along which it does not change, so that it fits the
+    sample as it is, and keeps the same share of it; all of `x` where there is no such axis.
 
     Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
     examples alone, one of every few neighbours.
@@ -79,7 +81,7 @@ def sample(x: jax.Array, axis: Axis, every: int) -> jax.Array:
     reduce = reduction_axes(axis, x.ndim)
     if not large(*x.shape) or reduced_size(axis, x.shape) < every:
         return x
-    free = [a for a in reduce if not placed(x, a)]
+    free = [a for a in reduce if not placed(x, a) and (mask is None or mask.shape[a] == 1)]
     if not free:
         return x
     along = max(free, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))

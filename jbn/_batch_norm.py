@@ -111,7 +111,8 @@ def batch_norm(
       epsilon: added to the variance.
       axis: the feature axis or axes, which are kept.
       where: boolean, broadcastable to `x`: True where an element counts. Masked elements have no part in the
-        statistics; they are normalized like the others, and come out as bias where they would not come out finite.
+        statistics; they are normalized like the others, and come out as bias, as a constant, where they would not
+        come out finite.
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap). Not for jit with sharded
         arrays, where the batch is global by itself.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.

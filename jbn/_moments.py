@@ -32,7 +32,7 @@ from jax import lax
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._passes import abs2, both_sums, power_sums
+from jbn._passes import abs2, power_sums
 from jbn._sums import settled
 
 SAMPLED = 64  # a rough mean is that of about one element in so many
@@ -168,20 +168,17 @@ def shifted_moments(
 def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
     """Shift and moments of what this device holds."""
     reduce, wide = _axes.reduction_axes(axis, x.ndim), x.dtype
+    part = _axes.sample(x, axis, SAMPLED, mask)
     if mask is None:
-        part = _axes.sample(x, axis, SAMPLED)
         count, sampled = (jnp.asarray(_axes.reduced_size(axis, a.shape), jnp.float32) for a in (x, part))
-        shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
     else:
-        x = jnp.where(mask, x, 0)
-        count = _count(mask, axis, x.shape)
-        shift = jnp.sum(x, reduce) / jnp.maximum(count, 1).astype(wide)
+        count, sampled = (_count(mask, axis, a.shape) for a in (x, part))
+        part = jnp.where(mask, part, 0)
+    shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
     shift = settled(lax.stop_gradient(_rough(shift)), x)
-    if mask is None:
-        first, second = power_sums(x, shift, axis)
-    else:
-        d = jnp.where(mask, x - _axes.expand(shift, axis, x.ndim), 0)
-        first, second = both_sums(d, axis)
+    if mask is not None:  # at a distance of 0, padding adds nothing to either sum
+        x = jnp.where(mask, x, _axes.expand(shift, axis, x.ndim))
+    first, second = power_sums(x, shift, axis)
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
     mean = first * weight.astype(wide)
     var = second * weight - abs2(mean)

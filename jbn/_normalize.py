@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._passes import affine, plain_affine
+from jbn._passes import affine
 from jbn._sums import settled
 
 
@@ -44,7 +44,8 @@ def normalize(
       epsilon: added to the variance, in the units of x².
       axis: the feature axis or axes of `x`.
       where: boolean, broadcastable to `x`: False where `x` is padding. Padding is normalized as all else, but what
-        would not come out finite there comes out as bias, so that NaN in padding never reaches a gradient.
+        would not come out finite there (or beyond 99% of the largest number) comes out as bias, and is a constant to
+        differentiation: NaN in padding never reaches a gradient.
       dtype: of the result; by default that of `x`. The arithmetic is float32 or wider in any case.
 
     Returns:
@@ -98,16 +99,22 @@ def normalize_shifted(
     if where is None:
         return affine(x, shift, factor, offset, axis, result)
 
-    def expand(value: jax.Array) -> jax.Array:
-        return _axes.expand(value, axis, x.ndim)
+    # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias.
+    keep = _axes.expand_mask(where, x.shape) | _stays_finite(x, shift, factor, offset, axis, result)
+    y = affine(jnp.where(keep, x, _axes.expand(shift, axis, x.ndim)), shift, factor, offset, axis, result)
+    padding = jnp.zeros((), result) if bias is None else lax.stop_gradient(bias).astype(result)
+    return jnp.where(keep, y, _axes.expand(padding, axis, x.ndim))
 
-    # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias. As rounded: float16
-    # overflows where float32 does not.
-    rounded = lax.stop_gradient(plain_affine(x, shift, factor, offset, axis)).astype(result)
-    keep = _axes.expand_mask(where, x.shape) | jnp.isfinite(rounded)
-    d = jnp.where(keep, x - expand(shift), 0 if mean is None else expand(mean.astype(wide)))
-    y = d * expand(factor)
-    return (y if offset is None else y + expand(offset)).astype(result)
+
+def _stays_finite(
+    x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array | None, axis: Axis, result: DTypeLike
+) -> jax.Array:
+    """Where (x - shift) · factor + offset is finite in the dtype `result`, told from the distance, with 1% to spare."""
+    x, shift, factor = lax.stop_gradient((x, shift, factor))
+    size = jnp.abs(factor)
+    largest = 0.99 * min(float(jnp.finfo(dtype).max) for dtype in (result, x.dtype))
+    reach = (largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))) / size
+    return jnp.abs(x - _axes.expand(shift, axis, x.ndim)) < _axes.expand(reach, axis, x.ndim)
 
 
 def check_features(name: str, value: jax.Array | None, axis: Axis, shape: tuple[int, ...]) -> None:

@@ -40,12 +40,6 @@ def power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, j
     return plain_power_sums(x, shift, axis) if jnp.iscomplexobj(x) else _power_sums(axis, x, shift)
 
 
-def both_sums(d: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """Σ d and Σ |d|² over all but the feature axes."""
-    reduce = _axes.reduction_axes(axis, d.ndim)
-    return (jnp.sum(d, reduce), jnp.sum(abs2(d), reduce)) if jnp.iscomplexobj(d) else sums(d, abs2(d), reduce)
-
-
 def plain_power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
     """As `power_sums`, with the derivative that automatic differentiation finds."""
     d, reduce = _distance(x, shift, axis), _axes.reduction_axes(axis, x.ndim)
@@ -55,7 +49,8 @@ def plain_power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Ar
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _power_sums(axis: Axis, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     def both(k: int, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        first, second = both_sums(_distance(x, shift, axis), axis)
+        d = _distance(x, shift, axis)
+        first, second = sums(d, abs2(d), _axes.reduction_axes(axis, d.ndim))
         return (first, second) if k == 1 else (first.reshape(k, -1).sum(0), second.reshape(k, -1).sum(0))
 
     return _side_by_side(both, axis, x, shift)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from helpers import affine as some_affine
-from helpers import assert_close, batch
+from helpers import assert_close, batch, mask, poison
 from jax.test_util import check_grads
 
 import jbn
@@ -81,22 +82,27 @@ def test_derivatives_of_few_features_agree_with_finite_differences(x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(64, 16, 16, 32), (128, 32, 32, 3)], ids=["many-features", "few-features"])
-def test_the_compiled_layer_writes_nothing_but_its_results(shape, dtype):
+@pytest.mark.parametrize(
+    ("shape", "masked"),
+    [((64, 16, 16, 32), False), ((128, 32, 32, 3), False), ((64, 16, 16, 32), True)],
+    ids=["many-features", "few-features", "masked"],
+)
+def test_the_compiled_layer_writes_nothing_but_its_results(shape, masked, dtype):
     """On a CPU x - shift would be written for each sum, and read again, and half precision widened.
 
     What slabs leave is written, too, but where y will be.
     """
     x, (scale, bias) = batch(shape, dtype=dtype), some_affine(shape)
+    keep = jnp.asarray(mask((shape[0], 1, 1, 1))) if masked else None
 
-    def both(x, scale, bias, dy):
+    def both(x, scale, bias, dy, keep):
         def forward(x, scale, bias):
-            return jbn.batch_norm(x, scale, bias, jbn.init_stats(shape[-1]), train=True)[:2]
+            return jbn.batch_norm(x, scale, bias, jbn.init_stats(shape[-1]), train=True, where=keep)[:2]
 
         y, vjp, stats = jax.vjp(forward, x, scale, bias, has_aux=True)
         return y, vjp(dy), stats
 
-    compiled = jax.jit(both).lower(x, scale, bias, x).compile()
+    compiled = jax.jit(both).lower(x, scale, bias, x, keep).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * x.nbytes
 
 
@@ -119,6 +125,28 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     found = jbn.moments(jnp.asarray(x, jnp.float32))
     exact = np.asarray(x, np.float32).astype(np.float64).var(tuple(range(x.ndim - 1)))
     assert_close(found.var, exact, 64 * 4e-7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "free"),
+    [((32, 1, 1, 1), 1), ((1, 24, 1, 1), 2), ((32, 24, 1, 1), 2), ((32, 24, 8, 1), None), ((1, 24, 8, 3), 0)],
+    ids=str,
+)
+def test_with_a_mask_the_sample_runs_along_an_axis_on_which_it_does_not_change(shape, free):
+    """So that of each feature the mask keeps the same share of the sample as of all."""
+    x = jnp.zeros((32, 24, 8, 3))
+    part = _axes.sample(x, -1, 64, jnp.ones(shape, bool))
+    assert [a for a in range(4) if part.shape[a] < x.shape[a]] == ([] if free is None else [free])
+
+
+@pytest.mark.parametrize("kept", [(64, 1, 1, 1), (64, 30, 1, 1), (1, 1, 16, 5), (64, 30, 16, 5)], ids=str)
+def test_masked_moments_of_a_large_input_lose_nothing_to_a_large_mean_or_to_padding(kept):
+    x, keep = batch((64, 30, 16, 5), mean=1e4), mask(kept)
+    found = jax.jit(jbn.moments)(poison(x, keep), where=jnp.asarray(keep))
+    mean, var, count = reference.moments(x, where=keep)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-7)
+    np.testing.assert_allclose(found.var, var, rtol=2e-6)
+    np.testing.assert_array_equal(jnp.broadcast_to(found.count, (5,)), count)
 
 
 def test_all_of_a_small_input_is_its_sample_and_of_one_with_few_rows():
