@@ -25,6 +25,7 @@ from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
 from jbn._stats import BatchStats, Momentum, Variance, update_stats
 from jbn._variants import ghost
+from jbn._written import cut_short, widened
 
 Activation = Callable[[jax.Array], jax.Array]
 # What has the feature shape, broadcastable against moments of virtual batches.
@@ -236,7 +237,7 @@ def normalize_batch(
             padding = None if where is None else mask
             x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
         # Widened for both, so that what comes back from both is added before it is rounded.
-        dtype, x = x.dtype if dtype is None else dtype, _axes.widened(x)
+        dtype, x = x.dtype if dtype is None else dtype, widened(x)
         measured = shifted_moments(
             x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
         )
@@ -262,7 +263,7 @@ def normalize_batch(
     def forward(x, scale, bias, where):
         return _beside(activation, placement, norm, x, scale, bias, where, dtype)
 
-    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where)
+    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(cut_short(x), scale, bias, where)
 
 
 def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:

@@ -33,7 +33,7 @@ from jax import lax
 from jbn import _axes
 from jbn._axes import Axis
 from jbn._passes import abs2, power_sums
-from jbn._sums import settled
+from jbn._written import settled, widened
 
 SAMPLED = 64  # a rough mean is that of about one element in so many
 
@@ -155,7 +155,7 @@ def shifted_moments(
     Returns:
       shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
     """
-    x = _axes.widened(x)
+    x = widened(x)
     mask = None if where is None else _axes.expand_mask(where, x.shape)
     shift, centred = _local(x, axis, mask)
     if axis_name is None:

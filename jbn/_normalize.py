@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jbn import _axes
 from jbn._axes import Axis
 from jbn._passes import affine
-from jbn._sums import settled
+from jbn._written import settled, widened
 
 
 def normalize(
@@ -83,7 +83,7 @@ def normalize_shifted(
 ) -> jax.Array:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
     result = x.dtype if dtype is None else dtype
-    x = _axes.widened(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None))
+    x = widened(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=mean is None)
     wide = x.dtype
     var = var.astype(jnp.finfo(wide).dtype)
     factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(wide)

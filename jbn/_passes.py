@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._sums import FEW, settled, spread, sums
+from jbn._sums import spread, sums
+from jbn._written import FEW, narrowed, settled
 
 
 def abs2(x: jax.Array) -> jax.Array:
@@ -112,7 +113,7 @@ def _affine_jvp(axis: Axis, dtype: jnp.dtype, primals: Any, tangents: Any) -> An
 
     moved = _distance(dx, dshift, axis) * _axes.expand(factor, axis, x.ndim)
     dy = moved + _side_by_side(turned, axis, x, shift, dfactor, doffset)
-    return _affine(axis, dtype, *primals), dy.astype(dtype)
+    return _affine(axis, dtype, *primals), narrowed(dy, dtype)
 
 
 def _distance(x: jax.Array, shift: jax.Array, axis: Axis) -> jax.Array:

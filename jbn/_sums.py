@@ -1,4 +1,4 @@
-"""Sums of two arrays in one pass over what both are computed from, and vectors that are computed before a pass.
+"""Sums of two arrays in one pass over what both are computed from.
 
 XLA:CPU makes a loop of its own of each sum, or calls a library for it: both read what the summands are computed from,
 and what both share is written to memory first. Here one complex number holds a summand of each. The array is cut into
@@ -24,11 +24,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jbn import _axes
+from jbn._written import alone
 
 SLABS = 8  # XLA computes an operand up to 15 times in one loop, and with 16 slabs would write it to memory instead
 WINDOW = 8  # rows of thousands of features map to the same set of the first-level cache, which holds eight lines
 ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
-FEW = 32  # a loop over fewer features is unrolled, and badly vectorized: of such, neighbours are summed side by side
 
 
 def sums(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -48,11 +48,6 @@ def spread(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tup
     return first, second
 
 
-def settled(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """`vector`, computed before the pass over `x` that reads it, not anew for each element; so are its derivatives."""
-    return _settled_p.bind(vector, size=x.size) if _axes.known(x.shape) and vector.size >= FEW else vector
-
-
 def _plain_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
     return [jnp.sum(a, axes), jnp.sum(b, axes)]
 
@@ -63,19 +58,9 @@ def _plain_spread(a: jax.Array, b: jax.Array, *, shape: tuple[int, ...], axes: t
 
 def _cpu_sums(ctx: mlir.LoweringRuleContext, *operands: Any, axes: tuple[int, ...]) -> Any:
     x: Any = ctx.avals_in[0]
-    folds = axes and _axes.large(*x.shape) and _alone(ctx.module_context.axis_context)
+    folds = axes and _axes.large(*x.shape) and alone(ctx)
     rule = _folded_sums if folds else _plain_sums
     return mlir.lower_fun(rule, multiple_results=True)(ctx, *operands, axes=axes)
-
-
-def _alone(context: Any) -> bool:
-    """Whether the compiler spreads arrays over no devices, but those of a mesh that shard_map has divided already.
-
-    If it does, any axis may be spread, and slabs of it would have to be moved.
-    """
-    if hasattr(context, "mesh"):
-        return all(size == 1 for name, size in context.mesh.shape.items() if name not in context.manual_axes)
-    return getattr(context, "num_devices", 0) == 1
 
 
 def _folded_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
@@ -173,29 +158,3 @@ def _linear_pair(
 _sums_p = _linear_pair("jbn_sums", _plain_sums, _sums_transpose, _sums_batch)
 _spread_p = _linear_pair("jbn_spread", _plain_spread, _spread_transpose, _spread_batch)
 mlir.register_lowering(_sums_p, _cpu_sums, platform="cpu")
-
-
-def _same(x: Any, *, size: int) -> Any:
-    return x
-
-
-def _divided(x: jax.Array, *, size: int) -> jax.Array:
-    """XLA:CPU fuses into a loop what makes its operands, but nothing dear, as a division is; one by 1 is exact.
-
-    Behind a barrier, and a vector of ones, or it would be seen through.
-    """
-    settles = _axes.large(size) and not jnp.iscomplexobj(x)
-    return x / lax.optimization_barrier(jnp.ones_like(x)) if settles else x
-
-
-def _settled_batch(values: Any, dims: Any, *, size: int) -> Any:
-    return _settled_p.bind(*values, size=size * values[0].shape[dims[0]]), dims[0]
-
-
-_settled_p = Primitive("jbn_settled")
-_settled_p.def_impl(_same)
-_settled_p.def_abstract_eval(_same)
-ad.deflinear2(_settled_p, lambda ct, _, **how: [_settled_p.bind(ct, **how)])
-batching.primitive_batchers[_settled_p] = _settled_batch
-mlir.register_lowering(_settled_p, mlir.lower_fun(_same, multiple_results=False))
-mlir.register_lowering(_settled_p, mlir.lower_fun(_divided, multiple_results=False), platform="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ def calls(case: Case, mode: Mode, *, compiled: bool = False, gpu: bool = False) 
     Args:
       compiled: torch.compile, too; seconds of compiling each.
     """
-    found = {name: call for name in ("jbn", *JAX_PEERS) if (call := _jax(_peer(name), case, mode))}
+    found = {name: call for name in ("jbn", *JAX_PEERS) if (call := _jax(name, case, mode))}
     if mode == "inference" and case.option == "plain":
         found["multiply-add"] = _multiply_add(case)
     torch = _peer("torch")
@@ -55,24 +56,36 @@ def _peer(name: str) -> Peer:
     return next(peer for peer in PEERS if peer.name == name)
 
 
-def _jax(peer: Peer, case: Case, mode: Mode) -> Call | None:
-    if not peer.installed() or (case.option != "plain" and peer.name not in ("jbn", "flax linen")):
-        return None
+def installed(name: str, case: Case) -> Peer | None:
+    """The JAX library of that name, if it is there and can do the case."""
+    peer = _peer(name)
+    return peer if peer.installed() and (case.option == "plain" or name in ("jbn", "flax linen")) else None
+
+
+def _layer(case: Case) -> Layer:
+    return Layer(features=case.features, dtype=case.dtype)
+
+
+def inputs(peer: Peer, case: Case, mode: Mode) -> tuple[Any, ...]:
+    """Statistics, x, scale, bias, and dy where the mode has a backward pass: the statistics, and shapes of the rest."""
     flat = peer.name in ("haiku", "equinox")  # they know rows of features; the reshape moves nothing
-    layer = Layer(features=case.features, dtype=case.dtype)
-    x, dy, scale, bias = arrays(case)
-    x, dy = (jnp.asarray(a.reshape(-1, case.features) if flat else a, case.dtype) for a in (x, dy))
-    scale, bias = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
-    stats = peer.start(layer)
+    shape = (math.prod(case.shape[:-1]), case.features) if flat else case.shape
+    x, vector = jax.ShapeDtypeStruct(shape, jnp.dtype(case.dtype)), jax.ShapeDtypeStruct((case.features,), jnp.float32)
+    # At inference the same for all: haiku's start has no variance yet.
+    as_given = mode == "inference"
+    numbers = np.zeros(case.features), np.ones(case.features)
+    stats = peer.write(_layer(case), *numbers) if as_given else peer.start(_layer(case))
+    return (stats, x, vector, vector, x)[: 5 if "backward" in mode else 4]
+
+
+def step(peer: Peer, case: Case, mode: Mode) -> Callable[..., Any]:
+    """One mode's work as a function of `inputs`."""
+    layer = _layer(case)
     train = partial(_train, peer, layer, case)
     if mode == "inference":
-        # The same for all: haiku's start has no variance yet.
-        stats = peer.write(layer, np.zeros(case.features), np.ones(case.features))
-        call = jax.jit(partial(peer.evaluate, layer))
-        return lambda: call(stats, x, scale, bias)
+        return partial(peer.evaluate, layer)
     if mode == "forward":
-        call = jax.jit(train)
-        return lambda: call(stats, x, scale, bias)
+        return train
 
     def both(stats, x, scale, bias, dy):
         def forward(x, scale, bias):
@@ -84,8 +97,20 @@ def _jax(peer: Peer, case: Case, mode: Mode) -> Call | None:
         y, vjp, rest = jax.vjp(forward, x, scale, bias, has_aux=True)
         return y, vjp(dy.astype(y.dtype)), rest
 
-    call = jax.jit(both)
-    return lambda: call(stats, x, scale, bias, dy)
+    return both
+
+
+def _jax(name: str, case: Case, mode: Mode) -> Call | None:
+    if (peer := installed(name, case)) is None:
+        return None
+    stats, *shapes = inputs(peer, case, mode)
+    x, dy, scale, bias = arrays(case)
+    given = [
+        jnp.asarray(a.reshape(s.shape), s.dtype)
+        for a, s in zip((x, scale, bias, dy)[: len(shapes)], shapes, strict=True)
+    ]
+    call = jax.jit(step(peer, case, mode))
+    return lambda: call(stats, *given)
 
 
 def _train(peer: Peer, layer: Layer, case: Case, stats: Any, x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:

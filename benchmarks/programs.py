@@ -1,0 +1,217 @@
+"""What XLA makes of batch norm for a GPU, read where there is none: `python -m benchmarks.programs [--out FILE.json]`.
+
+XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is installed (`pip install 'jax[cuda12]'`).
+Of each library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over
+those of the input. Nothing is timed: a GPU may be slower than its memory, never faster. Least passes: forward 3, forward
+and backward 7 (dy is given beforehand, so the kernel that writes y writes dx, too), inference 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.speed.cases import MODES, Case, Mode, cases
+from benchmarks.speed.contestants import JAX_PEERS, inputs, installed, step
+from benchmarks.speed.measure import geometric_mean
+from benchmarks.timing import provenance
+
+Row = dict[str, Any]
+OUT = Path(__file__).parent / "results" / "programs_nvidia_h100.json"
+LEAST: dict[Mode, int] = {"forward": 3, "forward+backward": 7, "inference": 2, "forward+backward, ReLU": 7}
+
+# As the driver describes an H100 SXM; the numbers are in NVIDIA's data sheet and the CUDA programming guide.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84929347584
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "c64": 8}
+NO_KERNEL = ("parameter", "get-tuple-element", "tuple", "constant", "bitcast")
+
+
+class Instruction(NamedTuple):
+    """A line of XLA's text: its shape or shapes, operation, operands, and all of it."""
+
+    shape: str
+    operation: str
+    operands: list[str]
+    line: str
+
+
+class Traffic(NamedTuple):
+    """Kernels of a program, and the bytes that they read and write."""
+
+    kernels: int
+    bytes: int
+
+
+def traffic(text: str) -> Traffic:
+    """Of a compiled program's text. An operand of which a kernel takes a slice is read as far as the slice goes."""
+    entry = computation(text, r"\nENTRY ")
+    kernels = [i for i in entry.values() if i.operation not in NO_KERNEL]
+    moved = 0
+    for kernel in kernels:
+        called = re.search(r"calls=(%[\w.-]+)", kernel.line)
+        inside = computation(text, rf"\n{re.escape(called[1])} \(") if called else None
+        for index, name in enumerate(kernel.operands):
+            moved += size(entry[name].shape) if inside is None else read(inside, index)
+        moved += size(kernel.shape)
+    return Traffic(len(kernels), moved)
+
+
+def computation(text: str, head: str) -> dict[str, Instruction]:
+    found = re.search(head, text)
+    if found is None:
+        raise ValueError(f"the program has no computation {head!r}")
+    instructions = {}
+    for line in text[found.end() : text.index("\n}", found.end())].splitlines():
+        if m := re.match(r"\s*(?:ROOT )?(%\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:,|$)", line):
+            name, shape, operation, operands = m.groups()
+            operands = [operands] if operation == "parameter" else re.findall(r"%[\w.-]+", operands)
+            instructions[name] = Instruction(shape, operation, operands, line)
+    return instructions
+
+
+def read(inside: dict[str, Instruction], index: int) -> int:
+    """The bytes of an operand that a kernel reads."""
+
+    def used(name: str) -> float:
+        """The share that is."""
+        users = [(user, i) for user, i in inside.items() if i.operation != "parameter" and name in i.operands]
+        shares = []
+        for user, i in users:
+            whole = size(inside[name].shape)
+            if i.operation == "slice":
+                shares.append(size(i.shape) / whole)
+            else:
+                shares.append(used(user) if i.operation in ("bitcast", "convert") else 1.0)
+        return min(1.0, sum(shares))
+
+    parameter = next(n for n, i in inside.items() if i.operation == "parameter" and i.operands == [str(index)])
+    return round(used(parameter) * size(inside[parameter].shape))
+
+
+def size(shape: str) -> int:
+    """Bytes of one array or of a tuple of them, as XLA writes their shapes."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
+    return sum(BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n) for dtype, dims in arrays)
+
+
+def compiler() -> Callable[..., Any]:
+    """A function that compiles another for an H100, from shapes of its arguments.
+
+    Raises:
+      NotImplementedError: jax's CUDA plugin is not installed.
+    """
+    device = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1").devices[0]
+    there = SingleDeviceSharding(device)
+
+    def compiled(f: Callable[..., Any], *arguments: Any) -> Any:
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), arguments)
+        return jax.jit(f).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
+
+    return compiled
+
+
+def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
+    """One row for each input and mode."""
+    compiled, rows = compiler(), []
+    for case in todo:
+        tell(str(case))
+        for mode in MODES if case.option == "plain" else ("forward+backward",):
+            row: Row = {"network": case.network, "shape": list(case.shape), "dtype": case.dtype}
+            row |= {"option": case.option, "mode": mode, "least": LEAST[mode], "passes": {}, "kernels": {}, "kept": {}}
+            for name in ("jbn", *JAX_PEERS):
+                if (peer := installed(name, case)) is None:
+                    continue
+                program = compiled(step(peer, case, mode), *inputs(peer, case, mode))
+                kernels, moved = traffic(program.as_text())
+                row["passes"][name] = round(moved / case.bytes, 3)
+                row["kernels"][name] = kernels
+                row["kept"][name] = round(program.memory_analysis().temp_size_in_bytes / case.bytes, 3)
+            rows.append(row)
+    return rows
+
+
+def summary(rows: list[Row]) -> dict[str, dict[str, float | None]]:
+    """Geometric means of jbn's passes over the least and over each library's; arrays of less than 4 MB are left out."""
+    found = {}
+    for mode in MODES:
+        for dtype in ("float32", "bfloat16"):
+            some = [r for r in rows if (r["mode"], r["dtype"], r["option"]) == (mode, dtype, "plain")]
+            some = [r for r in some if math.prod(r["shape"]) >= 2**20]
+            names = sorted({name for r in some for name in r["passes"]} - {"jbn"})
+            found[f"{mode}, {dtype}"] = {
+                "least": geometric_mean(r["passes"]["jbn"] / r["least"] for r in some),
+                **{n: geometric_mean(r["passes"]["jbn"] / r["passes"][n] for r in some) for n in names},
+            }
+    return found
+
+
+def show(result: Row, console: Console) -> None:
+    wide = Console(width=max(console.width, 130))
+    names = list(dict.fromkeys(name for row in result["rows"] for name in row["passes"]))
+    table = Table(
+        "input", "mode", "least", *names, title="passes over the input (kernels), compiled for an NVIDIA H100"
+    )
+    for row in result["rows"]:
+        case = Case(row["network"], tuple(row["shape"]), row["dtype"], row["option"])
+        cells = (f"{row['passes'][n]:.2f} ({row['kernels'][n]})" if n in row["passes"] else "–" for n in names)
+        table.add_row(str(case), row["mode"], str(row["least"]), *cells)
+    wide.print(table)
+    table = Table("jbn's passes over", "least", *(n for n in names if n != "jbn"))
+    for mode, ratios in result["summary"].items():
+        table.add_row(mode, *(f"{v:.2f}" if (v := ratios.get(n)) else "–" for n in ("least", *names) if n != "jbn"))
+    wide.print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.programs", description=str(__doc__).split(":")[0])
+    parser.add_argument("--out", type=Path, metavar="FILE.json", default=OUT, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    # The plugin looks for a GPU when it is loaded, unless it is told not to; there is none to try kernels on, either.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+    jax.config.update("jax_platforms", "cpu")
+    console = Console()
+    try:
+        with console.status("") as status:
+            rows = measure(cases(quick=True, gpu=True), status.update)
+    except NotImplementedError:
+        print("error: jax has no CUDA plugin here; write: pip install 'jax[cuda12]'", file=sys.stderr)
+        return 2
+    about = {**provenance(), "device": "NVIDIA H100, compiled for and not run", "platform": "gpu"}
+    result = {**about, "summary": summary(rows), "rows": rows}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result, console)
+    console.print(f"written: {options.out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

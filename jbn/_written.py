@@ -1,0 +1,167 @@
+"""What a CPU's program computes once and keeps in memory, in place of anew for each use.
+
+XLA:CPU puts into a loop whatever its operands are made of, as long as each step is cheap: vectors that take twenty
+operations for each element of the array beside them, or all batch norms and activations before a sum, eight times over
+in a loop over slabs, so that a stack of norms with nothing between them would take a time that grows with its square
+and its third power. A call that XLA is told not to inline stops that: it has its operand from memory, and returns it as
+it is. Where the operand is in memory anyway, as a parameter or the result of a product is, it costs nothing.
+
+On other platforms, and where the compiler spreads arrays over devices, nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Primitive
+from jax.extend.mlir import ir
+from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
+
+from jbn import _axes
+
+FEW = 32  # a loop over fewer features is unrolled, and badly vectorized
+# Elements of half precision up to which one thread is as fast as two, with all passes of training and with one alone.
+LITTLE = {"half": _axes.SMALL - 1, "half, one pass": 2**16}
+# Operations on each element that may be done anew: a norm has 3 to 6, its derivative beside an activation 10 to 30.
+MOST = {"result": 8, "derivative": 32}
+
+# What XLA:CPU computes anew for each use. Not what is dear (a division, exp, tanh), which it does not.
+CHEAP = frozenset(
+    f"stablehlo.{name}"
+    for line in (
+        "abs add and bitcast_convert clamp compare complex concatenate convert imag is_finite maximum",
+        "minimum multiply negate not or pad real reduce_precision reshape reverse select sign slice subtract transpose",
+    )
+    for name in line.split()
+)
+PRODUCTS = frozenset(("stablehlo.convolution", "stablehlo.dot_general"))
+
+
+def settled(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """`vector`, computed before the pass over `x` that reads it, not anew for each element; so are its derivatives."""
+    return _written(vector, "vector", x) if _axes.known(vector.shape) and vector.size >= FEW else vector
+
+
+def cut_short(x: jax.Array) -> jax.Array:
+    """`x`, from memory where more than a few operations make it from what is; and so what comes back to it."""
+    return _cut_short_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) else x
+
+
+def widened(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
+    """`_axes.widened`; a small array of half precision, and what comes back to it, by way of memory.
+
+    Args:
+      once: for one pass only, as at inference; the array may then be larger.
+
+    XLA:CPU has a loop run by several threads if it takes more than an operation for each byte. Half precision does:
+    conversions come on top, and bytes are halved. To wake a thread takes longer than a small loop.
+    """
+    wide = _axes.widened(x, *others)
+    return wide if wide.dtype == x.dtype else _written(wide, "half, one pass" if once else "half", x)
+
+
+def narrowed(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`x.astype(dtype)`, the transpose of `widened`."""
+    return x if x.dtype == dtype else _written(x, "half", x).astype(dtype)
+
+
+def alone(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether the compiler spreads arrays over no devices, but those of a mesh that shard_map has divided already.
+
+    If it does, any axis may be spread, and whatever is done to a part of the array might move it.
+    """
+    context: Any = ctx.module_context.axis_context
+    if hasattr(context, "mesh"):
+        return all(size == 1 for name, size in context.mesh.shape.items() if name not in context.manual_axes)
+    return getattr(context, "num_devices", 0) == 1
+
+
+@jax.jit
+def _call(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _not_inlined(x: jax.Array) -> jax.Array:
+    with set_xla_metadata(inlineable="false"):
+        return _call(x)
+
+
+def _written(x: jax.Array, when: str, beside: jax.Array) -> jax.Array:
+    return _written_p.bind(x, size=beside.size, when=when) if _axes.known(beside.shape) else x
+
+
+def _same(x: Any, **_: Any) -> Any:
+    return x
+
+
+def _lowered(ctx: mlir.LoweringRuleContext, x: Any, writes: bool) -> Any:
+    return mlir.lower_fun(_not_inlined, multiple_results=False)(ctx, x) if writes and alone(ctx) else [x]
+
+
+def _beside_others(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
+    little = _axes.known((size,)) and size <= LITTLE.get(when, 0)
+    return _lowered(ctx, x, little if when in LITTLE else _axes.large(size))
+
+
+def _at_an_end(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
+    on_cpu = tuple(ctx.platforms or ctx.module_context.platforms) == ("cpu",)
+    return _lowered(ctx, x, on_cpu and _axes.large(size) and _takes_more(ctx, x, MOST[when]))
+
+
+def _takes_more(ctx: mlir.LoweringRuleContext, x: Any, most: int) -> bool:
+    """Whether more than `most` cheap operations on large arrays make `x` from what is in memory.
+
+    Functions that are called are looked into: those of jax.nn are.
+    """
+    found: set[Any] = set()
+    todo: list[tuple[Any, tuple[Any, ...]]] = [(x, ())]  # a value, and the calls that it is inside of
+    while todo and len(found) <= most:
+        value, calls = todo.pop()
+        op = value.owner
+        if isinstance(op, ir.Block):
+            if calls:
+                todo.append((calls[-1].operands[value.arg_number], calls[:-1]))
+        elif not _axes.large(math.prod(ir.RankedTensorType(value.type).shape)) or _is_read(value):
+            continue
+        elif op.name == "func.call" and "mhlo.frontend_attributes" not in op.attributes:
+            callee: Any = ctx.module_context.symbol_table[ir.FlatSymbolRefAttr(op.attributes["callee"]).value]
+            results = callee.body.blocks[0].operations[-1].operands  # of its return
+            todo.append((results[value.result_number], (*calls, op)))
+        elif op.name in CHEAP and (op, calls) not in found:
+            found.add((op, calls))
+            todo += [(operand, calls) for operand in op.operands]
+    return len(found) > most
+
+
+def _is_read(value: Any) -> bool:
+    """Whether a product or convolution reads it, too, among what is in the program so far."""
+    return any(use.owner.name in PRODUCTS for use in value.uses)
+
+
+def _identity(name: str, transposed: dict[str, str]) -> Primitive:
+    """A primitive that returns its operand; to its transpose, another name is what the first is to it."""
+    p = Primitive(name)
+
+    def batch(values: Any, dims: Any, *, size: int, when: str) -> Any:
+        return p.bind(*values, size=size * values[0].shape[dims[0]], when=when), dims[0]
+
+    def transpose(cotangent: Any, _: Any, *, size: int, when: str) -> Any:
+        return [p.bind(cotangent, size=size, when=transposed.get(when, when))]
+
+    p.def_impl(_same)
+    p.def_abstract_eval(_same)
+    ad.deflinear2(p, transpose)
+    batching.primitive_batchers[p] = batch
+    mlir.register_lowering(p, lambda ctx, x, **_: [x])
+    return p
+
+
+_written_p = _identity("jbn_written", {})
+mlir.register_lowering(_written_p, _beside_others, platform="cpu")
+# What is before it in the program counts, so that no two are alike; and jax has rules of that kind for all platforms.
+_cut_short_p = _identity("jbn_cut_short", {"result": "derivative"})
+mlir.register_lowering(_cut_short_p, _at_an_end, cacheable=False)
