@@ -1,9 +1,9 @@
 """What XLA makes of batch norm for a GPU, read where there is none: `python -m benchmarks.programs [--out FILE.json]`.
 
-XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is installed (`pip install 'jax[cuda12]'`).
-Of each library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over
-those of the input. Nothing is timed: a GPU may be slower than its memory, never faster. Least passes: forward 3, forward
-and backward 7 (dy is given beforehand, so the kernel that writes y writes dx, too), inference 2.
+XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is (`pip install 'jax[cuda12]'`). Of each
+library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over those
+of the input. Nothing is timed: a kernel may be slower than the memory, never faster. Least passes: forward 3, both
+7 (dy is given beforehand, so the kernel that writes y writes dx, too), inference 2.
 """
 
 from __future__ import annotations
