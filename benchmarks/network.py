@@ -78,6 +78,29 @@ def build(make: Callable[..., ResNet], norm: str, dtype: str) -> ResNet:
     return make(unit="original", classes=10, activation=activation, norm=norms[norm], dtype=options["dtype"])
 
 
+# So slow a rate that without a norm the loss stays finite, too.
+OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
+
+
+def begin(model: nn.Module, x: jax.Array) -> tuple[Any, Any, Any]:
+    """Parameters, running statistics and the optimizer's state before the first step."""
+    variables = model.init(jax.random.key(0, impl="rbg"), x)  # compiles in a third of the time
+    return variables["params"], variables.get("batch_stats", {}), OPTIMIZER.init(variables["params"])
+
+
+def step(model: nn.Module, state: tuple[Any, Any, Any], x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
+    """The state after one step, and the loss before it."""
+    params, stats, opt_state = state
+
+    def loss_of(params):
+        logits, new = model.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new.get("batch_stats", {})
+
+    (loss, stats_), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    updates, opt_state = OPTIMIZER.update(gradients, opt_state, params)
+    return (optax.apply_updates(params, updates), stats_, opt_state), loss
+
+
 class Training:
     """A network in training: each call is a step on the same batch, and returns the loss before it."""
 
@@ -85,24 +108,9 @@ class Training:
         rng = np.random.default_rng(0)
         self.x = jnp.asarray(rng.standard_normal((batch, SIZE, SIZE, 3), np.float32))
         self.y = jnp.asarray(rng.integers(0, 10, batch))
-        variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), self.x[:2])  # compiles in a third of the time
-        # So slow a rate that without a norm the loss stays finite, too.
-        tx = optax.sgd(1e-3, momentum=0.9)
-        self.state = variables["params"], variables.get("batch_stats", {}), tx.init(variables["params"])
-
-        def step(state, x, y):
-            params, stats, opt_state = state
-
-            def loss_of(params):
-                logits, new = model.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
-                return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new.get("batch_stats", {})
-
-            (loss, stats_), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-            updates, opt_state = tx.update(gradients, opt_state, params)
-            return (optax.apply_updates(params, updates), stats_, opt_state), loss
-
+        self.state = jax.jit(partial(begin, model))(self.x[:2])
         began = time.perf_counter()
-        self.step = jax.jit(step, donate_argnums=0).lower(self.state, self.x, self.y).compile()
+        self.step = jax.jit(partial(step, model), donate_argnums=0).lower(self.state, self.x, self.y).compile()
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self) -> jax.Array:

@@ -2,8 +2,9 @@
 
 XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is (`pip install 'jax[cuda12]'`). Of each
 library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over those
-of the input. Nothing is timed: a kernel may be slower than the memory, never faster. Least passes: forward 3, both
-7 (dy is given beforehand, so the kernel that writes y writes dx, too), inference 2.
+of the input; and the bytes of a training step of the networks of `benchmarks.network`. Nothing is timed: a kernel may be
+slower than the memory, never faster. Least passes: forward 3; forward and backward 7, for dy is given beforehand, so that
+the kernel that writes y writes dx, too; inference 2.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import network
 from benchmarks.speed.cases import MODES, Case, Mode, cases
 from benchmarks.speed.contestants import JAX_PEERS, inputs, installed, step
 from benchmarks.speed.measure import geometric_mean
@@ -144,7 +148,14 @@ def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
         tell(str(case))
         for mode in MODES if case.option == "plain" else ("forward+backward",):
             row: Row = {"network": case.network, "shape": list(case.shape), "dtype": case.dtype}
-            row |= {"option": case.option, "mode": mode, "least": LEAST[mode], "passes": {}, "kernels": {}, "kept": {}}
+            row |= {
+                "option": case.option,
+                "mode": mode,
+                "least": LEAST[mode],
+                "passes": {},
+                "kernels": {},
+                "temporary": {},
+            }
             for name in ("jbn", *JAX_PEERS):
                 if (peer := installed(name, case)) is None:
                     continue
@@ -152,13 +163,31 @@ def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
                 kernels, moved = traffic(program.as_text())
                 row["passes"][name] = round(moved / case.bytes, 3)
                 row["kernels"][name] = kernels
-                row["kept"][name] = round(program.memory_analysis().temp_size_in_bytes / case.bytes, 3)
+                row["temporary"][name] = round(program.memory_analysis().temp_size_in_bytes / case.bytes, 3)
             rows.append(row)
     return rows
 
 
+def networks(tell: Callable[[str], None]) -> list[Row]:
+    """One row for each network, dtype and norm: what a training step moves, the networks' batches being those of a GPU."""
+    compiled, rows = compiler(), []
+    for name, (make, _, batch) in network.NETWORKS.items():
+        x = jax.ShapeDtypeStruct((batch, network.SIZE, network.SIZE, 3), jnp.float32)
+        y = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        for dtype in ("float32", "bfloat16"):
+            tell(f"{name}, {dtype}")
+            for norm in network.NORMS:
+                model = network.build(make, norm, dtype)
+                state = jax.eval_shape(partial(network.begin, model), x)
+                program = compiled(partial(network.step, model), state, x, y)
+                kernels, moved = traffic(program.as_text())
+                about = {"network": name, "batch": batch, "dtype": dtype, "norm": norm}
+                rows.append({**about, "kernels": kernels, "megabytes": round(moved / 1e6, 1)})
+    return rows
+
+
 def summary(rows: list[Row]) -> dict[str, dict[str, float | None]]:
-    """Geometric means of jbn's passes over the least and over each library's; arrays of less than 4 MB are left out."""
+    """Geometric means of jbn's passes over the least and over each library's, of the inputs of 2^20 numbers and more."""
     found = {}
     for mode in MODES:
         for dtype in ("float32", "bfloat16"):
@@ -187,6 +216,11 @@ def show(result: Row, console: Console) -> None:
     for mode, ratios in result["summary"].items():
         table.add_row(mode, *(f"{v:.2f}" if (v := ratios.get(n)) else "–" for n in ("least", *names) if n != "jbn"))
     wide.print(table)
+    table = Table("network", "norm", "kernels", "MB moved in a step", title="training steps")
+    for row in result["networks"]:
+        name = f"{row['network']}, batch {row['batch']}, {row['dtype']}"
+        table.add_row(name, row["norm"], str(row["kernels"]), f"{row['megabytes']:.0f}")
+    wide.print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -200,12 +234,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         with console.status("") as status:
-            rows = measure(cases(quick=True, gpu=True), status.update)
+            rows, steps = measure(cases(quick=True, gpu=True), status.update), networks(status.update)
     except NotImplementedError:
         print("error: jax has no CUDA plugin here; write: pip install 'jax[cuda12]'", file=sys.stderr)
         return 2
     about = {**provenance(), "device": "NVIDIA H100, compiled for and not run", "platform": "gpu"}
-    result = {**about, "summary": summary(rows), "rows": rows}
+    result = {**about, "summary": summary(rows), "rows": rows, "networks": steps}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result, console)

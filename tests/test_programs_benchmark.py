@@ -80,6 +80,7 @@ def test_without_a_plugin_it_says_what_to_install(environment, capsys, tmp_path)
 @pytest.mark.skipif(not PLUGIN, reason="needs jax's CUDA plugin")
 def test_with_a_plugin_it_compiles_for_a_gpu(environment, monkeypatch, tmp_path):
     monkeypatch.setattr(programs, "cases", lambda **_: [Case("a", (4096, 1024))])
+    monkeypatch.setattr(programs.network, "NETWORKS", {})
     out = tmp_path / "x.json"
     assert programs.main(["--out", str(out)]) == 0
     rows = {row["mode"]: row for row in json.loads(out.read_text())["rows"]}

@@ -61,6 +61,7 @@ def test_what_is_written_is_what_it_was_and_so_are_its_derivatives(how, wrap):
             y = -y
         return _written.cut_short(y)[3]
 
+    assert told(f, x) == 1
     y, vjp = jax.vjp(wrap(f), x)
     for found in (y, jax.jvp(wrap(f), (x,), (x,))[1]):
         assert np.asarray(found).tobytes() == np.asarray(x).tobytes()
@@ -100,14 +101,14 @@ class Net(nn.Module):
         return nn.Dense(3)(x)
 
 
-def settled_alone(monkeypatch):
+def without_settled_vectors(monkeypatch):
     monkeypatch.setattr(_written, "settled", lambda vector, x: vector)
     for user in ("_moments", "_normalize", "_passes"):
         monkeypatch.setattr(f"jbn.{user}.settled", lambda vector, x: vector)
 
 
 def test_inputs_are_written_in_a_stack_of_norms_and_not_in_a_network(monkeypatch):
-    settled_alone(monkeypatch)
+    without_settled_vectors(monkeypatch)
     for layers, least in ((2, 0), (4, 1), (16, 4)):
         found = told(partial(stack, layers=layers), X)
         assert (found >= least) if least else (found == 0)
