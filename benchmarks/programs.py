@@ -2,9 +2,9 @@
 
 XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is (`pip install 'jax[cuda12]'`). Of each
 library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over those
-of the input; and the bytes of a training step of the networks of `benchmarks.network`. Nothing is timed: a kernel may be
-slower than the memory, never faster. Least passes: forward 3; forward and backward 7, for dy is given beforehand, so that
-the kernel that writes y writes dx, too; inference 2.
+of the input; and the bytes of a training step of the networks of `benchmarks.network`. Nothing is timed: a kernel may
+be slower than the memory, never faster. Least passes: forward 3; forward and backward 7, for dy is given beforehand, so
+that the kernel that writes y writes dx, too; inference 2.
 """
 
 from __future__ import annotations
@@ -147,15 +147,8 @@ def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
     for case in todo:
         tell(str(case))
         for mode in MODES if case.option == "plain" else ("forward+backward",):
-            row: Row = {"network": case.network, "shape": list(case.shape), "dtype": case.dtype}
-            row |= {
-                "option": case.option,
-                "mode": mode,
-                "least": LEAST[mode],
-                "passes": {},
-                "kernels": {},
-                "temporary": {},
-            }
+            row: Row = {"network": case.network, "shape": list(case.shape), "dtype": case.dtype, "option": case.option}
+            row |= {"mode": mode, "least": LEAST[mode], "passes": {}, "kernels": {}, "temporary": {}}
             for name in ("jbn", *JAX_PEERS):
                 if (peer := installed(name, case)) is None:
                     continue
@@ -169,7 +162,7 @@ def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
 
 
 def networks(tell: Callable[[str], None]) -> list[Row]:
-    """One row for each network, dtype and norm: what a training step moves, the networks' batches being those of a GPU."""
+    """One row for each network, dtype and norm: what a training step moves, with the batch that a GPU is given."""
     compiled, rows = compiler(), []
     for name, (make, _, batch) in network.NETWORKS.items():
         x = jax.ShapeDtypeStruct((batch, network.SIZE, network.SIZE, 3), jnp.float32)
@@ -187,7 +180,7 @@ def networks(tell: Callable[[str], None]) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> dict[str, dict[str, float | None]]:
-    """Geometric means of jbn's passes over the least and over each library's, of the inputs of 2^20 numbers and more."""
+    """Geometric means of jbn's passes over the least and over each library's, of inputs of 2^20 numbers and more."""
     found = {}
     for mode in MODES:
         for dtype in ("float32", "bfloat16"):
