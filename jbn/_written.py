@@ -15,6 +15,8 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.extend.mlir import ir
@@ -24,8 +26,9 @@ from jax.typing import DTypeLike
 from jbn import _axes
 
 FEW = 32  # a loop over fewer features is unrolled, and badly vectorized
-# Elements of half precision up to which one thread is as fast as two, with all passes of training and with one alone.
-LITTLE = {"half": _axes.SMALL - 1, "half, one pass": 2**16}
+# Elements up to which one thread is as fast as two: of half precision, with all passes and with one alone,
+# and beside a vector, where nothing else wakes a thread, and several calls would.
+LITTLE = {"half": _axes.SMALL - 1, "half, one pass": 2**16, "vector": 2**16 - 1}
 # Operations on each element that may be done anew: a norm has 3 to 6, its derivative beside an activation 10 to 30.
 MOST = {"result": 8, "derivative": 32}
 
@@ -102,9 +105,18 @@ def _lowered(ctx: mlir.LoweringRuleContext, x: Any, writes: bool) -> Any:
     return mlir.lower_fun(_not_inlined, multiple_results=False)(ctx, x) if writes and alone(ctx) else [x]
 
 
+def _divided(x: jax.Array) -> jax.Array:
+    """By ones, behind a barrier, or XLA would see through: a division is not repeated, and one by 1 is exact."""
+    return x if jnp.iscomplexobj(x) else x / lax.optimization_barrier(jnp.ones_like(x))
+
+
 def _beside_others(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
-    little = _axes.known((size,)) and size <= LITTLE.get(when, 0)
-    return _lowered(ctx, x, little if when in LITTLE else _axes.large(size))
+    little = _axes.known((size,)) and size <= LITTLE[when]
+    if when != "vector":
+        return _lowered(ctx, x, little)
+    if little and _axes.large(size):
+        return mlir.lower_fun(_divided, multiple_results=False)(ctx, x)
+    return _lowered(ctx, x, _axes.large(size))
 
 
 def _at_an_end(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
