@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 
 from jax import export as _export
 
+from jbn import _traces as _traces
 from jbn._batch_norm import Info as Info
 from jbn._batch_norm import batch_norm as batch_norm
 from jbn._moments import Moments as Moments

@@ -30,6 +30,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import jbn.linen
 import jbn.nnx
 from jbn._neighbours import Following, Path, Preceding, Reason, mark, neighbours, pass_through
+from jbn._traces import own_traces
 
 Border = Literal["exact", "refuse"]
 Rest = Literal["refuse", "keep"]
@@ -146,7 +147,7 @@ def fold_linen(
         return mark(next_fun(mark(args[0], "linear", "in", layer.path)), "linear", "out", layer.path)
 
     def traced(x):
-        with nn.intercept_methods(intercept):
+        with own_traces(), nn.intercept_methods(intercept):
             return model.apply(variables, x, method=call)
 
     plan = _plan(jax.make_jaxpr(traced)(x), rest)

@@ -36,6 +36,7 @@ import jbn.nnx
 from jbn._batch_norm import batch_norm
 from jbn._moments import Moments, merge
 from jbn._stats import BatchStats, Variance
+from jbn._traces import own_traces
 
 Mode = Literal["together", "layer by layer"]
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -288,7 +289,7 @@ def _apply_linen(model, call, mode, found, variables, stats, batch) -> Any:
             layer.put_variable("batch_stats", name, value)
         return y
 
-    with nn.intercept_methods(intercept):
+    with own_traces(), nn.intercept_methods(intercept):
         _, updates = model.apply({**variables, "batch_stats": stats}, batch, method=call, mutable=["batch_stats"])
     return updates["batch_stats"]
 
