@@ -5,17 +5,28 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: ablation test bench lint format lock clean
+.PHONY: ablation test test-newest test-floor bench lint format lock clean
 
 ablation: $(READY)  ## train and compare the placements of batch norm; the answer, and runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
 
-# The library's tests compile as its users do. The laboratory's programs are large and run once: without LLVM's
-# optimizations and XLA's newer code generators they compile in half the time. `pytest` alone compiles all as users do.
+# The library's tests compile as its users do. The laboratory's programs are large and run once: with quick options they
+# compile in half the time. `pytest` alone compiles all as users do.
 LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py)
+LIBRARY = tests jbn $(addprefix --ignore=,$(LABORATORY))
 test: $(READY)  ## the whole suite, doctests included
-	$(BIN)/python -m pytest tests jbn $(addprefix --ignore=,$(LABORATORY))
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(BIN)/python -m pytest $(LABORATORY) experiments
+	$(BIN)/python -m pytest $(LIBRARY)
+	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest $(LABORATORY) experiments
+
+test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
+	python=$$(.ci/newer-python) && $(BIN)/uv venv --quiet --clear --python $$python $(VENV)-newest
+	$(BIN)/uv pip install --quiet --python $(VENV)-newest/bin/python --no-deps -r requirements.lock -e .
+	$(VENV)-newest/bin/python -m pytest $(LIBRARY)
+
+test-floor: $(READY)  ## the library's half with the oldest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-floor
+	$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --resolution lowest-direct -e ".[dev]"
+	$(VENV)-floor/bin/python -m pytest $(LIBRARY)
 
 bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
@@ -43,4 +54,4 @@ lock: $(READY)  ## newest versions that pyproject.toml allows, exact, for Python
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor .pytest_cache .ruff_cache .hypothesis

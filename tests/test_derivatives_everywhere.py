@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, case64, mask, mesh, normalized, poison
 from jax.sharding import PartitionSpec as P
+from quick_compile import quick_options
 
 import jbn
 
@@ -24,8 +25,6 @@ TOLERANCE, N = 1e-11, 12
 ROWS, ELEMENTS = mask((N, 1), seed=3), mask((N, 2), seed=3)
 EMPTY = ELEMENTS & (np.arange(N)[:, None] // 4 != 1)  # device 1 of 3 has nothing
 RUNNING = np.array([2.5, -3.5]), np.array([0.5, 2.0])
-# What is under test is traced, not compiled, and the compiler takes three quarters of the time.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 # The twin: the textbook, last axis only
@@ -183,7 +182,8 @@ def values(f, ways: int):
     def all_at_once(*args):
         return {name: [way(*args) for way in each[:ways]] for name, each in named}
 
-    return jax.jit(all_at_once, compiler_options=QUICK)(*args)
+    # What is under test is traced, not compiled, and the compiler takes three quarters of the time.
+    return jax.jit(all_at_once, compiler_options=quick_options())(*args)
 
 
 def compare(path: Path) -> None:
