@@ -167,7 +167,8 @@ def batch_norm(
         )
     if not running or update:
         cut = None if running else _cut(x.shape, axis, virtual_batch_size, ragged_groups)
-        _check_enough(x.shape, axis, cut, axis_name, axis_index_groups)
+        remedy = "train=False to normalize by the running statistics"
+        check_enough(x.shape, axis, cut, axis_name, axis_index_groups, who="training", remedy=remedy)
 
     fixed: dict[str, Any] = dict(
         epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
@@ -317,7 +318,7 @@ def _cut(shape, axis, virtual_batch_size, ragged_groups) -> ghost.Groups | None:
     return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size, ragged_groups)
 
 
-def _check_enough(shape, axis, cut: ghost.Groups | None, axis_name, axis_index_groups) -> None:
+def check_enough(shape, axis, cut: ghost.Groups | None, axis_name, axis_index_groups, *, who: str, remedy: str) -> None:
     """One value has no variance: y would be bias, whatever x."""
     sizes = {a: shape[a] for a in _axes.reduction_axes(axis, len(shape))}
     what = f"an input of shape {tuple(shape)} with axis={axis}"
@@ -326,7 +327,6 @@ def _check_enough(shape, axis, cut: ghost.Groups | None, axis_name, axis_index_g
         what = f"a virtual batch of {cut.smallest} of {what}"
     if math.prod(sizes.values()) == 1 and (axis_name is None or axis_members(axis_name, axis_index_groups) == 1):
         raise ValueError(
-            f"{what} has 1 value per feature, and training takes statistics of more than one: the variance would be 0 "
-            "and the output bias; write a larger batch, axis_name=... to share statistics between devices, or "
-            "train=False to normalize by the running statistics"
+            f"{what} has 1 value per feature, and {who} takes statistics of more than one: the variance would be 0 "
+            f"and the output bias; write a larger batch, axis_name=... to share statistics between devices, or {remedy}"
         )

@@ -322,7 +322,8 @@ class AdaptiveBatchNorm(BatchNorm):
         inference:  as `BatchNorm`, by w · mean + (1 - w) · E[x], and var alike
 
     Attributes:
-      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
+        per feature; for a single example write N / (N + 1), such as 16 / 17.
 
     A checkpoint of `BatchNorm` loads into it, and back.
 

@@ -376,7 +376,8 @@ class AdaptiveBatchNorm(BatchNorm):
 
     Args:
       num_features: number of features.
-      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone.
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
+        per feature; for a single example write N / (N + 1), such as 16 / 17.
       **options: those of `BatchNorm`, whose state it has.
 
     Example:

@@ -204,6 +204,46 @@ def test_adaptive_over_devices_is_that_of_one_and_a_masked_feature_falls_back_to
     assert_close(y, jnp.where(keep, whole, source), 2e-6)
 
 
+@pytest.mark.parametrize("face", ["function", "linen", "nnx"])
+@pytest.mark.parametrize(("shape", "axis"), [((1, 3), -1), ((1, 1, 1, 3), -1), ((1, 3, 1, 1), 1)], ids=str)
+@pytest.mark.parametrize("weight", [0, 0.0, np.float32(0), jnp.float32(0)], ids=["int", "float", "numpy", "jax"])
+def test_adaptive_refuses_one_value_by_itself_as_training_does(weight, shape, axis, face):
+    x = batch((1, 3)).reshape(shape)
+
+    def call(weight):
+        options = {"source_weight": weight, "axis": axis}
+        if face == "function":
+            return jbn.adaptive_batch_norm(x, None, None, statistics(), **options)[0]
+        options |= {"use_running_average": True}
+        stats = {"mean": statistics().mean, "var": statistics().var}
+        if face == "linen":
+            layer = jbn.linen.AdaptiveBatchNorm(use_scale=False, use_bias=False, **options)
+            return layer.apply({"batch_stats": stats}, x)
+        layer = jbn.nnx.AdaptiveBatchNorm(3, rngs=nnx.Rngs(0), **options)
+        layer.mean[...], layer.var[...] = stats["mean"], stats["var"]
+        return layer(x)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        says = r"has 1 value per feature, and source_weight=0 takes .* write a larger batch, .* or source_weight=N"
+        with pytest.raises(ValueError, match=says):
+            call(weight)
+        for w in (0.25, 1.0):  # the blend of Schneider et al. works on one example, and so does inference
+            exact = (1 - w) * np.asarray(batch((1, 3))) + w * np.asarray(statistics().mean)
+            exact = (np.asarray(batch((1, 3)), np.float64) - exact) / np.sqrt(w * np.asarray(statistics().var) + 1e-5)
+            assert_close(call(w).ravel(), exact.ravel(), 3e-6)
+
+
+def test_adaptive_of_one_value_that_only_the_call_can_tell_falls_back_to_the_source():
+    """Under a mask, or with a traced weight, nothing can be refused."""
+    x, scale, bias, _ = case((5, 3))
+    args, keep = (scale, bias, statistics()), jnp.arange(5)[:, None] == 2
+    source = jbn.batch_norm(x, *args, train=False)[0]
+    assert_close(jbn.adaptive_batch_norm(x, *args, where=keep)[0][2], source[2], 2e-6)
+    one = jax.jit(lambda w: jbn.adaptive_batch_norm(x[:1], *args, source_weight=w)[0])
+    assert_close(one(0.0), source[:1], 2e-6)
+    assert_close(one(0.5), jbn.adaptive_batch_norm(x[:1], *args, source_weight=0.5)[0], 2e-6)
+
+
 # Domains
 
 

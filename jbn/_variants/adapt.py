@@ -15,13 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
-from jbn._batch_norm import KEPT, Info
+from jbn._batch_norm import KEPT, Info, check_enough
 from jbn._moments import Moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
 from jbn._stats import BatchStats
@@ -56,11 +57,12 @@ def adaptive_batch_norm(
       bias: beta, `[*features]`, or None for 0.
       stats: running statistics of the source; they stay as they are.
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone. For N source examples' worth of
-        trust against a test batch of n: N / (N + n). May be traced.
+        trust against a test batch of n: N / (N + n). May be traced. One value per feature needs more than 0: by itself
+        it has no variance.
       epsilon: added to the variance.
       axis: the feature axis or axes.
-      where: boolean, broadcastable to `x`: True where an element counts. A feature with nothing to count is normalized
-        by the source's statistics alone.
+      where: boolean, broadcastable to `x`: True where an element counts. A feature with nothing to count, or of one
+        value where w is 0, is normalized by the source's statistics alone.
       axis_name: mapped axis or axes that the batch is spread over.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
       dtype: of y; by default that of `x`.
@@ -69,7 +71,7 @@ def adaptive_batch_norm(
       y, shaped as `x`, and the moments of the test batch.
 
     Raises:
-      ValueError: shapes that do not fit, or a weight out of range.
+      ValueError: shapes that do not fit, a weight out of range, or one value per feature and a weight of 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn
@@ -84,15 +86,23 @@ def adaptive_batch_norm(
     named = {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}
     for name, value in named.items():
         check_features(name, value, axis, x.shape)
-    if isinstance(source_weight, int | float) and not 0 <= source_weight <= 1:
-        raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
+    if not isinstance(source_weight, jax.core.Tracer):
+        given = np.asarray(source_weight)
+        if not np.all((given >= 0) & (given <= 1)):
+            raise ValueError(
+                f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80"
+            )
+        if np.any(given == 0):
+            remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
+            check_enough(x.shape, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
 
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
         result, x = x.dtype if dtype is None else dtype, _axes.widened(x)
         measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
         shift, test = checkpoint_name(measured, "jbn_moments")
         wide = test.var.dtype
-        w = jnp.where(test.count > 0, jnp.asarray(weight, wide), 1)
+        w = jnp.asarray(weight, wide)
+        w = jnp.where(test.count > jnp.where(w == 0, 1, 0), w, 1)
         # Relative to the shift, so that nothing cancels where both means are large.
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
