@@ -10,10 +10,13 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
@@ -61,6 +64,21 @@ def reduced_size(axis: Axis, shape: Sequence[int]) -> int:
 def known(shape: Sequence[int]) -> bool:
     """Whether no size is a symbol."""
     return all(isinstance(size, int) for size in shape)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The numbers of `value` if they are known while the program is traced, as all constants' are; else None.
+
+    A NumPy array, for a `jax.Array` may be known and what is computed from it under `jax.jit` is not.
+    """
+    traced = isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True)
+    return None if traced else np.asarray(value)
+
+
+def within(value: Any, low: float, high: float) -> bool:
+    """Whether no number that is known lies outside of [low, high]."""
+    numbers = concrete(value)
+    return numbers is None or bool(np.all((numbers >= low) & (numbers <= high)))
 
 
 def large(*shape: int) -> bool:

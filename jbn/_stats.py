@@ -298,7 +298,7 @@ def _check_options(momentum: Momentum, debias: bool, accumulate_steps: int) -> N
             "momentum=None with debias=True: the cumulative average has no bias; write debias=False, or a momentum "
             "such as 0.99"
         )
-    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+    if momentum is not None and not callable(momentum) and not _axes.within(momentum, 0, 1):
         raise ValueError(
             f"momentum={momentum} is not between 0 and 1; write the weight kept on the old value, such as 0.99 "
             "(torch's 0.1 is 0.9 here)"

@@ -312,6 +312,52 @@ def test_a_traced_domain_out_of_range_is_seen():
     jax.tree.map(np.testing.assert_array_equal, new, stats)
 
 
+UNDER = {
+    "eager": lambda f: f(),
+    "jit": lambda f: jax.jit(f)(),
+    "scan": lambda f: jax.tree.map(lambda a: a[0], jax.lax.scan(lambda c, _: (c, f()), 0, None, length=2)[1]),
+    "grad": lambda f: jax.jit(jax.value_and_grad(lambda _: (jnp.sum(y := f()), y), has_aux=True))(0.0)[0][1],
+}
+
+
+def on_face(face, domains, x, domain):
+    if face == "functional":
+        return jbn.domain_batch_norm(x, None, None, jbn.init_domain_stats(domains, x.shape[-1]), domain, train=True)[0]
+    if face == "nnx":
+        return jbn.nnx.DomainBatchNorm(x.shape[-1], domains=domains, rngs=nnx.Rngs(0))(x, domain)
+    layer = jbn.linen.DomainBatchNorm(domains=domains, use_running_average=False)
+    return layer.apply(layer.init(jax.random.key(0), x, 0), x, domain, mutable=["batch_stats"])[0]
+
+
+@pytest.mark.parametrize("kind", [int, np.int32, jnp.asarray], ids=["python", "numpy", "jax"])
+@pytest.mark.parametrize("under", UNDER)
+@pytest.mark.parametrize("face", ["functional", "linen", "nnx"])
+def test_a_domain_may_be_a_constant_of_the_program_and_is_checked(face, under, kind):
+    """Of a constant, values are known; of what is computed from it under a transformation they are not."""
+    x = batch((7, 3))
+    for domain in [kind(1)] if kind is int else [kind(1), kind([0, 1, 1, 0, 1, 1, 0])]:
+        got = UNDER[under](lambda: on_face(face, 2, x, domain))  # noqa: B023
+        assert_close(got, on_face(face, 2, x, domain), 2e-6)
+    two = kind(2)
+    with pytest.raises(ValueError, match=r"domain=2 is out of range; write whole numbers from 0 to 1"):
+        UNDER[under](lambda: on_face(face, 2, x, two))
+
+
+@pytest.mark.parametrize("under", UNDER)
+def test_numbers_that_are_constants_of_the_program_are_checked_whatever_holds_them(under):
+    x, stats, two, negative = batch((7, 3)), statistics(), jnp.asarray(2.0), jnp.asarray(-2.0)
+    for call, says in (
+        (lambda: jbn.batch_norm(x, None, None, stats, train=True, momentum=two)[0], "momentum=2"),
+        (lambda: jbn.adaptive_batch_norm(x, None, None, stats, source_weight=two)[0], "source_weight=2"),
+        (lambda: jbn.batch_renorm(x, None, None, stats, train=True, d_max=negative)[0], "d_max=-2"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            UNDER[under](call)
+    half = jnp.asarray(0.5)
+    got = UNDER[under](lambda: jbn.batch_norm(x, None, None, stats, train=True, momentum=half)[1].mean)
+    np.testing.assert_allclose(got, jbn.batch_norm(x, None, None, stats, train=True, momentum=0.5)[1].mean, rtol=1e-6)
+
+
 # Modules
 
 

@@ -86,15 +86,11 @@ def adaptive_batch_norm(
     named = {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}
     for name, value in named.items():
         check_features(name, value, axis, x.shape)
-    if not isinstance(source_weight, jax.core.Tracer):
-        given = np.asarray(source_weight)
-        if not np.all((given >= 0) & (given <= 1)):
-            raise ValueError(
-                f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80"
-            )
-        if np.any(given == 0):
-            remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
-            check_enough(x.shape, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
+    if not _axes.within(source_weight, 0, 1):
+        raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
+    if (known := _axes.concrete(source_weight)) is not None and np.any(known == 0):
+        remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
+        check_enough(x.shape, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
 
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
         result, x = x.dtype if dtype is None else dtype, _axes.widened(x)

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from jbn import _axes
 from jbn._axes import Axis
@@ -126,9 +125,9 @@ def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: 
 
 
 def _checked(domain: Any, domains: int) -> jax.Array:
-    domain = jnp.asarray(domain)
+    given, domain = domain, jnp.asarray(domain)
     if not jnp.issubdtype(domain.dtype, jnp.integer):
         raise ValueError(f"domain has dtype {domain.dtype}; write whole numbers from 0 to {domains - 1}")
-    if not isinstance(domain, Tracer) and bool(jnp.any((domain < 0) | (domain >= domains))):
-        raise ValueError(f"domain={domain} is out of range; write whole numbers from 0 to {domains - 1}")
+    if not _axes.within(given, 0, domains - 1):
+        raise ValueError(f"domain={given} is out of range; write whole numbers from 0 to {domains - 1}")
     return domain

@@ -11,6 +11,7 @@ Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +145,6 @@ def _limit(name: str, limit: Limit, least: float, stats: BatchStats) -> Any:
                 "jbn.init_stats(features, count_steps=True)"
             )
         return limit(stats.step)
-    if isinstance(limit, int | float) and limit < least:
+    if not _axes.within(limit, least, math.inf):
         raise ValueError(f"{name}={limit} is out of range; write at least {least:g}, which is batch norm's")
     return limit
