@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.config import ConfigError
+from experiments.dispatch import dispatch
 
 SUMS = "SHA256SUMS"
 
@@ -227,7 +228,7 @@ def _leaf(array: Any) -> list[Any]:
 
 
 def _put(array: np.ndarray, like: Any) -> Any:
-    return array if isinstance(like, np.ndarray | np.generic) else jax.device_put(array, like.sharding)
+    return array if isinstance(like, np.ndarray | np.generic) else dispatch(jax.device_put, array, like.sharding)
 
 
 def _first_difference(theirs: dict[str, list[Any]], ours: dict[str, list[Any]]) -> str:

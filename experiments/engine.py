@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import ConfigError, Setup
 from experiments.data import Data, batch_order
-from experiments.programs import Engine, Lane, mesh_of, run_steps, start
+from experiments.programs import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
 
 MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2
@@ -59,11 +58,10 @@ def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engin
     width = -(-at_once // mesh.size) * mesh.size
     some = [lanes[i % len(lanes)] for i in range(width)]
     count = MEASURED_STEPS.get(setup.model.network, 3)
-    by_lane, shared = NamedSharding(mesh, PartitionSpec("lanes")), NamedSharding(mesh, PartitionSpec())
     y = np.asarray(data.train.y)
     order = batch_order(setup.training, y, some[0].seed, 0)[:count]
-    orders = jax.device_put(np.broadcast_to(order, (width, *order.shape)).copy(), by_lane)
-    split = jax.device_put(data.train, shared)
+    orders = put_by_lane(np.broadcast_to(order, (width, *order.shape)).copy(), mesh)
+    split = put_on_all(data.train, mesh)
     try:
         state, tuned = start(setup, data.classes, mesh, some, split.x)
         run = partial(run_steps, setup, data.classes, mesh, len(order), engine)

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
-from experiments.data import Data, Split, batch_order, batches
+from experiments.data import Batches, Data, Split, batch_order, batches
+from experiments.dispatch import dispatch
 from experiments.look import STEP_SIZES, Look, layer_names
 from experiments.optimizers import Tuned
 from experiments.programs import (
@@ -31,6 +32,8 @@ from experiments.programs import (
     look_lane,
     mesh_of,
     population_lanes,
+    put_by_lane,
+    put_on_all,
     run_steps,
     start,
 )
@@ -111,15 +114,14 @@ class _Together:
     ):
         self.setup, self.data, self.lanes, self.real, self.engine = setup, data, lanes, real, engine
         self.mesh, self.probed, self.test, self.folder, self.note = mesh, probed, test, folder, note
-        self.by_lane, self.shared = NamedSharding(mesh, PartitionSpec("lanes")), NamedSharding(mesh, PartitionSpec())
         self.train_y = np.asarray(data.train.y)
-        self.examples: Split = jax.device_get(Split(*(a[: setup.probes.examples] for a in data.train)))
+        self.examples: Split = jax.device_get(dispatch(_first, data.train, setup.probes.examples))
         self.steps = setup.steps_per_epoch(len(self.train_y))
 
     def train(self, on_epoch: Callable[[Epoch], None]) -> list[dict[str, Any]]:
         began = time.perf_counter()
         setup, data, classes, mesh = self.setup, self.data, self.data.classes, self.mesh
-        split, validation = self._put((data.train, batches(data.validation, EVALUATION_BATCH)))
+        split, validation = put_on_all(data.train, mesh), self._batches(data.validation, EVALUATION_BATCH)
         state, tuned = start(setup, classes, mesh, self.lanes, split.x)
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
         looks: Looks = [[] for _ in range(self.probed)]
@@ -160,7 +162,7 @@ class _Together:
         for lane in self.lanes:
             if lane.seed not in made:
                 made[lane.seed] = batch_order(self.setup.training, self.train_y, lane.seed, epoch)
-        order = jax.device_put(np.stack([made[lane.seed] for lane in self.lanes]), self.by_lane)
+        order = put_by_lane(np.stack([made[lane.seed] for lane in self.lanes]), self.mesh)
         total = self.steps * self.setup.training.epochs
         return run_steps(self.setup, self.data.classes, self.mesh, total, self.engine, state, tuned, order, split)
 
@@ -174,9 +176,8 @@ class _Together:
     def _read_test_set(self, records, state, split, looks) -> None:
         setup, classes, mesh, data = self.setup, self.data.classes, self.mesh, self.data
         size = min(setup.training.batch_size, len(data.test.y))
-        running, by_batch, train = self._put(
-            (batches(data.test, EVALUATION_BATCH), batches(data.test, size), batches(data.train, EVALUATION_BATCH))
-        )
+        running, by_batch = self._batches(data.test, EVALUATION_BATCH), self._batches(data.test, size)
+        train = self._batches(data.train, EVALUATION_BATCH)
         found = {"": evaluate_lanes(setup, classes, mesh, False, state, running)}
         frozen = state
         if jax.tree.leaves(state.batch_stats):
@@ -206,8 +207,8 @@ class _Together:
             for lane, curve_, at in zip(self.lanes, curves, diverged, strict=False)
         ]
 
-    def _put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self.shared)
+    def _batches(self, split: Split, size: int) -> Batches:
+        return put_on_all(dispatch(batches, split, size), self.mesh)
 
     # A checkpoint is the state, by orbax; curves and looks, which grow, are a JSON file beside it, written before.
     def _restore(self, state: State, curves: Curves, looks: Looks) -> tuple[int, State, Curves, Looks]:
@@ -289,9 +290,12 @@ def _end(found: Any) -> dict[str, Any]:
     return {"eigenvalues": values, "eigenvalue_residuals": residuals, "mean_logit": logit}
 
 
+def _first(split: Split, count: int) -> Split:
+    return Split(split.x[:count], split.y[:count])
+
+
 def _lane(tree: Any, i: int) -> Any:
-    """One lane of arrays on the host. On the devices, it would take a collective, and two stages that are under way at
-    the same time could wait for each other's for ever."""
+    """One lane of arrays on the host: on the devices it would be one more program, and a collective."""
     return jax.tree.map(lambda a: a[i], tree)
 
 

@@ -6,7 +6,7 @@ A *lane* is one training: what tuning chooses and a seed, all of them array argu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Setup
 from experiments.data import Split
+from experiments.dispatch import dispatch, program
 from experiments.look import curve, look
 from experiments.optimizers import Tuned
 from experiments.train import State, evaluate, init, train_step, with_population_statistics
@@ -49,12 +50,22 @@ def mesh_of(lanes: int) -> Mesh:
     return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
 
 
+def put_by_lane(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with a leading axis of lanes, spread over the devices."""
+    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec("lanes")))
+
+
+def put_on_all(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that all lanes share, whole on every device."""
+    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:
     """The states of some lanes before their first step, and what tuning chose for each, spread over the devices."""
 
     def field(name: str, dtype: Any) -> jax.Array:
         values = np.array([getattr(lane, name) for lane in lanes], dtype)
-        return jax.device_put(values, NamedSharding(mesh, PartitionSpec("lanes")))
+        return put_by_lane(values, mesh)
 
     tuned = Tuned(
         *(field(name, kind) for name, kind in zip(Tuned._fields, (np.float32, np.float32, bool), strict=True))
@@ -103,38 +114,15 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0)
     return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*arguments)
 
 
-class _Program:
-    """A jitted function whose optimization level holds on a CPU; elsewhere it would cost speed, and was not measured.
-
-    Made when it is first used: before, it is not known which device that will be.
-    """
-
-    def __init__(self, function: Callable, level: int, options: dict[str, Any]):
-        self._function, self._level, self._options = function, level, options
-
-    @cached_property
-    def jitted(self) -> Any:
-        on_cpu = jax.default_backend() == "cpu"
-        level = {"xla_backend_optimization_level": self._level} if on_cpu else None
-        return jax.jit(self._function, compiler_options=level, **self._options)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.jitted(*arguments)
-
-
-def _program(level: int, **options: Any) -> Callable[[Callable], _Program]:
-    return lambda function: _Program(function, level, options)
-
-
 # Every arm is a program of its own, so compile time counts. Two CPU cores, MLP of the digits config: initialization
 # compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
 # runs as fast (84 ms against 81). Convolutions at level 0 are two to seven times slower than at level 1.
-@_program(_ONCE, static_argnums=(0, 1, 2))
+@program(_ONCE, static_argnums=(0, 1, 2))
 def _init_lanes(setup, classes, mesh, seeds, images):
     return over_lanes(partial(init, setup, classes), mesh, seeds, images, shared=1)
 
 
-@_program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def epoch(state, tuned, order, train):
         def step(state, indices):
@@ -146,7 +134,7 @@ def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     return over_lanes(epoch, mesh, state, tuned, order, train, shared=1)
 
 
-@_program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def step(state, tuned, order, train):
         indices = order[state.step % len(order)]
@@ -155,22 +143,22 @@ def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     return over_lanes(step, mesh, state, tuned, order, train, shared=1)
 
 
-@_program(_OFTEN, static_argnums=(0, 1, 2, 3))
+@program(_OFTEN, static_argnums=(0, 1, 2, 3))
 def evaluate_lanes(setup, classes, mesh, by_batch, state, split):
     return over_lanes(partial(evaluate, setup, classes, by_batch=by_batch), mesh, state, split, shared=1)
 
 
-@_program(_OFTEN, static_argnums=(0, 1, 2))
+@program(_OFTEN, static_argnums=(0, 1, 2))
 def population_lanes(setup, classes, mesh, state, train):
     return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train, shared=1)
 
 
 # One lane a call: on a CPU, a convolution's gradient is slow in a compiled loop, and slow under vmap.
-@_program(_OFTEN, static_argnums=(0, 1))
+@program(_OFTEN, static_argnums=(0, 1))
 def look_lane(setup, classes, state, examples):
     return look(setup, classes, state, examples)
 
 
-@_program(_OFTEN, static_argnums=(0, 1))
+@program(_OFTEN, static_argnums=(0, 1))
 def curve_lane(setup, classes, state, frozen, examples):
     return curve(setup, classes, state, frozen, examples)

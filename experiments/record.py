@@ -7,6 +7,7 @@
     engine.json     how steps and seeds run on this device, and what was measured to decide it
     metrics.jsonl   one JSON object per epoch of every training, while it runs (experiments.writers)
     records.jsonl   one JSON object per training, appended when it ends
+    stalled.txt     where each thread stood, if once nothing advanced for long (experiments.watchdog)
     result.json     the summary; written last and atomically, so its presence means "finished"
 
 Only this file writes numbers into a run folder. JSON knows no NaN: what is not finite is written as null.

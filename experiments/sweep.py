@@ -22,6 +22,7 @@ import numpy as np
 from experiments import engine, record, stats
 from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.data import Data, Split, batch_order, load
+from experiments.dispatch import dispatched
 from experiments.lanes import Epoch, train_arm
 from experiments.look import layer_names
 from experiments.models import build, initializing
@@ -29,6 +30,7 @@ from experiments.networks import multiply_adds, parameter_count
 from experiments.optimizers import Tuned
 from experiments.programs import Engine, Lane
 from experiments.train import init, train_step
+from experiments.watchdog import Watchdog
 from experiments.writers import Writer, open_writers
 
 
@@ -79,10 +81,12 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         record.write_json(folder / "arms.json", arms)
 
         records = list(found.records)
-        with open_writers(config.writers, folder, config.name) as writer:
+        with open_writers(config.writers, folder, config.name) as writer, Watchdog(folder, dispatched) as watchdog:
             for note in writer.notes:
                 progress.note(note)
-            work = _Work(config, data, folder, progress, writer, _engines(config, data, folder, progress))
+            with watchdog.watching("measuring how to run each kind of network"):
+                engines = _engines(config, data, folder, progress)
+            work = _Work(config, data, folder, progress, writer, engines, watchdog)
             records += work.complete(tuning(config), records)
             # Every choice is made before the first look at the test set.
             records += work.complete(evaluation(config, stats.choose(config, records)), records)
@@ -145,14 +149,16 @@ class _Work:
         progress: Progress,
         writer: Writer,
         engines: dict[str, Engine],
+        watchdog: Watchdog,
     ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        self.writer, self.engines = writer, engines
+        self.writer, self.engines, self.watchdog = writer, engines, watchdog
 
     def complete(self, stages: list[Stage], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
 
-        Two stages are under way at a time, so that one compiles, on one core, while the other one trains.
+        Two stages are under way at a time, so that one compiles, on one core, while the other one trains; their
+        programs take turns (`experiments.dispatch`).
         """
         done = {_key(r) for r in records}
         new: list[dict[str, Any]] = []
@@ -173,21 +179,24 @@ class _Work:
             self.progress.advance(len(stage.lanes) * setup.training.epochs)
             return []
 
-        def on_epoch(epoch: Epoch) -> None:
-            self.progress.advance(len(epoch.lanes))
-            for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):
-                self.writer.scalars(_name(stage, lane), epoch.step, metrics)
+        with self.watchdog.watching(f"{stage}, before its first step") as now:
 
-        trained = train_arm(
-            setup,
-            self.data,
-            stage.lanes,
-            self.engines[_kind(self.config, stage.arm)],
-            test=stage.phase == "evaluate",
-            on_epoch=on_epoch,
-            checkpoints=self._checkpoints(stage) if setup.training.checkpoint_epochs else None,
-            note=self.progress.note,
-        )
+            def on_epoch(epoch: Epoch) -> None:
+                now(f"{stage._replace(lanes=tuple(epoch.lanes))}, after step {epoch.step}")
+                self.progress.advance(len(epoch.lanes))
+                for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):
+                    self.writer.scalars(_name(stage, lane), epoch.step, metrics)
+
+            trained = train_arm(
+                setup,
+                self.data,
+                stage.lanes,
+                self.engines[_kind(self.config, stage.arm)],
+                test=stage.phase == "evaluate",
+                on_epoch=on_epoch,
+                checkpoints=self._checkpoints(stage) if setup.training.checkpoint_epochs else None,
+                note=self.progress.note,
+            )
         head = {"phase": stage.phase, **stage.arm._asdict()}
         # A stage of which a crash left a part is trained whole, by the same program as before, so that its numbers are
         # those of a run that was not stopped; only what is missing is kept.

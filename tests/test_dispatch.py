@@ -1,0 +1,129 @@
+"""Stages under way at the same time never wait for each other for ever: their programs are dispatched in turn."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.dispatch import dispatch, dispatched, program
+
+TESTS = Path(__file__).parent
+
+# Two devices, as on a machine with two cores; with more of them, threads meet less often. Where nothing advances any
+# more there is no Python to say so: faulthandler's own thread ends the process and prints where it stood.
+HEAD = """
+    import faulthandler, os, subprocess, sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    faulthandler.dump_traceback_later({limit}, exit=True)
+    import jax, jax.numpy as jnp, numpy as np
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    busy = "import os\\nwhile os.getppid() == {parent}: sum(range(10_000))"
+    for _ in range({load}):
+        subprocess.Popen([sys.executable, "-S", "-c", busy.replace("{parent}", str(os.getpid()))])
+"""
+
+STEPS = """
+    from experiments.programs import mesh_of, over_lanes, program, put_by_lane
+
+    @program(1, static_argnums=(0,), donate_argnums=1)
+    def step(mesh, x):
+        return over_lanes(lambda x: jnp.tanh(x @ x.T @ x), mesh, x)
+
+    def stage(number):
+        mesh = mesh_of(2)
+        x = put_by_lane(np.ones((2, 16, 16), np.float32), mesh)
+        for _ in range(5_000):
+            x = step(mesh, x)
+        return jax.block_until_ready(x)
+
+    with ThreadPoolExecutor(2) as pool:
+        print(len(list(pool.map(stage, range(2)))), "stages are through")
+"""
+
+STAGES = """
+    from test_train import BEFORE, NONE, Data, Split, lane
+
+    from experiments.config import TrainingConfig
+    from experiments.lanes import train_arm
+    from experiments.programs import Engine
+
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        return Split(jnp.asarray(rng.normal(0, 1, (n, 5)), jnp.float32), jnp.asarray(rng.integers(0, 3, n), jnp.int32))
+
+    data, lanes = Data(split(400), split(13), split(23), 3, {{}}), [lane(0.1, 0), lane(0.3, 1)]
+    setups = [s._replace(training=TrainingConfig(batch_size=4, epochs=2)) for s in (BEFORE, NONE)]
+
+    def stage(number):
+        return train_arm(setups[number % 2], data, lanes, Engine({steps!r}, "sequence"), test=number >= 196)
+
+    with ThreadPoolExecutor(2) as pool:
+        print(len(list(pool.map(stage, range(200)))), "stages are through")
+"""
+
+
+def last_line_of(script, limit, **settings):
+    """What the script, a process of its own that ends itself after `limit` seconds, prints last."""
+    code = textwrap.dedent(HEAD) + textwrap.dedent(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(limit=limit, parent="{parent}", **settings)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, f"not through after {limit} s:\n{done.stderr[-4000:]}"
+    return done.stdout.splitlines()[-1]
+
+
+def test_two_threads_that_dispatch_over_the_same_devices_come_through():
+    """Without turns, they stand still within a second."""
+    assert last_line_of(STEPS, limit=120, load=0) == "2 stages are through"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("steps", ["loop", "scan"])
+def test_many_short_stages_on_a_busy_machine_come_through(steps):
+    assert last_line_of(STAGES, limit=1800, load=4, steps=steps) == "200 stages are through"
+
+
+def test_a_program_compiles_once_and_while_another_thread_dispatches():
+    traces, through = [], threading.Event()
+
+    @program(0, static_argnums=(0,))
+    def scaled(factor, x):
+        traces.append(factor)
+        return factor * x, jnp.zeros(())
+
+    def call():
+        scaled(3, np.ones(4, np.float32))
+        through.set()
+
+    def hold():
+        """Another thread's turn, which lasts until the program is compiled: for ever, if that waited for the turn."""
+        thread.start()
+        for _ in range(6000):
+            if scaled._compiled:
+                return not through.wait(0.1)
+            time.sleep(0.01)
+        return False
+
+    thread, before = threading.Thread(target=call), dispatched()
+    assert dispatch(hold), "it compiles during the turn, and is dispatched after it"
+    thread.join()
+    assert through.is_set() and dispatched() == before + 2
+    np.testing.assert_array_equal(scaled(3, np.full(4, 2.0, np.float32))[0], 6.0)
+    assert traces == [3]
+    with jax.enable_x64(True):  # a setting of jax that changes the program, though the arguments are alike
+        assert scaled(3, np.ones(4, np.float32))[1].dtype == jnp.float64

@@ -1,0 +1,78 @@
+"""A sweep that stands still says so, once, with what was under way; one that is merely slow says nothing."""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from test_sweep import TINY
+
+from experiments import sweep, watchdog
+from experiments.watchdog import LEAST, STACKS, TIMES, Standstill, Watchdog
+
+
+def spoken(advances, seconds):
+    """When a standstill is said, of a count that grows at `advances` and is looked at every second."""
+    found = Standstill(0, 0.0, LEAST)
+    counts = ((now, sum(at <= now for at in advances)) for now in range(1, seconds))
+    return [now for now, count in counts if found.seconds(count, float(now)) is not None]
+
+
+def test_what_never_advances_is_said_once_after_the_least():
+    assert LEAST >= 120, "minutes"
+    assert spoken([], 5000) == [LEAST + 1]
+
+
+def test_what_advances_slowly_is_long_only_by_its_own_measure():
+    slow = 400
+    steady = list(range(slow, 8001, slow))
+    assert spoken(steady, 8000 + TIMES * slow) == []
+    assert spoken(steady, 8002 + TIMES * slow) == [8001 + TIMES * slow]
+
+
+def test_each_standstill_is_said_once():
+    assert spoken([1000], 1000 + 20_000) == [LEAST + 1, 1000 + TIMES * 1000 + 1]
+
+
+def wait_for(path, words):
+    until = time.monotonic() + 60
+    while not path.exists() or words not in path.read_text():
+        assert time.monotonic() < until, f"no {words} in {path.name}"
+        time.sleep(0.01)
+
+
+def test_a_folder_that_is_gone_is_said_and_the_warning_comes_all_the_same(tmp_path, capsys):
+    error, moving = "", [True]
+    with (
+        Watchdog(tmp_path / "none", lambda: time.monotonic_ns() if moving else 0, least=0.01) as dog,
+        dog.watching("first") as now,
+    ):
+        now("second")
+        moving.clear()
+        while "kill" not in error:
+            error += capsys.readouterr().err
+    assert "under way: second;" in error and "stalled.txt cannot be written (No such file" in error
+
+
+def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watchdog, "TIMES", 0)  # compiling, which takes longer than the limit here, would lengthen it
+    monkeypatch.setattr(sweep, "Watchdog", partial(Watchdog, least=0.2))
+    training = dataclasses.replace(TINY.training, epochs=1)
+    config = dataclasses.replace(TINY, training=training)
+    path: Path = tmp_path / "run" / STACKS
+
+    class Enough(Exception):
+        pass
+
+    def stuck_in_here(epochs):
+        path.unlink(missing_ok=True)  # of the time before
+        wait_for(path, "stuck_in_here")
+        raise Enough
+
+    with pytest.raises(Enough):
+        sweep.run(config, tmp_path / "run", sweep.Progress(lambda text: None, stuck_in_here, lambda text: None))
+    warnings = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("warning: nothing has advanced for ") and str(path) in line for line in warnings)
+    step = 1078 // TINY.training.batch_size
+    assert f"under way: tune before/tanh · rate 0.05 to 0.1 · seed 0, after step {step};" in warnings[-1]
