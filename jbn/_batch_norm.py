@@ -108,7 +108,7 @@ def batch_norm(
       debias: right from the first batch on.
       variance: "biased" or "unbiased" running variance. The batch is normalized by the biased one in any case.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
-      accumulate_steps: micro-batches for each update of the running statistics.
+      accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       epsilon: added to the variance.
       axis: the feature axis or axes, which are kept.
       where: boolean, broadcastable to `x`: True where an element counts. Masked elements have no part in the

@@ -47,7 +47,7 @@ class BatchStats(NamedTuple):
       pending_mean: `[*features]`, with `accumulate_steps`: mean of the micro-batches since the last update.
       pending_var: `[*features]`, their biased variance.
       pending_count: `[*features]`, float32, their number of elements.
-      pending_steps: `[]`, int32, their number.
+      pending_steps: `[]`, int32, their number, without those that gradient accumulation does not count either.
     """
 
     mean: jax.Array
@@ -144,7 +144,9 @@ def update_stats(
       skip_nonfinite: leave out a batch whose mean or variance is not finite in any feature, and count it in
         `stats.skipped`.
       accumulate_steps: number of micro-batches whose moments are merged before the statistics move once, as by the
-        full batch: that of gradient accumulation (optax.MultiSteps' `every_k_schedule`).
+        full batch: that of gradient accumulation (optax.MultiSteps' `every_k_schedule`), so that all that is merged
+        was measured under the same weights. With `skip_nonfinite`, a batch whose output is not finite is as if it had
+        never come, as for `optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)`. See below.
 
     Returns:
       BatchStats in the dtypes of `stats`, so that a scan can carry them whatever the input's dtype.
@@ -163,6 +165,13 @@ def update_stats(
       >>> print(stats.mean, stats.var)
       [2.] [1.]
 
+    A layer sees what reaches it, not what comes after. Where a loss or a later layer may be the first that is not
+    finite, or an optimizer skips steps by another rule, take back the statistics of each skipped step:
+
+        updates, opt_state = optimizer.update(grads, opt_state, params)  # optax.MultiSteps
+        skipped = opt_state.skip_state["should_skip"]
+        new_stats = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), old_stats, new_stats)
+
     Differs from Flax, where a fully masked batch turns the running statistics into NaN for good.
     """
     _check_options(momentum, debias, accumulate_steps)
@@ -171,13 +180,16 @@ def update_stats(
     _check_features(stats, batch)
     _check_state(stats, momentum, debias, skip_nonfinite, accumulate_steps)
 
+    counts: Any = True
     if skip_nonfinite:
         assert stats.skipped is not None
+        # A variance that overflows gives 0 and gradients of 0: such a step is taken.
+        counts = jnp.all(jnp.isfinite(batch.mean) & ~jnp.isnan(batch.var))
         finite = jnp.all(jnp.isfinite(batch.mean)) & jnp.all(jnp.isfinite(batch.var))
         stats = stats._replace(skipped=stats.skipped + jnp.where(finite, 0, 1).astype(jnp.int32))
         batch = _nothing_unless(finite, batch)
     if accumulate_steps > 1:
-        stats, batch = _accumulate(stats, batch, accumulate_steps)
+        stats, batch = _accumulate(stats, batch, accumulate_steps, counts)
 
     seen = batch.count > 0
     keep, take, stats = _weights(stats, seen, momentum, debias)
@@ -271,11 +283,11 @@ def _weights(
     return jnp.where(total > 0, kept * weight / divisor, 1), take / divisor, stats
 
 
-def _accumulate(stats: BatchStats, batch: Moments, k: int) -> tuple[BatchStats, Moments]:
-    """Micro-batch number k hands out the moments of all k; those before it, nothing."""
+def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: Any) -> tuple[BatchStats, Moments]:
+    """Micro-batch number k, of those that count, hands out the moments of all k; those before it, nothing."""
     mean, var, count, steps = stats[-4:]
     assert mean is not None and var is not None and count is not None and steps is not None
-    pending, steps = Moments(mean, var, count), steps + 1
+    pending, steps = Moments(mean, var, count), steps + jnp.asarray(counts, steps.dtype)
     both = jax.tree.map(
         lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype), merge(pending, batch), pending
     )

@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
         first batch takes the place.
       variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
-      accumulate_steps: micro-batches for each update of the running statistics.
+      accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
       sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info` in the collection `intermediates`.

@@ -226,11 +226,12 @@ def test_micro_batches_move_the_statistics_once_and_as_the_full_batch(options, m
 
 
 def test_micro_batches_with_masks_and_poison_move_the_statistics_as_what_is_left():
-    x, keep = batch((4, 6, 3)), mask((4, 6, 3))
+    x, keep = batch((5, 6, 3)), mask((5, 6, 3))
     keep[1] = False
     options = {"accumulate_steps": 4, "skip_nonfinite": True, "momentum": 0.25}
     stats = jbn.init_stats(3, **options)
-    for i in range(4):
+    for i in range(5):  # number 2 is as if it had never come
+        np.testing.assert_array_equal(stats.mean, np.zeros(3))
         micro = jnp.full_like(x[i], jnp.nan) if i == 2 else poison(x[i], keep[i])
         stats = jbn.update_stats(stats, jbn.moments(micro, where=None if i == 2 else jnp.asarray(keep[i])), **options)
     left = np.delete(np.asarray(x), 2, 0), np.delete(keep, 2, 0)

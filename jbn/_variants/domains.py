@@ -9,6 +9,7 @@ Adaptation"). The domain is a traced number, so that one compiled step serves al
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -17,7 +18,11 @@ import jax.numpy as jnp
 from jbn import _axes
 from jbn._axes import Axis
 from jbn._batch_norm import Info, batch_norm
-from jbn._stats import BatchStats, init_stats
+from jbn._moments import Moments
+from jbn._stats import BatchStats, init_stats, update_stats
+
+# Options of `update_stats`.
+_FOLLOWING = ("momentum", "debias", "variance", "skip_nonfinite", "accumulate_steps")
 
 
 def domain_batch_norm(
@@ -28,6 +33,7 @@ def domain_batch_norm(
     domain: int | jax.Array,
     *,
     train: bool,
+    update: bool | None = None,
     axis: Axis = -1,
     where: jax.Array | None = None,
     **options: Any,
@@ -47,9 +53,11 @@ def domain_batch_norm(
         then each domain's examples are a batch of their own, at the cost of one batch norm a domain. May be traced; a
         traced number out of range gives NaN and moves no statistics.
       train: as in `batch_norm`. In training only the statistics of domains with examples move.
+      update: as in `batch_norm`.
       axis: the feature axis or axes.
       where: boolean, broadcastable to `x`: True where an element counts.
-      **options: all others of `batch_norm`.
+      **options: all others of `batch_norm`. A batch is one for all domains: `skip_nonfinite` leaves it out, and counts
+        it, for all or none, and every call is one of the micro-batches of `accumulate_steps`, whatever its domain.
 
     Returns:
       y, the running statistics of all domains, and Info: of the domain, or with a leading axis of domains.
@@ -75,19 +83,25 @@ def domain_batch_norm(
                 f"{('domains', *features)}, such as jbn.init_domain_stats(domains, {features})"
             )
     domain = _checked(domain, domains)
+    update = train if update is None else update
+    following = {name: options.pop(name) for name in _FOLLOWING if name in options}
 
-    def norm(d: Any, keep: jax.Array | None) -> tuple[jax.Array, BatchStats, Info]:
-        own = jax.tree.map(lambda a: a[d], stats)
+    def norm(d: Any, keep: jax.Array | None) -> tuple[jax.Array, Info]:
+        own = BatchStats(stats.mean[d], stats.var[d])  # moved below, with all others
         gamma, beta = (p if p is None or p.ndim == len(features) else p[d] for p in (scale, bias))
-        y, new, info = batch_norm(x, gamma, beta, own, train=train, axis=axis, where=keep, **options)
-        assert new is not None
-        return y, new, info
+        y, _, info = batch_norm(x, gamma, beta, own, train=train, update=update, axis=axis, where=keep, **options)
+        return y, info
 
     if domain.ndim == 0:
-        known = (domain >= 0) & (domain < domains)
-        y, new, info = norm(domain, where)
-        merged = jax.tree.map(lambda all, one: jnp.where(known, all.at[domain].set(one), all), stats, new)
-        return jnp.where(known, y, jnp.nan), merged, info
+        y, info = norm(domain, where)
+        here = jnp.arange(domains) == domain
+        known = jnp.any(here)
+        if update:
+            batch = jax.tree.map(lambda m: jnp.where(_axes.expand(here, 0, m.ndim + 1), m, 0), info.moments)
+            moved = _follow(stats, batch, **following)
+            stats = jax.tree.map(lambda old, new: jnp.where(known, new, old), stats, moved)
+            info = info._replace(skipped=None if stats.skipped is None else stats.skipped[domain])
+        return jnp.where(known, y, jnp.nan), stats, info
 
     reduced = _axes.reduction_axes(axis, x.ndim)
     if not reduced or domain.shape != (x.shape[reduced[0]],):
@@ -97,12 +111,15 @@ def domain_batch_norm(
         )
     each = jnp.expand_dims(domain, [a for a in range(x.ndim) if a != reduced[0]])
     valid = True if where is None else _axes.expand_mask(where, x.shape)
-    results = [norm(d, (each == d) & valid) for d in range(domains)]
-    y = jnp.full_like(results[0][0], jnp.nan)
-    for d, (one, _, _) in enumerate(results):
+    ys, infos = zip(*(norm(d, (each == d) & valid) for d in range(domains)), strict=True)
+    y = jnp.full_like(ys[0], jnp.nan)
+    for d, one in enumerate(ys):
         y = jnp.where(each == d, one, y)
-    stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
-    return y, jax.tree.map(stack, *(s for _, s, _ in results)), jax.tree.map(stack, *(i for _, _, i in results))
+    info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+    if update:
+        stats = _follow(stats, info.moments, **following)
+        info = info._replace(skipped=stats.skipped)
+    return y, stats, info
 
 
 def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: Any) -> BatchStats:
@@ -122,6 +139,19 @@ def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: 
       (2, 3)
     """
     return jax.tree.map(lambda a: jnp.stack([a] * domains), init_stats(features, **options))
+
+
+def _follow(stats: BatchStats, batch: Moments, *, skip_nonfinite: bool = False, **options: Any) -> BatchStats:
+    """The statistics of all domains after one batch: moments `[domains, ...]`, of count 0 without examples."""
+
+    def alike(a: jax.Array) -> jax.Array:
+        worst = jnp.max(jnp.abs(a), initial=0)
+        return jnp.where(jnp.isfinite(worst), a, worst.astype(a.dtype))
+
+    if skip_nonfinite:
+        batch = jax.tree.map(alike, batch)
+    update = functools.partial(update_stats, skip_nonfinite=skip_nonfinite, **options)
+    return jax.vmap(update)(stats, batch)
 
 
 def _checked(domain: Any, domains: int) -> jax.Array:
