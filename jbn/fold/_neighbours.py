@@ -31,9 +31,9 @@ mark_p.def_abstract_eval(lambda x, **_: x)
 batching.defvectorized(mark_p)
 
 
-def mark(x: jax.Array, kind: str, side: str, path: Path) -> jax.Array:
-    """`x`, marked as the `side` ("in", "out") of the layer at `path`, a "norm" or a "linear"."""
-    return mark_p.bind(x, kind=kind, side=side, path=path)
+def mark(x: jax.Array, kind: str, side: str, path: Path, why: str = "") -> jax.Array:
+    """`x`, marked as the `side` ("in", "out") of the layer at `path`, a "norm" or a "linear"; or `why` it is none."""
+    return mark_p.bind(x, kind=kind, side=side, path=path, why=why)
 
 
 class Preceding(NamedTuple):
@@ -51,11 +51,11 @@ class Following(NamedTuple):
 
     Attributes:
       layers: path of each, with the function from the norm's output to the layer's input.
-      shape: of the norm's output.
+      output: shape and dtype of the norm's output.
     """
 
     layers: tuple[tuple[Path, Callable[[jax.Array], jax.Array]], ...]
-    shape: tuple[int, ...]
+    output: jax.ShapeDtypeStruct
 
 
 class Reason(str):
@@ -74,10 +74,12 @@ def neighbours(program: ClosedJaxpr) -> dict[Path, Preceding | Following | Reaso
 
     found: dict[Path, Preceding | Following | Reason] = {}
     for path in norms:
-        if calls[path] > 1:
-            found[path] = Reason(f"it is called {calls[path]} times (shared)")
-        elif (path, "in") not in ends or (path, "out") not in ends:
+        if (path, "in") not in ends or (path, "out") not in ends:
             found[path] = Reason("it is under scan, remat, jit or vmap, where its neighbours are not to be seen")
+        elif why := ends[path, "in"].params["why"]:
+            found[path] = Reason(f"it {why}")
+        elif calls[path] > 1:
+            found[path] = Reason(f"it is called {calls[path]} times (shared)")
         else:
             before = _preceding(program, ends[path, "in"], calls)
             after = before if isinstance(before, Preceding) else _following(program, ends[path, "out"], calls)
@@ -85,14 +87,24 @@ def neighbours(program: ClosedJaxpr) -> dict[Path, Preceding | Following | Reaso
     return found
 
 
-def _marks(jaxpr: Jaxpr) -> Iterator[Any]:
-    """The marks of a program and of the programs within it."""
+def operations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """The operations of a program and of the programs within it."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive is mark_p:
-            yield eqn
+        yield eqn
         for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: isinstance(v, Jaxpr | ClosedJaxpr)):
             if isinstance(inner, Jaxpr | ClosedJaxpr):
-                yield from _marks(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+                yield from operations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+def rounding(jaxpr: Jaxpr) -> float:
+    """The distance of neighbours of 1 in the coarsest numbers of a program."""
+    values = [v.aval for e in operations(jaxpr) for v in (*e.invars, *e.outvars)]
+    dtypes = {value.dtype for value in values if hasattr(value, "dtype")}
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)), default=0.0)
+
+
+def _marks(jaxpr: Jaxpr) -> list[Any]:
+    return [eqn for eqn in operations(jaxpr) if eqn.primitive is mark_p]
 
 
 def _readers(jaxpr: Jaxpr, var: Var) -> list[Any]:
@@ -100,8 +112,9 @@ def _readers(jaxpr: Jaxpr, var: Var) -> list[Any]:
     return [e for e in jaxpr.eqns if any(v is var for v in e.invars)] + [None] * sum(v is var for v in jaxpr.outvars)
 
 
-def _name(path: Path) -> str:
-    return "/".join(map(str, path))
+def name(path: Path) -> str:
+    """A path, as a reader knows it."""
+    return "/".join(map(str, path)) or "the model itself"
 
 
 def _preceding(program: ClosedJaxpr, norm: Any, calls: dict[Path, int]) -> Preceding | Reason:
@@ -112,11 +125,13 @@ def _preceding(program: ClosedJaxpr, norm: Any, calls: dict[Path, int]) -> Prece
     if makers[0].primitive is not mark_p or makers[0].params["kind"] != "linear":
         return Reason(f"its input comes from {_says(makers[0])}, not from a linear layer")
     layer = makers[0].params["path"]
+    if why := makers[0].params["why"]:
+        return Reason(f"the layer before it, {name(layer)}, {why}")
     if calls[layer] > 1:
-        return Reason(f"the layer before it, {_name(layer)}, is called {calls[layer]} times (shared)")
+        return Reason(f"the layer before it, {name(layer)}, is called {calls[layer]} times (shared)")
     others = [e for e in _readers(program.jaxpr, var) if e is not norm]
     if others:
-        return Reason(f"the output of the layer before it, {_name(layer)}, is also read by {_says(others[0])}")
+        return Reason(f"the output of the layer before it, {name(layer)}, is also read by {_says(others[0])}")
     return Preceding(layer)
 
 
@@ -131,8 +146,10 @@ def _following(program: ClosedJaxpr, norm: Any, calls: dict[Path, int]) -> Follo
             continue
         if eqn.primitive is mark_p and eqn.params["kind"] == "linear":
             layer = eqn.params["path"]
+            if why := eqn.params["why"]:
+                return Reason(f"the layer after it, {name(layer)}, {why}")
             if calls[layer] > 1:
-                return Reason(f"the layer after it, {_name(layer)}, is called {calls[layer]} times (shared)")
+                return Reason(f"the layer after it, {name(layer)}, is called {calls[layer]} times (shared)")
             ends.append((layer, read[0]))
         elif _passes(eqn, reached, varying):
             way.append(eqn)
@@ -143,9 +160,14 @@ def _following(program: ClosedJaxpr, norm: Any, calls: dict[Path, int]) -> Follo
         return Reason("its output is the model's own")
     if not ends:
         return Reason("its output is not used")
-    return Following(
-        tuple((layer, _function(program, way, start, end)) for layer, end in ends), tuple(start.aval.shape)
-    )
+    output = jax.ShapeDtypeStruct(start.aval.shape, jnp.promote_types(start.aval.dtype, jnp.float32))
+    layers = tuple((layer, _function(program, way, start, end)) for layer, end in ends)
+    between = jaxpr.replace(eqns=way)
+    sums = any(e.primitive.name.startswith("reduce") for e in operations(between))
+    for layer, f in layers:
+        if why := _mixes(f, output, sums, rounding(between)):
+            return Reason(f"on the way from it to {name(layer)} {why}")
+    return Following(layers, output)
 
 
 def _varying(jaxpr: Jaxpr, start: set[Var]) -> set[Var]:
@@ -202,32 +224,50 @@ def _says(eqn: Any) -> str:
     if eqn is None:
         return "the model's own result"
     if eqn.primitive is mark_p:
-        return f"the {'batch norm' if eqn.params['kind'] == 'norm' else 'layer'} {_name(eqn.params['path'])}"
+        return f"the {'batch norm' if eqn.params['kind'] == 'norm' else 'layer'} {name(eqn.params['path'])}"
     inner = eqn.params.get("call_jaxpr")  # of a function with its own derivative, such as relu
     if isinstance(inner, ClosedJaxpr) and inner.jaxpr.eqns:
         eqn = inner.jaxpr.eqns[0]
-    name = eqn.params.get("name")
-    return f"the operation {name if isinstance(name, str) else eqn.primitive.name}"
+    called = eqn.params.get("name")
+    return f"the operation {called if isinstance(called, str) else eqn.primitive.name}"
+
+
+def _run(f: Callable[[jax.Array], jax.Array], v: np.ndarray, output: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.asarray(f(jnp.asarray(np.broadcast_to(v, output.shape), output.dtype)), np.float64)
+
+
+def _mixes(f: Callable[[jax.Array], jax.Array], output: jax.ShapeDtypeStruct, sums: bool, eps: float) -> str:
+    """Why there is no f(s·x + t) = s'·f(x) + f(t) for every s and t with one value per feature, or nothing.
+
+    That f is linear is known of each operation on the way; that it mixes no features is tested on random numbers.
+    `sums` is whether it adds: of t, a mean makes the same for every size of the input, and a sum does not. `eps` is the
+    rounding of its numbers.
+    """
+    near = max(1e-5, 8 * eps)
+    rng = np.random.default_rng(0)
+    scale, x = rng.uniform(0.5, 2, output.shape[-1:]), rng.normal(1, 1, output.shape)
+    one = _run(f, np.ones(()), output)
+    if not np.all(one != 0):
+        return "values are lost"
+    factor = _run(f, scale, output) / one
+    expected = factor * _run(f, x, output)
+    atol = near * np.abs(expected).max(initial=0)
+    if not np.allclose(_run(f, scale * x, output), expected, rtol=max(1e-4, near), atol=atol):
+        return "something mixes features"
+    features = factor.reshape(-1, factor.shape[-1])
+    if not np.allclose(features, features[:1], rtol=near, atol=0):
+        return "positions get different scales"
+    if sums and not np.allclose(one, 1, rtol=max(1e-4, near)):
+        return "values are summed and not averaged, so that its shift would be right for one size of input"
+    return ""
 
 
 def pass_through(
-    f: Callable[[jax.Array], jax.Array], scale: np.ndarray, shift: np.ndarray, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """s' and t' of f(s·x + t) = s'·f(x) + t', shaped as f(x); None where there are none.
+    f: Callable[[jax.Array], jax.Array], scale: np.ndarray, shift: np.ndarray, output: jax.ShapeDtypeStruct
+) -> tuple[np.ndarray, np.ndarray]:
+    """s' and f(t) of f(s·x + t) = s'·f(x) + f(t): one value per feature of f(x), and an array like one example of it.
 
-    s and t have one value per feature, of the last axis of `shape`. That f is linear is known of each operation on the
-    way; that it mixes no features, or mixes only equal ones, is tested.
+    s and t have one value per feature, of the last axis of `output`.
     """
-
-    def run(v: np.ndarray) -> np.ndarray:
-        return np.asarray(f(jnp.asarray(np.broadcast_to(v, shape).astype(np.float32))), np.float64)
-
-    one = run(np.ones(()))
-    if not np.all(one != 0):
-        return None
-    factor = run(scale) / one
-    x = np.random.default_rng(0).normal(1, 1, shape)
-    expected = factor * run(x)
-    if not np.allclose(run(scale * x), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(initial=0)):
-        return None
-    return factor, run(shift)
+    factor = _run(f, scale, output) / _run(f, np.ones(()), output)
+    return factor.reshape(-1, factor.shape[-1])[0], _run(f, shift, output)[:1]
