@@ -147,11 +147,9 @@ def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
     """`where` as a boolean array of the input's rank.
 
     Raises:
-      ValueError: the mask is neither boolean nor numeric, or does not broadcast to the input's shape.
+      ValueError: the mask is neither boolean nor integers 0 and 1, or does not broadcast to the input's shape.
     """
-    where = jnp.asarray(where)
-    if not (where.dtype == jnp.bool_ or jnp.issubdtype(where.dtype, jnp.number)):
-        raise ValueError(f"where has dtype {where.dtype}; write a boolean mask, True where an element counts")
+    where = _flags(where)
     aligned = where.shape[max(0, where.ndim - len(shape)) :]
     fits = where.ndim <= len(shape) and all(
         m in (1, n) for m, n in zip(reversed(aligned), reversed(tuple(shape)), strict=False)
@@ -161,4 +159,31 @@ def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
             f"where has shape {where.shape}, which does not broadcast to the input's {tuple(shape)}; write one of the "
             "same rank with 1 for every axis that it does not depend on, such as mask[:, None] for one flag an example"
         )
-    return where.astype(jnp.bool_).reshape((1,) * (len(shape) - where.ndim) + where.shape)
+    return where.reshape((1,) * (len(shape) - where.ndim) + where.shape)
+
+
+def _flags(where: jax.Array) -> jax.Array:
+    """`where` as booleans, if it is a mask and not weights or what is added to logits, which would be inverted."""
+    remedy = (
+        "pass booleans or integers 0 and 1, True or 1 where an element counts: `mask > 0.5` of floating flags, "
+        "`mask >= 0` of an additive mask (0 counts, -1e9 is padding); weights are not supported"
+    )
+    flags = jnp.asarray(where)
+    if flags.dtype == jnp.bool_:
+        return flags
+    if not jnp.issubdtype(flags.dtype, jnp.integer):
+        raise ValueError(f"where has dtype {flags.dtype}; {remedy}")
+    if (numbers := concrete(where)) is not None and (others := numbers[(numbers != 0) & (numbers != 1)]).size:
+        raise ValueError(f"where has dtype {flags.dtype} and holds {others[0]}; {remedy}")
+    return flags == 1
+
+
+def check_static(**options: object) -> None:
+    """Raises TypeError where an option that decides what is traced is a traced value itself."""
+    for name, value in options.items():
+        if isinstance(value, Tracer):
+            raise TypeError(
+                f"{name} is a traced array of dtype {value.dtype}, whose value is not known yet; it decides which "
+                "program is traced, and must be a Python value: close over it, set it by functools.partial, or name it "
+                f"in jax.jit(f, static_argnames={name!r})"
+            )

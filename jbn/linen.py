@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm, normalize_batch
+from jbn._refusal import called_from, excused
 from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm, init_domain_stats
@@ -23,6 +24,11 @@ from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
 
 Initializer = Callable[..., jax.Array]
+
+
+def tabulated() -> bool:
+    """Whether `nn.tabulate` counts the operations of a module, which it lowers to that end and does not run."""
+    return called_from("flax.linen.summary")
 
 
 class BatchNorm(nn.Module):
@@ -116,6 +122,7 @@ class BatchNorm(nn.Module):
     ragged_groups: Ragged = "refuse"
     sow_info: bool = False
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -145,13 +152,15 @@ class BatchNorm(nn.Module):
         within = dict(activation=activation, placement=placement)
         return self._forward(batch_norm, x, mask, running, update, within)
 
+    @nn.nowrap
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         """Whether the running statistics normalize, and whether they move: by attribute or call."""
         running = merge_param("use_running_average", self.use_running_average, running)
         update = self.update_running_average if update is None else update
+        _axes.check_static(use_running_average=running, update_running_average=update)
         return running, not running if update is None else update
 
-    @nn.compact
+    @nn.nowrap  # what the tables of nn.tabulate show is __call__ alone
     def _forward(
         self,
         norm: Callable[..., Any],
@@ -205,24 +214,25 @@ class BatchNorm(nn.Module):
                 "use_running_average=True for inference"
             )
         stats = made_for(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
-        y, new, info = norm(
-            x,
-            scale,
-            bias,
-            stats,
-            train=not running,
-            update=update,
-            trainable=self.trainable,
-            momentum=self.momentum,
-            debias=self.debias,
-            variance=self.variance,
-            skip_nonfinite=self.skip_nonfinite,
-            accumulate_steps=self.accumulate_steps,
-            axis_name=self.axis_name,
-            axis_index_groups=self.axis_index_groups,
-            **groups,
-            **forward,
-        )
+        with excused(tabulated):
+            y, new, info = norm(
+                x,
+                scale,
+                bias,
+                stats,
+                train=not running,
+                update=update,
+                trainable=self.trainable,
+                momentum=self.momentum,
+                debias=self.debias,
+                variance=self.variance,
+                skip_nonfinite=self.skip_nonfinite,
+                accumulate_steps=self.accumulate_steps,
+                axis_name=self.axis_name,
+                axis_index_groups=self.axis_index_groups,
+                **groups,
+                **forward,
+            )
         if update:
             for name, variable in state.items():
                 variable.value = getattr(new, name)
@@ -260,6 +270,7 @@ class BatchRenorm(BatchNorm):
     r_max: Limit = 3.0
     d_max: Limit = 5.0
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -299,6 +310,7 @@ class FrozenBatchNorm(BatchNorm):
 
     trainable: bool = False
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -338,6 +350,7 @@ class AdaptiveBatchNorm(BatchNorm):
 
     source_weight: float | jax.Array = 0.0
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -383,6 +396,7 @@ class DomainBatchNorm(BatchNorm):
     domains: int = 2
     separate_affine: bool = False
 
+    @nn.compact
     def __call__(  # type: ignore[override]
         self,
         x: jax.Array,
