@@ -66,7 +66,7 @@ class BatchNorm(nn.Module):
 
     Attributes beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
-      trainable: False makes scale and bias constants to differentiation.
+      trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
       debias: running statistics right from the first batch on. Of a checkpoint without `weight`, such as Flax's, the
         first batch takes the place.
       variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
@@ -296,14 +296,24 @@ class FrozenBatchNorm(BatchNorm):
 
         y = (x - mean) / sqrt(var + epsilon) · scale + bias
 
-    Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is updated, and
-    no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
+    Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is
+    updated, and no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
+
+    Frozen is what the layer does; what an optimizer does to scale and bias without a gradient, by weight decay, say, is
+    stopped there: by `jbn.optim.frozen_mask`, as below. `jbn.optim.decay_mask` leaves them out of weight decay alone.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn.linen
       >>> layer, x = jbn.linen.FrozenBatchNorm(), jnp.array([[1.0], [3.0]])
       >>> print(layer.apply(layer.init(jax.random.key(0), x), x, use_running_average=False).round(2).ravel())
       [1. 3.]
+      >>> import optax
+      >>> from jbn import optim
+      >>> params = layer.init(jax.random.key(0), x)["params"]
+      >>> still = optax.masked(optax.set_to_zero(), optim.frozen_mask(params, layer, x))
+      >>> opt = optax.chain(optax.adamw(1e-2, weight_decay=0.1), still)
+      >>> print(opt.update(params, opt.init(params), params)[0]["scale"])
+      [0.]
 
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """

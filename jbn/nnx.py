@@ -81,7 +81,7 @@ class BatchNorm(nnx.Module):
 
     Args beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
-      trainable: False makes scale and bias constants to differentiation.
+      trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
       debias: running statistics right from the first batch on.
       variance: "biased" or "unbiased" running variance; `BatchNorm(n, **jbn.preset("torch"), rngs=rngs)` is torch's.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
@@ -358,6 +358,9 @@ class FrozenBatchNorm(BatchNorm):
     Whatever `use_running_average` says, in constructor, view or call, the running statistics normalize, nothing is
     updated, and no gradient reaches scale and bias. Its state is that of `BatchNorm`.
 
+    Frozen is what the layer does; what an optimizer does to scale and bias without a gradient, by weight decay, say, is
+    stopped there: by `jbn.optim.frozen_mask`, as below. `jbn.optim.decay_mask` leaves them out of weight decay alone.
+
     Args:
       num_features: number of features.
       **options: those of `BatchNorm`.
@@ -365,8 +368,16 @@ class FrozenBatchNorm(BatchNorm):
     Example:
       >>> import jax.numpy as jnp, jbn.nnx
       >>> from flax import nnx
-      >>> print(jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))(jnp.array([[1.0], [3.0]])).round(2).ravel())
+      >>> layer = jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))
+      >>> print(layer(jnp.array([[1.0], [3.0]])).round(2).ravel())
       [1. 3.]
+      >>> import functools, optax
+      >>> from jbn import optim
+      >>> still = optax.masked(optax.set_to_zero(), functools.partial(optim.frozen_mask, model=layer))
+      >>> opt = nnx.Optimizer(layer, optax.chain(optax.adamw(1e-2, weight_decay=0.1), still), wrt=nnx.Param)
+      >>> _ = opt.update(layer, nnx.grad(lambda layer: layer(jnp.ones((2, 1))).sum())(layer))
+      >>> print(layer.scale[...])
+      [1.]
 
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """
