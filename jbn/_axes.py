@@ -86,7 +86,9 @@ def large(*shape: int) -> bool:
     return known(shape) and math.prod(shape) >= SMALL
 
 
-def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) -> jax.Array:
+def sample(
+    x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None, *, spread: Sequence[int] = ()
+) -> jax.Array:
     """About one in so many elements of each feature, never fewer than one in twice that; of those that `mask` keeps.
 
     All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`). With a
@@ -94,12 +96,12 @@ def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) 
     sample as it is, and keeps the same share of it; all of `x` where there is no such axis.
 
     Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
-    examples alone, one of every few neighbours.
+    examples alone, one of every few neighbours. None of what is known to be `spread`.
     """
     reduce = reduction_axes(axis, x.ndim)
     if not large(*x.shape) or reduced_size(axis, x.shape) < every:
         return x
-    free = [a for a in reduce if not placed(x, a) and (mask is None or mask.shape[a] == 1)]
+    free = [a for a in reduce if a not in spread and (mask is None or mask.shape[a] == 1)]
     if not free:
         return x
     along = max(free, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
@@ -108,12 +110,6 @@ def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) 
         return x.reshape(x.shape[0] // size, size, *x.shape[1:])[:, size // 2]
     step = min(every, x.shape[along])
     return lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
-
-
-def placed(x: jax.Array, *axes: int) -> bool:
-    """Whether the type of `x` says over which devices one of the axes, or any, is spread: it cannot be cut then."""
-    spec = jax.typeof(x).sharding.spec
-    return any(spec[a] is not None for a in axes or range(len(spec)))
 
 
 def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jbn import _axes, _stats
+from jbn import _axes, _meshes, _stats
 from jbn._axes import Axis
 from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
@@ -57,6 +57,7 @@ class Info(NamedTuple):
     skipped: jax.Array | None = None
 
 
+@_meshes.by_compiler
 def batch_norm(
     x: jax.Array,
     scale: jax.Array | None,
@@ -225,6 +226,7 @@ def batch_norm(
     return y, stats, info._replace(skipped=stats.skipped)
 
 
+@_meshes.by_compiler
 def normalize_batch(
     x: jax.Array,
     scale: jax.Array | None,

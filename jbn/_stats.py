@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._moments import Moments, merge
 
 Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
@@ -116,6 +116,7 @@ def init_stats(
     return stats
 
 
+@_meshes.by_compiler
 def update_stats(
     stats: BatchStats,
     batch: Moments,

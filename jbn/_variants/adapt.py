@@ -20,7 +20,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._batch_norm import KEPT, Info, refuse_one_value
 from jbn._moments import Moments, shifted_moments
@@ -28,6 +28,7 @@ from jbn._normalize import check_features, normalize_shifted
 from jbn._stats import BatchStats
 
 
+@_meshes.by_compiler
 def adaptive_batch_norm(
     x: jax.Array,
     scale: jax.Array | None,
