@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jbn import _needs_flax as _needs_flax  # first
+
+# isort: split
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal

@@ -17,6 +17,9 @@ layer on the longest path.
 
 from __future__ import annotations
 
+from jbn import _needs_flax as _needs_flax  # first
+
+# isort: split
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
