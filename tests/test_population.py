@@ -266,7 +266,7 @@ def test_each_shape_is_compiled_once():
         return model(x)
 
     estimate(Net(), variables_of(Net()), [X[:8], X[8:16], X[16:24]], call=call)
-    assert len(traced) == 2  # once to find the layers, once to compile
+    assert len(traced) == 1
 
 
 def test_the_bar_shows_a_pass_of_unknown_length(capsys, monkeypatch):

@@ -1,0 +1,23 @@
+"""Statistics of a whole data set for every batch norm of a Flax model, in place of the running ones ("precise BN").
+
+Running statistics are a moving average over batches that saw older weights. After training, or after weights were
+averaged, the exact ones of the data set are better:
+
+    n = Σ n_b,    mean = Σ n_b·mean_b / n,    var = Σ n_b·(var_b + |mean_b - mean|²) / n
+
+merged batch by batch (`jbn.merge`), so that batches of any size, masks, and data of any length cost the memory of one
+set of statistics. How the layers below normalize while a layer is measured is the `mode`:
+
+    together        each batch by its own statistics, as in training; all layers in one pass over the data
+    layer by layer  by the final statistics of the layers below, so that what inference does is what was measured
+
+The second is a fixed point: on the data as one batch, training and inference give the same. It takes a pass for each
+layer on the longest path.
+"""
+
+from jbn.population._algorithm import Batches as Batches
+from jbn.population._layer import Mode as Mode
+from jbn.population._linen import estimate_linen as estimate_linen
+from jbn.population._nnx import estimate_nnx as estimate_nnx
+
+__all__ = ["Batches", "Mode", "estimate_linen", "estimate_nnx"]
