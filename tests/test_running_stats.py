@@ -94,7 +94,7 @@ def test_statistics_of_complex_input_have_a_real_variance():
 
 def test_nothing_seen_changes_nothing():
     stats = follow(jbn.init_stats(3), stream(2), 0.9)
-    nothing = jbn.moments(jnp.full((5, 3), jnp.nan), where=jnp.zeros((5, 1)))
+    nothing = jbn.moments(jnp.full((5, 3), jnp.nan), where=jnp.zeros((5, 1), bool))
     jax.tree.map(np.testing.assert_array_equal, jbn.update_stats(stats, nothing, momentum=0.9), stats)
 
 

@@ -198,7 +198,7 @@ def test_a_poisoned_batch_is_left_out_by_the_layer_on_every_device():
 
 
 def test_an_empty_batch_is_neither_counted_nor_a_step():
-    nothing = jbn.moments(jnp.full((5, 3), jnp.nan), where=jnp.zeros((5, 1)))
+    nothing = jbn.moments(jnp.full((5, 3), jnp.nan), where=jnp.zeros((5, 1), bool))
     options = {"momentum": lambda step: 0.9, "debias": True, "skip_nonfinite": True}
     stats = follow(inputs(2), **options)
     jax.tree.map(np.testing.assert_array_equal, jbn.update_stats(stats, nothing, **options), stats)
