@@ -18,7 +18,7 @@ from jbn._traces import own_traces
 from jbn.fold._arithmetic import Border, Plan, folded_layers
 from jbn.fold._layers import LINEARS, NAMES, NORMS, add_bias, known, marked, remainder, strange
 from jbn.fold._neighbours import Path, name
-from jbn.fold._proof import Rest, fold, shaken
+from jbn.fold._proof import Rest, Seen, fold, see, shaken
 
 Variables = Mapping[str, Any]
 
@@ -166,8 +166,17 @@ class _Linen:
         new = Folded(self.model, frozenset(plan), frozenset((path, affine(path)) for path in plan))
         return new, unflatten_dict(left)
 
-    def run(self, folded: tuple[Folded, dict[str, Any]], x: Any) -> Any:
-        return folded[0].apply(folded[1], x, method=self.call)
+    def run(self, folded: tuple[Folded, dict[str, Any]], x: Any) -> tuple[Any, Seen]:
+        seen: Seen = {}
+
+        def intercept(next_fun, args, kwargs, context):
+            y = next_fun(*args, **kwargs)
+            if context.method_name == "__call__" and known(type(context.module)) is not None:
+                see(seen, context.module.path, y)
+            return y
+
+        with nn.intercept_methods(intercept):
+            return folded[0].apply(folded[1], x, method=self.call), seen
 
     def shaken(self, source: Variables) -> dict[str, Any]:
         return {c: shaken(tree) if c in ("params", "batch_stats") else tree for c, tree in source.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +13,9 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr
 
 from jbn.fold._arithmetic import Border, Plan, folded_layers
-from jbn.fold._layers import LINEARS, NAMES, TRANSPOSED, add_bias, known, marked, remainder, strange
+from jbn.fold._layers import LINEARS, NAMES, NORMS, TRANSPOSED, add_bias, known, marked, remainder, strange
 from jbn.fold._neighbours import Path, name
-from jbn.fold._proof import Rest, fold, shaken
+from jbn.fold._proof import Rest, Seen, fold, see, shaken
 
 
 def fold_nnx(
@@ -96,10 +97,17 @@ class _Nnx:
         given = {path: _values(layer) for path, layer in _layers(source).items()}
         shared = _shared(source)
 
+        def watch(path: Path, kind: type):
+            def around(layer, call, args, kwargs):
+                own = all(value is given[path].get(name) for name, value in _values(layer).items())
+                return marked(layer, path, strange(kind, own) or shared.get(path, ""), call, args, kwargs)
+
+            return around
+
         def traced(x):
             model = nnx.clone(source)  # here, so that its variables are those of this trace
             for path, layer in _layers(model).items():
-                _mark_calls(layer, path, given[path], shared.get(path, ""))
+                _around_calls(layer, watch(path, type(layer)))
             return self.call(model, x)
 
         return jax.make_jaxpr(traced)(self.x)
@@ -134,8 +142,21 @@ class _Nnx:
             module.affine = jnp.result_type(*variables)
         return result
 
-    def run(self, folded: Any, x: Any) -> Any:
-        return self.call(nnx.clone(folded), x)
+    def run(self, folded: Any, x: Any) -> tuple[Any, Seen]:
+        seen: Seen = {}
+        model = nnx.clone(folded)
+
+        def watch(path: Path):
+            def around(layer, call, args, kwargs):
+                y = call(*args, **kwargs)
+                see(seen, path, y)
+                return y
+
+            return around
+
+        for path, layer in _layers(model, (*NORMS, *LINEARS, Identity)).items():
+            _around_calls(layer, watch(path))
+        return self.call(model, x), seen
 
     def shaken(self, source: Any) -> Any:
         result = nnx.clone(source)
@@ -143,8 +164,8 @@ class _Nnx:
         return result
 
 
-def _layers(model: Any) -> dict[Path, Any]:
-    return {path: layer for path, layer in nnx.iter_graph(model) if known(type(layer)) is not None}
+def _layers(model: Any, kinds: Iterable[type] = (*NORMS, *LINEARS)) -> dict[Path, Any]:
+    return {path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, tuple(kinds))}
 
 
 def _values(layer: Any) -> dict[str, jax.Array]:
@@ -169,13 +190,11 @@ def _shared(model: Any) -> dict[Path, str]:
     return said
 
 
-def _mark_calls(layer: Any, path: Path, given: dict[str, jax.Array], shared: str) -> None:
-    """Turns an nnx layer into one whose calls are marked."""
+def _around_calls(layer: Any, around: Callable[..., Any]) -> None:
+    """Turns an nnx layer into one whose calls are those of `around(layer, call, args, kwargs)`."""
     base = type(layer)
 
     def call(self, *args, **kwargs):
-        own = all(value is given.get(name) for name, value in _values(self).items())
-        why = strange(base, own) or shared
-        return marked(self, path, why, lambda *a, **k: base.__call__(self, *a, **k), args, kwargs)
+        return around(self, partial(base.__call__, self), args, kwargs)
 
     layer.__class__ = type(base.__name__, (base,), {"__call__": call})

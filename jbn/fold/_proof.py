@@ -8,12 +8,14 @@ from typing import Any, Literal, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from jbn.fold._arithmetic import Border, Plan
 from jbn.fold._neighbours import Following, Path, Preceding, Reason, name, neighbours, rounding
 
 Rest = Literal["refuse", "keep"]
+Seen = dict[Path, list[jax.Array]]
 
 
 class Face(Protocol):
@@ -27,8 +29,8 @@ class Face(Protocol):
         """A new model, without the norms of the plan."""
         ...
 
-    def run(self, folded: Any, x: Any) -> Any:
-        """What a folded model makes of `x`."""
+    def run(self, folded: Any, x: Any) -> tuple[Any, Seen]:
+        """What a folded model makes of `x`, and what its layers and norms give, in the order of their calls."""
         ...
 
     def shaken(self, source: Any) -> Any:
@@ -51,9 +53,11 @@ def fold(face: Face, source: Any, x: Any, border: Border, rest: Rest) -> Any:
         )
     plan = _settled(found, rest)
     tolerance = rounding(program.jaxpr) ** 0.5  # half of the digits
-    while wrong := _wrong(face, source, x, plan, border, tolerance):
+    while True:
+        folded = face.fold(source, plan, border)
+        if not (wrong := _wrong(face, source, x, plan, border, tolerance)):
+            return folded
         plan = _settled({**plan, **wrong}, rest)
-    return face.fold(source, plan, border)
 
 
 def _settled(found: Mapping[Path, Preceding | Following | Reason], rest: Rest) -> Plan:
@@ -65,35 +69,39 @@ def _settled(found: Mapping[Path, Preceding | Following | Reason], rest: Rest) -
 
 
 def _wrong(face: Face, source: Any, x: Any, plan: Plan, border: Border, tolerance: float) -> dict[Path, Reason]:
-    """Norms of the plan without which the outputs are others, and why it seems so."""
+    """Norms of the plan without which the outputs are others, or those of a layer within, and why it seems so.
+
+    Within, because a deep network may hide at its end what is wrong at its beginning.
+    """
     if not plan:
         return {}
     source = face.shaken(source)
     ways = neighbours(face.trace(source))  # other numbers may lie on a way, too
     inputs = _inputs(face, source, x)
 
-    def outputs(part: Plan) -> list[Any]:
+    def run(part: Plan) -> list[Seen]:
         folded = face.fold(source, {path: ways[path] for path in part}, border)  # type: ignore[misc]
-        return jax.tree.leaves([face.run(folded, x) for x in inputs])
+        results = [face.run(folded, x) for x in inputs]
+        return [{**seen, (): jax.tree.leaves(result)} for result, seen in results]
 
     def search(part: Plan) -> dict[Path, Reason]:
+        moved = {where.layer if isinstance(where, Preceding) else path for path, where in part.items()}
         try:
-            why = _difference(outputs(part), expected, tolerance)
+            why = _difference(run(part), expected, moved, tolerance)
         except Exception as e:  # whatever the user's code raises without the norm's variables, say
             why = f"the model cannot be run: {type(e).__name__}: {e}"
         if not why:
             return {}
         if len(part) == 1:
-            reason = Reason(f"without it, {why}")
-            return dict.fromkeys(part, reason)
+            return dict.fromkeys(part, Reason(f"without it, {why}"))
         paths = list(part)
         halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
         found = [search({path: part[path] for path in half}) for half in halves]
         return found[0] | found[1] or dict.fromkeys(part, Reason(f"without it and others, {why}"))
 
     with jax.default_matmul_precision("highest"):  # by default, accelerators are less exact than the dtypes say
-        expected = outputs({})
-        if not any(np.isfinite(_wide(leaf)).any() for leaf in expected):
+        expected = run({})
+        if not any(np.isfinite(_wide(leaf)).any() for leaf in expected[0][()]):
             raise ValueError(
                 "the model's outputs are nowhere finite on random inputs, so it cannot be seen whether folding keeps "
                 "them; write for x an array of data that the model is made for"
@@ -119,7 +127,7 @@ def _inputs(face: Face, source: Any, x: Any) -> list[Any]:
     sizes = (batch, 2 if batch != 2 else 3)
     same, other = (jax.tree.map(lambda a, size=size: leaf(size, a), x) for size in sizes)
     try:
-        jax.eval_shape(lambda x: face.run(face.fold(source, {}, "exact"), x), other)
+        jax.eval_shape(lambda x: face.run(face.fold(source, {}, "exact"), x)[0], other)
     except Exception:  # a model of one batch size
         return [same]
     return [same, other]
@@ -142,21 +150,34 @@ def shaken(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
+def see(seen: Seen, path: Path, y: Any) -> None:
+    """Keeps what a layer gives, where that is an array: under transforms it is none."""
+    if isinstance(y, jax.Array) and not isinstance(y, Tracer):
+        seen.setdefault(path, []).append(y)
+
+
 def _wide(leaf: Any) -> np.ndarray:
     return np.asarray(leaf).astype(np.complex128)
 
 
-def _difference(got: list[Any], expected: list[Any], tolerance: float) -> str:
-    """How outputs differ, or nothing."""
-    for a, b in zip(got, expected, strict=True):
+def _difference(got: list[Seen], expected: list[Seen], moved: set[Path], tolerance: float) -> str:
+    """Where outputs first differ, of the layers that have not moved and of the model, and by how much; or nothing."""
+    pairs = [
+        (f"what {name(path) if path else 'the model'} gives", a, b)
+        for ours, theirs in zip(got, expected, strict=True)
+        for path in theirs
+        if path not in moved
+        for a, b in zip(ours[path], theirs[path], strict=True)
+    ]
+    for what, a, b in pairs:
         if (a.shape, a.dtype) != (b.shape, b.dtype):
-            return f"an output is {a.dtype}{a.shape} in place of {b.dtype}{b.shape}"
+            return f"{what} is {a.dtype}{a.shape} in place of {b.dtype}{b.shape}"
         a, b = _wide(a), _wide(b)
         finite = np.isfinite(b)
         apart = np.linalg.norm(a[finite] - b[finite]) / max(np.linalg.norm(b[finite]), np.finfo(np.float32).tiny)
         if not (apart <= tolerance and np.array_equal(np.isfinite(a), finite)):
             return (
-                f"the model's outputs on random inputs differ by {apart:.2g} of their size: it or a layer beside it is "
-                "not what its class says, or what they hold is read elsewhere, too"
+                f"{what} on random inputs differs by {apart:.2g} of its size: the norm or a layer beside it is not "
+                "what its class says, or what they hold is read elsewhere, too"
             )
     return ""
