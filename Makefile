@@ -5,7 +5,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: ablation test test-newest test-floor bench lint format lock clean
+.PHONY: help ablation test test-newest test-floor test-wheel bench lint format lock clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 ablation: $(READY)  ## train and compare the placements of batch norm; the answer, and runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
@@ -28,15 +31,18 @@ test-floor: $(READY)  ## the library's half with the oldest versions that pyproj
 	$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --resolution lowest-direct -e ".[dev]"
 	$(VENV)-floor/bin/python -m pytest $(LIBRARY)
 
+test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with each extra
+	VENV=$(VENV) .ci/wheel
+
 bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-lint: $(READY)
+lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-format: $(READY)
+format: $(READY)  ## formats, and mends what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -53,5 +59,5 @@ lock: $(READY)  ## newest versions that pyproject.toml allows, exact, for Python
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
-clean:
+clean:  ## removes environments and caches
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor .pytest_cache .ruff_cache .hypothesis

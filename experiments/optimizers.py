@@ -5,7 +5,7 @@ Trainings that differ in them alone are lanes of one program.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from experiments.config import OptimizerConfig
-from jbn.optim import decay_mask, norm_labels, only_norm
+from jbn.optim import decay_mask, norm_labels, norm_mask, only_norm
 
 Number = Float[Array, ""] | float
 
@@ -26,16 +26,17 @@ class Tuned(NamedTuple):
     decay_scale_bias: Bool[Array, ""] | bool
 
 
-def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int) -> optax.GradientTransformation:
+def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int, *called: Any) -> optax.GradientTransformation:
     """The optimizer of a config; `tuned` may be traced.
 
     Args:
       config: all but learning rate and weight decay.
       tuned: learning rate before the schedule, weight decay, and whether it acts on scale and bias of the norms.
       steps: of the whole training, which the schedule spans.
+      *called: the network and its input, whose layers tell which parameters are of a norm; else names do.
     """
     shape = schedule(config, steps)
-    decay = _decay(tuned)
+    decay = _decay(tuned, *called)
     rate = optax.scale_by_schedule(lambda step: -tuned.learning_rate * shape(step))
     if config.name == "sgd":
         momentum = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
@@ -45,9 +46,9 @@ def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int) -> optax.Gradie
     else:
         parts = (optax.scale_by_adam(b1=config.momentum), decay, rate)
     if config.norm_bias_rate != 1:
-        parts += (_faster_norm_biases(config.norm_bias_rate),)
+        parts += (_faster_norm_biases(config.norm_bias_rate, *called),)
     tx = optax.chain(*parts)
-    return only_norm(tx) if config.trains == "norm" else tx
+    return only_norm(tx, lambda params: norm_mask(params, *called)) if config.trains == "norm" else tx
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -69,11 +70,11 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             return lambda step: config.growth ** (step / steps)
 
 
-def _decay(tuned: Tuned) -> optax.GradientTransformation:
+def _decay(tuned: Tuned, *called: Any) -> optax.GradientTransformation:
     """Adds the weight decay: to kernels, and to scale and bias of norms where that is decided."""
 
     def add(updates: PyTree, params: PyTree | None) -> PyTree:
-        kernels, all_that_may = decay_mask(params), decay_mask(params, norms=True)
+        kernels, all_that_may = decay_mask(params), decay_mask(params, *called, norms=True)
 
         def one(update: Array, value: Array, kernel: bool, may: bool) -> Array:
             if not may:
@@ -86,12 +87,12 @@ def _decay(tuned: Tuned) -> optax.GradientTransformation:
     return optax.stateless(add)
 
 
-def _faster_norm_biases(factor: float) -> optax.GradientTransformation:
+def _faster_norm_biases(factor: float, *called: Any) -> optax.GradientTransformation:
     def scale(updates: PyTree, params: PyTree | None) -> PyTree:
         def one(path: tuple, update: Array, label: str) -> Array:
             is_bias = label == "norm" and getattr(path[-1], "key", None) == "bias"
             return update * factor if is_bias else update
 
-        return jax.tree_util.tree_map_with_path(one, updates, norm_labels(params))
+        return jax.tree_util.tree_map_with_path(one, updates, norm_labels(params, *called))
 
     return optax.stateless(scale)

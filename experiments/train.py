@@ -60,11 +60,12 @@ def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, 
       images: the training set; of a network that whitens, the first ones decide its constants.
     """
     model = build(initializing(setup.model), classes, train=True)
-    variables: Mapping[str, Any] = model.init(jax.random.key(seed), jnp.zeros((2, *images.shape[1:])))
+    x = jnp.zeros((2, *images.shape[1:]))
+    variables: Mapping[str, Any] = model.init(jax.random.key(seed), x)
     if "constants" in variables:
         variables = whiten(variables, images[:WHITENED])
     params = variables["params"]
-    opt_state = optimizer(setup.optimizer, Tuned(0.0, 0.0, False), 1).init(params)
+    opt_state = optimizer(setup.optimizer, Tuned(0.0, 0.0, False), 1, model, x).init(params)
     stats, constants = variables.get("batch_stats", {}), variables.get("constants", {})
     return State(params, stats, constants, opt_state, jnp.int32(0), jnp.int32(-1), jnp.asarray(seed, jnp.int32))
 
@@ -84,7 +85,8 @@ def train_step(
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
         options = {field: getattr(setup.augmentation, field) for field in ("pad_crop", "flip", "cutout", "translate")}
         x = augment(key, x, **options)
-    model, tx = build(setup.model, classes, train=True), optimizer(setup.optimizer, tuned, steps)
+    model = build(setup.model, classes, train=True)
+    tx = optimizer(setup.optimizer, tuned, steps, model, x)
 
     def loss_of(params):
         logits, updates = apply(model, state._replace(params=params), x, "batch_stats")

@@ -5,10 +5,7 @@ Pure functions, in the order in which the data meet them: `moments` (and `merge`
 norm sits around the activation is `jbn.placement`.
 """
 
-from importlib.metadata import version as _version
-
-from jax import export as _export
-
+from jbn import _export as _export
 from jbn import _traces as _traces
 from jbn._batch_norm import Info as Info
 from jbn._batch_norm import batch_norm as batch_norm
@@ -27,11 +24,7 @@ from jbn._variants.frozen import frozen_batch_norm as frozen_batch_norm
 from jbn._variants.renorm import batch_renorm as batch_renorm
 from jbn._variants.renorm import renorm_ramp as renorm_ramp
 
-# So that a step that takes or returns these can be exported to disk.
-for _record in (BatchStats, Info, Moments):
-    _export.register_namedtuple_serialization(_record, serialized_name=f"jbn.{_record.__name__}")
-
-__version__ = _version("jbn")
+__version__ = "0.2.0"
 __all__ = [
     "BatchStats",
     "Info",

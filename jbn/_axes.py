@@ -86,7 +86,9 @@ def large(*shape: int) -> bool:
     return known(shape) and math.prod(shape) >= SMALL
 
 
-def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) -> jax.Array:
+def sample(
+    x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None, *, spread: Sequence[int] = ()
+) -> jax.Array:
     """About one in so many elements of each feature, never fewer than one in twice that; of those that `mask` keeps.
 
     All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`). With a
@@ -94,12 +96,12 @@ def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) 
     sample as it is, and keeps the same share of it; all of `x` where there is no such axis.
 
     Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
-    examples alone, one of every few neighbours.
+    examples alone, one of every few neighbours. None of what is known to be `spread`.
     """
     reduce = reduction_axes(axis, x.ndim)
     if not large(*x.shape) or reduced_size(axis, x.shape) < every:
         return x
-    free = [a for a in reduce if not placed(x, a) and (mask is None or mask.shape[a] == 1)]
+    free = [a for a in reduce if a not in spread and (mask is None or mask.shape[a] == 1)]
     if not free:
         return x
     along = max(free, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
@@ -108,12 +110,6 @@ def sample(x: jax.Array, axis: Axis, every: int, mask: jax.Array | None = None) 
         return x.reshape(x.shape[0] // size, size, *x.shape[1:])[:, size // 2]
     step = min(every, x.shape[along])
     return lax.slice_in_dim(x, step // 2, None, stride=step, axis=along)
-
-
-def placed(x: jax.Array, *axes: int) -> bool:
-    """Whether the type of `x` says over which devices one of the axes, or any, is spread: it cannot be cut then."""
-    spec = jax.typeof(x).sharding.spec
-    return any(spec[a] is not None for a in axes or range(len(spec)))
 
 
 def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:
@@ -147,11 +143,9 @@ def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
     """`where` as a boolean array of the input's rank.
 
     Raises:
-      ValueError: the mask is neither boolean nor numeric, or does not broadcast to the input's shape.
+      ValueError: the mask is neither boolean nor integers 0 and 1, or does not broadcast to the input's shape.
     """
-    where = jnp.asarray(where)
-    if not (where.dtype == jnp.bool_ or jnp.issubdtype(where.dtype, jnp.number)):
-        raise ValueError(f"where has dtype {where.dtype}; write a boolean mask, True where an element counts")
+    where = _flags(where)
     aligned = where.shape[max(0, where.ndim - len(shape)) :]
     fits = where.ndim <= len(shape) and all(
         m in (1, n) for m, n in zip(reversed(aligned), reversed(tuple(shape)), strict=False)
@@ -161,4 +155,31 @@ def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
             f"where has shape {where.shape}, which does not broadcast to the input's {tuple(shape)}; write one of the "
             "same rank with 1 for every axis that it does not depend on, such as mask[:, None] for one flag an example"
         )
-    return where.astype(jnp.bool_).reshape((1,) * (len(shape) - where.ndim) + where.shape)
+    return where.reshape((1,) * (len(shape) - where.ndim) + where.shape)
+
+
+def _flags(where: jax.Array) -> jax.Array:
+    """`where` as booleans, if it is a mask and not weights or what is added to logits, which would be inverted."""
+    remedy = (
+        "pass booleans or integers 0 and 1, True or 1 where an element counts: `mask > 0.5` of floating flags, "
+        "`mask >= 0` of an additive mask (0 counts, -1e9 is padding); weights are not supported"
+    )
+    flags = jnp.asarray(where)
+    if flags.dtype == jnp.bool_:
+        return flags
+    if not jnp.issubdtype(flags.dtype, jnp.integer):
+        raise ValueError(f"where has dtype {flags.dtype}; {remedy}")
+    if (numbers := concrete(where)) is not None and (others := numbers[(numbers != 0) & (numbers != 1)]).size:
+        raise ValueError(f"where has dtype {flags.dtype} and holds {others[0]}; {remedy}")
+    return flags == 1
+
+
+def check_static(**options: object) -> None:
+    """Raises TypeError where an option that decides what is traced is a traced value itself."""
+    for name, value in options.items():
+        if isinstance(value, Tracer):
+            raise TypeError(
+                f"{name} is a traced array of dtype {value.dtype}, whose value is not known yet; it decides which "
+                "program is traced, and must be a Python value: close over it, set it by functools.partial, or name it "
+                f"in jax.jit(f, static_argnames={name!r})"
+            )

@@ -19,10 +19,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jbn import _axes, _stats
+from jbn import _axes, _meshes, _stats
 from jbn._axes import Axis
 from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
+from jbn._refusal import refused
 from jbn._stats import BatchStats, Momentum, Variance, update_stats
 from jbn._variants import ghost
 from jbn._written import cut_short, widened
@@ -56,6 +57,7 @@ class Info(NamedTuple):
     skipped: jax.Array | None = None
 
 
+@_meshes.by_compiler
 def batch_norm(
     x: jax.Array,
     scale: jax.Array | None,
@@ -98,7 +100,8 @@ def batch_norm(
       scale: gamma, `[*features]`, or None for 1.
       bias: beta, `[*features]`, or None for 0.
       stats: running statistics, or None to keep none (where the batch normalizes).
-      train: True normalizes by the batch's statistics and updates the running ones; False uses the running ones.
+      train: True normalizes by the batch's statistics and updates the running ones; False uses the running ones. Like
+        the other options that are not arrays it is static: a Python value, not a traced one.
       use_running_average: normalize by the running statistics; by default where not `train`.
       update: update the running statistics by this batch; by default where `train`.
       trainable: False makes scale and bias constants to differentiation. With `train=False` that is frozen batch norm:
@@ -111,9 +114,9 @@ def batch_norm(
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       epsilon: added to the variance.
       axis: the feature axis or axes, which are kept.
-      where: boolean, broadcastable to `x`: True where an element counts. Masked elements have no part in the
-        statistics; they are normalized like the others, and come out as bias, as a constant, where they would not
-        come out finite.
+      where: boolean (or integers 0 and 1), broadcastable to `x`: True where an element counts. Masked elements have no
+        part in the statistics; they are normalized like the others, and come out as bias, as a constant, where they
+        would not come out finite. Of traced integers, whose values cannot be checked, those that are 1 count.
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap). Not for jit with sharded
         arrays, where the batch is global by itself.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
@@ -135,8 +138,9 @@ def batch_norm(
       y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info.
 
     Raises:
-      ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, or one
-        value per feature to take statistics of.
+      ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, a mask
+        of weights, or one value per feature to take statistics of (by whoever computes: `jax.eval_shape` passes).
+      TypeError: a static option that is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn
@@ -147,10 +151,22 @@ def batch_norm(
 
     Reference: Ioffe & Szegedy 2015, "Batch Normalization", Algorithms 1 and 2 (https://arxiv.org/abs/1502.03167).
 
-    Differs from Flax: right for large means, right for masks together with `axis_name`, and NaN in padding stays there.
+    Differs from Flax: right for large means, right for masks together with `axis_name`, and NaN in padding stays there;
+    one value per feature, whose variance is 0, is refused in training, where Flax returns the bias.
     """
+    _axes.check_static(
+        train=train,
+        use_running_average=use_running_average,
+        update=update,
+        trainable=trainable,
+        debias=debias,
+        skip_nonfinite=skip_nonfinite,
+        accumulate_steps=accumulate_steps,
+        virtual_batch_size=virtual_batch_size,
+    )
     for name, value in (("scale", scale), ("bias", bias)):
         check_features(name, value, axis, x.shape)
+    where = None if where is None else _axes.expand_mask(where, x.shape)
     if stats is not None:
         check_features("stats.mean", stats.mean, axis, x.shape)
         check_features("stats.var", stats.var, axis, x.shape)
@@ -168,7 +184,7 @@ def batch_norm(
     if not running or update:
         cut = None if running else _cut(x.shape, axis, virtual_batch_size, ragged_groups)
         remedy = "train=False to normalize by the running statistics"
-        check_enough(x.shape, axis, cut, axis_name, axis_index_groups, who="training", remedy=remedy)
+        x = refuse_one_value(x, axis, cut, axis_name, axis_index_groups, who="training", remedy=remedy)
 
     fixed: dict[str, Any] = dict(
         epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
@@ -210,6 +226,7 @@ def batch_norm(
     return y, stats, info._replace(skipped=stats.skipped)
 
 
+@_meshes.by_compiler
 def normalize_batch(
     x: jax.Array,
     scale: jax.Array | None,
@@ -318,15 +335,17 @@ def _cut(shape, axis, virtual_batch_size, ragged_groups) -> ghost.Groups | None:
     return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size, ragged_groups)
 
 
-def check_enough(shape, axis, cut: ghost.Groups | None, axis_name, axis_index_groups, *, who: str, remedy: str) -> None:
-    """One value has no variance: y would be bias, whatever x."""
-    sizes = {a: shape[a] for a in _axes.reduction_axes(axis, len(shape))}
-    what = f"an input of shape {tuple(shape)} with axis={axis}"
+def refuse_one_value(x, axis, cut: ghost.Groups | None, axis_name, axis_index_groups, *, who: str, remedy: str):
+    """`x`, not to be computed where each feature has one value: its variance is 0, and y would be bias, whatever x."""
+    sizes = {a: x.shape[a] for a in _axes.reduction_axes(axis, x.ndim)}
+    what = f"an input of shape {tuple(x.shape)} with axis={axis}"
     if cut is not None:
         sizes[cut.batch] = cut.smallest
         what = f"a virtual batch of {cut.smallest} of {what}"
-    if math.prod(sizes.values()) == 1 and (axis_name is None or axis_members(axis_name, axis_index_groups) == 1):
-        raise ValueError(
-            f"{what} has 1 value per feature, and {who} takes statistics of more than one: the variance would be 0 "
-            f"and the output bias; write a larger batch, axis_name=... to share statistics between devices, or {remedy}"
-        )
+    if math.prod(sizes.values()) != 1 or (axis_name is not None and axis_members(axis_name, axis_index_groups) > 1):
+        return x
+    return refused(
+        x,
+        f"{what} has 1 value per feature, and {who} takes statistics of more than one: the variance would be 0 "
+        f"and the output bias; write a larger batch, axis_name=... to share statistics between devices, or {remedy}",
+    )

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._passes import abs2, power_sums
 from jbn._written import settled, widened
@@ -53,6 +53,7 @@ class Moments(NamedTuple):
     count: jax.Array
 
 
+@_meshes.by_compiler
 def moments(
     x: jax.Array,
     *,
@@ -168,7 +169,7 @@ def shifted_moments(
 def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
     """Shift and moments of what this device holds."""
     reduce, wide = _axes.reduction_axes(axis, x.ndim), x.dtype
-    part = _axes.sample(x, axis, SAMPLED, mask)
+    part = _axes.sample(x, axis, SAMPLED, mask, spread=_meshes.spread_axes(x))
     if mask is None:
         count, sampled = (jnp.asarray(_axes.reduced_size(axis, a.shape), jnp.float32) for a in (x, part))
     else:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._passes import affine
 from jbn._written import settled, widened
 
 
+@_meshes.by_compiler
 def normalize(
     x: jax.Array,
     mean: jax.Array,

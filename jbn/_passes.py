@@ -128,7 +128,7 @@ MANY = 64
 def _neighbours(x: jax.Array, axis: Axis) -> int:
     """How many elements of the next axis to take side by side, where features are few and last; 1 is none."""
     last = x.ndim > 1 and _axes.feature_axes(axis, x.ndim) == (x.ndim - 1,)
-    if not (last and not _axes.placed(x) and _axes.large(*x.shape) and x.shape[-1] < FEW):
+    if not (last and _axes.large(*x.shape) and x.shape[-1] < FEW):
         return 1
     return next(k for k in range(MANY // x.shape[-1], 0, -1) if x.shape[-2] % k == 0)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._moments import Moments, merge
 
 Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
@@ -116,6 +116,7 @@ def init_stats(
     return stats
 
 
+@_meshes.by_compiler
 def update_stats(
     stats: BatchStats,
     batch: Moments,
@@ -146,7 +147,8 @@ def update_stats(
       accumulate_steps: number of micro-batches whose moments are merged before the statistics move once, as by the
         full batch: that of gradient accumulation (optax.MultiSteps' `every_k_schedule`), so that all that is merged
         was measured under the same weights. With `skip_nonfinite`, a batch whose output is not finite is as if it had
-        never come, as for `optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)`. See below.
+        never come, as for `optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)`. See below. A layer that
+        is called n times in a step takes n times that number.
 
     Returns:
       BatchStats in the dtypes of `stats`, so that a scan can carry them whatever the input's dtype.

@@ -33,15 +33,12 @@ ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
 
 def sums(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Σ a and Σ b, over the same axes of two real arrays of the same shape and dtype."""
-    how = dict(axes=tuple(axes))
-    first, second = _plain_sums(a, b, **how) if _axes.placed(a) or _axes.placed(b) else _sums_p.bind(a, b, **how)
+    first, second = _sums_p.bind(a, b, axes=tuple(axes))
     return first, second
 
 
 def spread(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """`a` and `b` repeated along `axes` of `x`: the transpose of `sums`, and `sums` is what becomes of it."""
-    if _axes.placed(x):
-        return jnp.expand_dims(a, axes), jnp.expand_dims(b, axes)
     # Varying over devices as x does: else the sum over devices would be one of arrays of the size of x.
     a, b = (_axes.varying_as(v, x) for v in (a, b))
     first, second = _spread_p.bind(a, b, shape=x.shape, axes=tuple(axes))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jbn import _needs_flax as _needs_flax  # first
+
+# isort: split
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -16,6 +19,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm, normalize_batch
+from jbn._refusal import called_from, excused
 from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm, init_domain_stats
@@ -23,6 +27,11 @@ from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
 
 Initializer = Callable[..., jax.Array]
+
+
+def tabulated() -> bool:
+    """Whether `nn.tabulate` counts the operations of a module, which it lowers to that end and does not run."""
+    return called_from("flax.linen.summary")
 
 
 class BatchNorm(nn.Module):
@@ -60,7 +69,7 @@ class BatchNorm(nn.Module):
 
     Attributes beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
-      trainable: False makes scale and bias constants to differentiation.
+      trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
       debias: running statistics right from the first batch on. Of a checkpoint without `weight`, such as Flax's, the
         first batch takes the place.
       variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
@@ -116,6 +125,7 @@ class BatchNorm(nn.Module):
     ragged_groups: Ragged = "refuse"
     sow_info: bool = False
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -145,13 +155,15 @@ class BatchNorm(nn.Module):
         within = dict(activation=activation, placement=placement)
         return self._forward(batch_norm, x, mask, running, update, within)
 
+    @nn.nowrap
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         """Whether the running statistics normalize, and whether they move: by attribute or call."""
         running = merge_param("use_running_average", self.use_running_average, running)
         update = self.update_running_average if update is None else update
+        _axes.check_static(use_running_average=running, update_running_average=update)
         return running, not running if update is None else update
 
-    @nn.compact
+    @nn.nowrap  # what the tables of nn.tabulate show is __call__ alone
     def _forward(
         self,
         norm: Callable[..., Any],
@@ -205,24 +217,25 @@ class BatchNorm(nn.Module):
                 "use_running_average=True for inference"
             )
         stats = made_for(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
-        y, new, info = norm(
-            x,
-            scale,
-            bias,
-            stats,
-            train=not running,
-            update=update,
-            trainable=self.trainable,
-            momentum=self.momentum,
-            debias=self.debias,
-            variance=self.variance,
-            skip_nonfinite=self.skip_nonfinite,
-            accumulate_steps=self.accumulate_steps,
-            axis_name=self.axis_name,
-            axis_index_groups=self.axis_index_groups,
-            **groups,
-            **forward,
-        )
+        with excused(tabulated):
+            y, new, info = norm(
+                x,
+                scale,
+                bias,
+                stats,
+                train=not running,
+                update=update,
+                trainable=self.trainable,
+                momentum=self.momentum,
+                debias=self.debias,
+                variance=self.variance,
+                skip_nonfinite=self.skip_nonfinite,
+                accumulate_steps=self.accumulate_steps,
+                axis_name=self.axis_name,
+                axis_index_groups=self.axis_index_groups,
+                **groups,
+                **forward,
+            )
         if update:
             for name, variable in state.items():
                 variable.value = getattr(new, name)
@@ -260,6 +273,7 @@ class BatchRenorm(BatchNorm):
     r_max: Limit = 3.0
     d_max: Limit = 5.0
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -285,20 +299,31 @@ class FrozenBatchNorm(BatchNorm):
 
         y = (x - mean) / sqrt(var + epsilon) · scale + bias
 
-    Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is updated, and
-    no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
+    Whatever `use_running_average` says, in attribute or call, the running statistics normalize, nothing is
+    updated, and no gradient reaches scale and bias. A checkpoint of `BatchNorm` loads into it, and back.
+
+    Frozen is what the layer does; what an optimizer does to scale and bias without a gradient, by weight decay, say, is
+    stopped there: by `jbn.optim.frozen_mask`, as below. `jbn.optim.decay_mask` leaves them out of weight decay alone.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn.linen
       >>> layer, x = jbn.linen.FrozenBatchNorm(), jnp.array([[1.0], [3.0]])
       >>> print(layer.apply(layer.init(jax.random.key(0), x), x, use_running_average=False).round(2).ravel())
       [1. 3.]
+      >>> import optax
+      >>> from jbn import optim
+      >>> params = layer.init(jax.random.key(0), x)["params"]
+      >>> still = optax.masked(optax.set_to_zero(), optim.frozen_mask(params, layer, x))
+      >>> opt = optax.chain(optax.adamw(1e-2, weight_decay=0.1), still)
+      >>> print(opt.update(params, opt.init(params), params)[0]["scale"])
+      [0.]
 
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """
 
     trainable: bool = False
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -338,6 +363,7 @@ class AdaptiveBatchNorm(BatchNorm):
 
     source_weight: float | jax.Array = 0.0
 
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -383,6 +409,7 @@ class DomainBatchNorm(BatchNorm):
     domains: int = 2
     separate_affine: bool = False
 
+    @nn.compact
     def __call__(  # type: ignore[override]
         self,
         x: jax.Array,

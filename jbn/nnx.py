@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jbn import _needs_flax as _needs_flax  # first
+
+# isort: split
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,7 +17,9 @@ from flax.nnx.nn import dtypes
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm
+from jbn._refusal import called_from, excused
 from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm
@@ -32,6 +37,13 @@ def result_dtype(layer: Any, x: jax.Array, stats: BatchStats, scale: Any, bias: 
         return jnp.zeros((), dtypes.canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
 
     return jax.eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
+
+
+def looked_at(layer: nnx.Module) -> bool:
+    """Whether Flax calls the layer to initialize a model or to make a table of it, not to train it."""
+    linen = nnx.bridge.wrappers.current_linen_module()
+    initialized = layer._pytree__state.initializing or (linen is not None and linen.is_initializing())
+    return initialized or called_from("flax.nnx.summary", "flax.linen.summary")
 
 
 class BatchNorm(nnx.Module):
@@ -72,15 +84,16 @@ class BatchNorm(nnx.Module):
 
     Args beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
-      trainable: False makes scale and bias constants to differentiation.
+      trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
       debias: running statistics right from the first batch on.
       variance: "biased" or "unbiased" running variance; `BatchNorm(n, **jbn.preset("torch"), rngs=rngs)` is torch's.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
-      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`; call the model
-        through `nnx.capture(model, nnx.Intermediate)`.
+      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`, where the model is
+        called through `nnx.capture(model, nnx.Intermediate)` (in a step of `nnx.scan`, inside of it). Elsewhere
+        nothing is kept, so that the module stays as it is and a compiled step is traced once.
 
     These hold more `nnx.BatchStat` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
     `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
@@ -212,6 +225,7 @@ class BatchNorm(nnx.Module):
                 "or use_running_average=False (training) or True (inference) in one of the two"
             )
         update = self.update_running_average if update is None else update
+        _axes.check_static(use_running_average=running, update_running_average=update)
         return running, not running if update is None else update
 
     def _forward(
@@ -232,29 +246,30 @@ class BatchNorm(nnx.Module):
         dtype = result_dtype(self, x, stats, scale, bias)
         if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
             x = x.astype(dtype)
-        y, new, info = norm(
-            x,
-            scale,
-            bias,
-            stats,
-            train=not running,
-            update=update,
-            trainable=self.trainable,
-            momentum=self.momentum,
-            debias=self.debias,
-            variance=self.variance,
-            skip_nonfinite=self.skip_nonfinite,
-            accumulate_steps=self.accumulate_steps,
-            epsilon=self.epsilon,
-            axis=self.axis,
-            where=mask,
-            axis_name=self.axis_name,
-            axis_index_groups=self.axis_index_groups,
-            virtual_batch_size=self.virtual_batch_size,
-            ragged_groups=self.ragged_groups,
-            dtype=dtype,
-            **within,
-        )
+        with excused(functools.partial(looked_at, self)):
+            y, new, info = norm(
+                x,
+                scale,
+                bias,
+                stats,
+                train=not running,
+                update=update,
+                trainable=self.trainable,
+                momentum=self.momentum,
+                debias=self.debias,
+                variance=self.variance,
+                skip_nonfinite=self.skip_nonfinite,
+                accumulate_steps=self.accumulate_steps,
+                epsilon=self.epsilon,
+                axis=self.axis,
+                where=mask,
+                axis_name=self.axis_name,
+                axis_index_groups=self.axis_index_groups,
+                virtual_batch_size=self.virtual_batch_size,
+                ragged_groups=self.ragged_groups,
+                dtype=dtype,
+                **within,
+            )
         if update:
             for name, variable in state.items():
                 value = jax.lax.stop_gradient(getattr(new, name))
@@ -262,7 +277,7 @@ class BatchNorm(nnx.Module):
                     variable[...] = value
                 else:  # real turns complex
                     variable.set_value(value)
-        if self.sow_info:
+        if self.sow_info and hasattr(self, "__captures__"):  # kept otherwise, it would change the module at every call
             self.sow(nnx.Intermediate, "batch_norm_info", info)
         return y
 
@@ -346,6 +361,9 @@ class FrozenBatchNorm(BatchNorm):
     Whatever `use_running_average` says, in constructor, view or call, the running statistics normalize, nothing is
     updated, and no gradient reaches scale and bias. Its state is that of `BatchNorm`.
 
+    Frozen is what the layer does; what an optimizer does to scale and bias without a gradient, by weight decay, say, is
+    stopped there: by `jbn.optim.frozen_mask`, as below. `jbn.optim.decay_mask` leaves them out of weight decay alone.
+
     Args:
       num_features: number of features.
       **options: those of `BatchNorm`.
@@ -353,8 +371,16 @@ class FrozenBatchNorm(BatchNorm):
     Example:
       >>> import jax.numpy as jnp, jbn.nnx
       >>> from flax import nnx
-      >>> print(jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))(jnp.array([[1.0], [3.0]])).round(2).ravel())
+      >>> layer = jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))
+      >>> print(layer(jnp.array([[1.0], [3.0]])).round(2).ravel())
       [1. 3.]
+      >>> import functools, optax
+      >>> from jbn import optim
+      >>> still = optax.masked(optax.set_to_zero(), functools.partial(optim.frozen_mask, model=layer))
+      >>> opt = nnx.Optimizer(layer, optax.chain(optax.adamw(1e-2, weight_decay=0.1), still), wrt=nnx.Param)
+      >>> _ = opt.update(layer, nnx.grad(lambda layer: layer(jnp.ones((2, 1))).sum())(layer))
+      >>> print(layer.scale[...])
+      [1.]
 
     Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
     """

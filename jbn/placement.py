@@ -11,6 +11,9 @@ The order is a table, `ORDER`, and the block walks through it, so Dense and Conv
 
 from __future__ import annotations
 
+from jbn import _needs_flax as _needs_flax  # first
+
+# isort: split
 import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

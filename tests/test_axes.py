@@ -8,6 +8,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jbn
 from jbn import _axes
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -62,10 +63,49 @@ def test_a_mask_lines_up_with_the_input_as_numpy_would_broadcast_it(given_shape)
     np.testing.assert_array_equal(np.broadcast_to(out, (2, 5, 3)), np.broadcast_to(where, (2, 5, 3)))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float32])
-def test_a_numeric_mask_counts_what_is_not_zero(dtype):
-    where = jnp.asarray(np.array([[0], [1], [2]], dtype))
-    np.testing.assert_array_equal(_axes.expand_mask(where, (3, 4)), [[False], [True], [True]])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32"])
+def test_a_mask_is_booleans_or_integers_0_and_1(dtype):
+    where = np.array([[0], [1], [1]], dtype)
+    for way in (np.asarray, jnp.asarray):
+        np.testing.assert_array_equal(_axes.expand_mask(way(where), (3, 4)), [[False], [True], [True]])
+    traced = jax.jit(lambda where: _axes.expand_mask(where, (3, 4)))(where)
+    np.testing.assert_array_equal(traced, [[False], [True], [True]])
+    np.testing.assert_array_equal(jax.jit(lambda: _axes.expand_mask(where, (3, 4)))(), traced)
+
+
+ADDED_TO_LOGITS = np.array([0.0, -1e9, 0.0], "float32")  # 0 counts: read as a mask, it would be inverted
+
+
+@pytest.mark.parametrize(
+    ("where", "given"),
+    {
+        "additive": (ADDED_TO_LOGITS, "dtype float32"),
+        "additive, half": (jnp.asarray(ADDED_TO_LOGITS, jnp.bfloat16), "dtype bfloat16"),
+        "additive, whole": (np.array([0, -(10**9), 0], "int32"), "dtype int32 and holds -1000000000"),
+        "weights": (np.array([0.1, 1.0, 0.5], "float32"), "dtype float32"),
+        "counts": (np.array([2, 1, 0], "uint8"), "dtype uint8 and holds 2"),
+        "floating flags": (np.array([0.0, 1.0, 1.0], "float32"), "dtype float32"),
+        "complex": (np.array([0, 1, 1j], "complex64"), "dtype complex64"),
+        "keys": (jax.random.split(jax.random.key(0), 3), "dtype key<fry>"),
+    }.values(),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_mask_is_refused_with_the_remedy(where, given):
+    says = rf"where has {given}; pass booleans or integers 0 and 1, .* `mask >= 0` of an additive mask .*; weights"
+    x = jnp.ones((4, 3))
+    for call in (
+        lambda: jbn.moments(x, where=where),
+        lambda: jbn.normalize(x, jnp.zeros(3), jnp.ones(3), None, None, where=where),
+        lambda: jbn.batch_norm(x, None, None, None, train=True, where=where),
+        lambda: jbn.batch_norm(x, None, None, jbn.init_stats(3), train=False, where=where),
+        lambda: jbn.domain_batch_norm(
+            x, None, None, jbn.init_domain_stats(2, 3), jnp.zeros(4, int), train=True, where=where
+        ),
+        lambda: jbn.adaptive_batch_norm(x, None, None, jbn.init_stats(3), where=where),
+        lambda: jax.jit(lambda: jbn.moments(x, where=where))(),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -93,8 +133,3 @@ def test_a_mask_that_does_not_broadcast_is_refused(shape):
     says = rf"where has shape \({', '.join(map(str, shape))},?\), .* input's \(5, 3\); write .* mask\[:, None\]"
     with pytest.raises(ValueError, match=says):
         _axes.expand_mask(jnp.ones(shape, bool), (5, 3))
-
-
-def test_a_mask_that_is_no_mask_is_refused():
-    with pytest.raises(ValueError, match=r"where has dtype key<fry>; write a boolean mask"):
-        _axes.expand_mask(jax.random.key(0), (5, 3))

@@ -127,6 +127,33 @@ def test_one_artifact_serves_every_number_of_virtual_batches():
         np.testing.assert_allclose(artifact.call(x), step(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("flags", [None, "b, 3", "1, 3"])
+def test_one_artifact_serves_every_batch_size_in_virtual_batches_the_last_smaller(flags):
+    """What the refusal recommends."""
+    scope = export.SymbolicScope()
+    x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 3", scope=scope), jnp.float32)
+    with pytest.raises(
+        ValueError, match=r"virtual_batch_size=3 does not divide the batch of b .* ragged_groups='exact'"
+    ):
+        jax.eval_shape(lambda x: normalized(x, None, None, virtual_batch_size=3), x)
+
+    def step(x, scale, bias, dy, keep):
+        def forward(x, scale, bias):
+            ghost = dict(virtual_batch_size=3, ragged_groups="exact", where=keep)
+            y, stats, _ = jbn.batch_norm(x, scale, bias, jbn.init_stats(3), train=True, **ghost)
+            return y, stats
+
+        y, pull, stats = jax.vjp(forward, x, scale, bias, has_aux=True)
+        return y, stats.mean, stats.var, *pull(dy)
+
+    keep = None if flags is None else jax.ShapeDtypeStruct(export.symbolic_shape(flags, scope=scope), jnp.bool_)
+    artifact = export.export(jax.jit(step))(x, jnp.ones(3), jnp.ones(3), x, keep)
+    for n in (2, 8):
+        keep = None if flags is None else mask(tuple(n if size == "b" else int(size) for size in flags.split(", ")))
+        given = (batch((n, 3)), *affine((n, 3)), batch((n, 3), seed=5), keep)
+        assert_same_numbers(artifact.call, jax.jit(step), given)
+
+
 @pytest.mark.parametrize("shape", [(8, 5), (64, 40), (1024, 40)], ids=["few", "small", "large"])
 def test_one_artifact_serves_every_number_of_lanes(shape):
     """Under vmap each lane's size is known, and the size of all together is a symbol."""

@@ -244,6 +244,30 @@ def test_nnx_sows_what_the_call_measured_where_it_is_asked_to(running):
     assert captured() == {}
 
 
+def test_a_module_of_nnx_that_sows_stays_as_it_is_and_is_traced_once():
+    layer = jbn.nnx.BatchNorm(3, sow_info=True, rngs=nnx.Rngs(0))
+    silent = jbn.nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    traced = []
+
+    @nnx.jit
+    def step(layer, x):
+        traced.append(x)
+        return layer(x)
+
+    for x in XS:
+        assert_close(step(layer, x), silent(x))
+    assert len(traced) == 1
+
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+    def loop(layer, x):
+        y, sown = nnx.capture(layer, nnx.Intermediate)(x)
+        layer(x)  # nobody listens
+        return layer, (y, sown["batch_norm_info"][0].moments.mean)
+
+    _, means = loop(layer, jnp.stack(XS))[1]
+    assert_close(means, jnp.stack([x.mean(0) for x in XS]))
+
+
 # State
 
 

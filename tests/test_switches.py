@@ -128,6 +128,44 @@ def test_one_value_in_a_group_of_one_device_is_refused():
         jax.vmap(lambda x: f(x, None, None, None)[0], axis_name="d")(batch((4, 1, 3)))
 
 
+@pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 1}, {"variance": "unbiased"}], ids=str)
+def test_one_value_is_refused_where_it_is_computed_and_passes_where_shapes_are_asked_for(options):
+    def f(x):
+        return jbn.batch_norm(x, None, None, jbn.init_stats(3), train=True, **options)[:2]
+
+    loss, x = (lambda x: f(x)[0].sum()), jnp.ones((1, 3))
+    y, stats = jax.eval_shape(f, x)
+    assert y.shape == x.shape and stats.mean.shape == (3,)
+    assert jax.eval_shape(jax.vmap(jax.jacfwd(jax.grad(loss))), x[None]).shape == (1, 1, 3, 1, 3)
+    for way in (f, jax.jit(f), jax.grad(loss), jax.jit(jax.grad(loss)), lambda x: jax.jvp(f, (x,), (x,))):
+        with pytest.raises(ValueError, match="has 1 value per feature"):
+            way(x)
+    for way in (jax.vmap(f), jax.jit(jax.vmap(f)), lambda x: jax.lax.scan(lambda c, x: (c, f(x)), 0, x)):
+        with pytest.raises(ValueError, match="has 1 value per feature"):
+            way(x[None])
+
+
+# Switches that are traced
+
+
+SWITCHES = ["train", "use_running_average", "update", "trainable", "debias", "skip_nonfinite"]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_traced_switch_is_refused_by_name_with_the_remedy(name):
+    def call(x, flag):
+        return jbn.batch_norm(x, None, None, statistics(), **({"train": True} | {name: flag}))[0]
+
+    x = batch((5, 3))
+    says = rf"{name} is a traced array of dtype bool, .* close over it, .* static_argnames='{name}'"
+    for transformed in (jax.jit(call), jax.vmap(call, (None, 0))):
+        with pytest.raises(TypeError, match=says):
+            transformed(x, jnp.ones(2, bool))
+    if name in SWITCHES[:4]:  # the others change the state that is needed
+        for flag in (True, False):  # a value that is known is as good as a Python one
+            assert_close(call(x, jnp.asarray(flag)), call(x, flag))
+
+
 # What a call measured
 
 

@@ -25,6 +25,7 @@ from experiments.config import (
 from experiments.data import Batches, Data, Split, batch_order, batches
 from experiments.lanes import Epoch, train_arm
 from experiments.look import look
+from experiments.models import build
 from experiments.optimizers import Tuned, optimizer, schedule
 from experiments.programs import Engine, Lane, start
 from experiments.train import evaluate, init, train_step, with_population_statistics
@@ -285,6 +286,19 @@ def test_biases_of_norms_may_move_faster_and_norms_alone_may_move():
 
     assert moves(norm_bias_rate=64.0) == {"layer": {"kernel": 0.5, "bias": 0.5}, "norm": {"scale": 0.5, "bias": 32.0}}
     assert moves(trains="norm") == {"layer": {"kernel": 0, "bias": 0}, "norm": {"scale": 0.5, "bias": 0.5}}
+
+
+def test_the_norms_of_airbench94_have_a_bias_alone_and_its_whitening_is_no_norm():
+    model = build(ModelConfig(network="airbench94", width=1 / 16), 10, train=True)
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    params = jax.tree.map(lambda a: jnp.ones(a.shape), jax.eval_shape(model.init, jax.random.key(0), x)["params"])
+    config = OptimizerConfig(momentum=0.0, schedule="constant", norm_bias_rate=64.0)
+    tx = optimizer(config, Tuned(0.5, 0.0, False), 1, model, x)
+    updates, _ = tx.update(params, tx.init(params), params)
+    rates = {tuple(k.key for k in path): float(-u.ravel()[0]) for path, u in jax.tree.leaves_with_path(updates)}
+    assert rates[("block_0", "layer", "bias")] == 0.5
+    assert {path[-2:] for path, rate in rates.items() if rate == 32.0} == {("norm", "bias")}
+    assert sum(rate == 32.0 for rate in rates.values()) == 6
 
 
 @pytest.mark.parametrize(

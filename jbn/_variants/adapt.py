@@ -20,14 +20,15 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._axes import Axis
-from jbn._batch_norm import KEPT, Info, check_enough
+from jbn._batch_norm import KEPT, Info, refuse_one_value
 from jbn._moments import Moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
 from jbn._stats import BatchStats
 
 
+@_meshes.by_compiler
 def adaptive_batch_norm(
     x: jax.Array,
     scale: jax.Array | None,
@@ -86,11 +87,12 @@ def adaptive_batch_norm(
     named = {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}
     for name, value in named.items():
         check_features(name, value, axis, x.shape)
+    where = None if where is None else _axes.expand_mask(where, x.shape)
     if not _axes.within(source_weight, 0, 1):
         raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
     if (known := _axes.concrete(source_weight)) is not None and np.any(known == 0):
         remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
-        check_enough(x.shape, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
+        x = refuse_one_value(x, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
 
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
         result, x = x.dtype if dtype is None else dtype, _axes.widened(x)

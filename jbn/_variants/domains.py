@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._batch_norm import Info, batch_norm
 from jbn._moments import Moments
@@ -25,6 +25,7 @@ from jbn._stats import BatchStats, init_stats, update_stats
 _FOLLOWING = ("momentum", "debias", "variance", "skip_nonfinite", "accumulate_steps")
 
 
+@_meshes.by_compiler
 def domain_batch_norm(
     x: jax.Array,
     scale: jax.Array | None,

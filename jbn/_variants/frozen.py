@@ -4,6 +4,9 @@
 
 Fine-tuning with batches too small for statistics of their own keeps those of pretraining (He et al. 2017, "Mask R-CNN",
 section 3.1). The gradient dx = dy · scale / sqrt(stats.var + epsilon) takes no pass over the batch.
+
+Constants are so to differentiation. Scale and bias in the hands of an optimizer that moves what has no gradient, by
+weight decay, say, are kept still by `jbn.optim.frozen_mask`.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Groups:
 
     def cut(self, a: jax.Array) -> jax.Array:
         """An array of the input's rank, cut; the last group filled up with 0 or False."""
-        if a.shape[self.batch] == 1 < self.shape[self.batch] and not self.padding:
+        if a.shape[self.batch] == 1 and not self.padding:
             return jnp.expand_dims(a, self.batch)
         a = jnp.broadcast_to(a, (*a.shape[: self.batch], self.shape[self.batch], *a.shape[self.batch + 1 :]))
         a = jnp.pad(a, [(0, self.padding if i == self.batch else 0) for i in range(a.ndim)])

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbn import _axes
+from jbn import _axes, _meshes
 from jbn._batch_norm import Info, Share, batch_norm
 from jbn._moments import Moments
 from jbn._stats import BatchStats
@@ -60,6 +60,7 @@ def renorm_ramp(final: float, *, start: int, end: int, initial: float) -> Callab
     return limit
 
 
+@_meshes.by_compiler
 def batch_renorm(
     x: jax.Array,
     scale: jax.Array | None,

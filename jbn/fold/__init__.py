@@ -18,6 +18,7 @@ Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks", se
 (https://arxiv.org/abs/1712.05877), for the fold into the layer before.
 """
 
+from jbn import _needs_flax as _needs_flax  # first
 from jbn.fold._linen import Folded as Folded
 from jbn.fold._linen import fold_linen as fold_linen
 from jbn.fold._nnx import Identity as Identity

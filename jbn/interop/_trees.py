@@ -235,6 +235,9 @@ def _torch(source: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _nnx(source: Any) -> Any:
+    from jbn import _needs_flax as _needs_flax  # first
+
+    # isort: split
     from flax import nnx
 
     if isinstance(source, Mapping) and not isinstance(source, nnx.State):

@@ -15,6 +15,7 @@ The second is a fixed point: on the data as one batch, training and inference gi
 layer on the longest path.
 """
 
+from jbn import _needs_flax as _needs_flax  # first
 from jbn.population._algorithm import Batches as Batches
 from jbn.population._layer import Mode as Mode
 from jbn.population._linen import estimate_linen as estimate_linen

@@ -1,0 +1,75 @@
+"""One call of every public module of an installed jbn: `python check_wheel.py [flax]`, run outside of the checkout.
+
+Without `flax` only the core may work, and the rest has to say what to install. See `make test-wheel`.
+"""
+
+import functools
+import importlib
+import pkgutil
+import sys
+
+import jax.numpy as jnp
+
+import jbn
+
+X = jnp.asarray([[1.0, 10.0], [3.0, 30.0], [8.0, 20.0]])
+NEED_FLAX = {"linen", "nnx", "placement", "population", "fold"}
+
+
+def check_core() -> None:
+    y, stats, info = jbn.batch_norm(X, None, None, jbn.init_stats(2), train=True)
+    assert jnp.allclose(y.mean(0), 0, atol=1e-6) and jnp.allclose(y.std(0), 1, atol=1e-4)
+    assert float(info.moments.count) == 3
+    assert jnp.allclose(jbn.batch_norm(X, None, None, stats, train=False)[0], (X - stats.mean) / jnp.sqrt(stats.var + 1e-5))
+    importlib.reload(jbn)
+    from jbn import interop, optim
+
+    layer = interop.from_jbn(None, None, stats)
+    assert interop.to_torch(layer)["running_mean"].shape == (2,)
+    assert optim.norm_mask({"norm": {"scale": 1, "bias": 1}, "dense": {"kernel": 1, "bias": 1}}) == {
+        "norm": {"scale": True, "bias": True},
+        "dense": {"kernel": False, "bias": False},
+    }
+
+
+def check_flax() -> None:
+    import jax
+    import optax
+    from flax import linen as nn
+    from flax import nnx
+
+    import jbn.linen
+    import jbn.nnx
+    from jbn import fold, optim, placement, population
+
+    model = nn.Sequential([nn.Dense(4), jbn.linen.BatchNorm(use_running_average=True)])
+    variables = population.estimate_linen(model, model.init(jax.random.key(0), X), [X], progress=False)
+    folded, small = fold.fold_linen(model, variables, X)
+    assert jnp.allclose(folded.apply(small, X), model.apply(variables, X), atol=1e-4)
+    assert jbn.nnx.BatchNorm(2, rngs=nnx.Rngs(0))(X).shape == X.shape
+    optim.only_norm(optax.sgd(0.1)).init(variables["params"])
+    norm = functools.partial(jbn.linen.BatchNorm, use_running_average=True)
+    block = placement.Block(functools.partial(nn.Dense, 3), norm, nn.relu, placement="after")
+    assert block.apply(block.init(jax.random.key(0), X), X).shape == (3, 3)
+
+
+def main(extra: str = "") -> None:
+    public = {m.name for m in pkgutil.iter_modules(jbn.__path__) if not m.name.startswith("_")}
+    assert public == NEED_FLAX | {"interop", "optim"}, f"a public module that is not called here: {public}"
+    assert "experiments" not in {m.name for m in pkgutil.iter_modules()}, "the wheel brings a package `experiments`"
+    check_core()
+    if extra:
+        check_flax()
+        return
+    for name in sorted(NEED_FLAX):
+        try:
+            importlib.import_module(f"jbn.{name}")
+        except ImportError as error:
+            assert "pip install 'jbn[flax]'" in str(error), error
+        else:
+            raise AssertionError(f"jbn.{name} was imported without Flax")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    print("jbn", jbn.__version__, *sys.argv[1:], "works as installed")
