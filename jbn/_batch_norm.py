@@ -172,6 +172,8 @@ def batch_norm(
         check_features("stats.var", stats.var, axis, x.shape)
     if placement not in ("before", "after"):
         raise ValueError(f"placement is {placement!r}; write 'before' or 'after': the norm before or after activation")
+    if ragged_groups not in ("refuse", "exact"):
+        raise ValueError(f"ragged_groups is {ragged_groups!r}; write 'refuse' or 'exact'")
     running = not train if use_running_average is None else use_running_average
     update = train if update is None else update
     if not trainable:
@@ -182,7 +184,9 @@ def batch_norm(
             "statistics, such as jbn.init_stats(n)"
         )
     if not running or update:
-        cut = None if running else _cut(x.shape, axis, virtual_batch_size, ragged_groups)
+        cut = None if running else _cut(x.shape, axis, virtual_batch_size)
+        if cut is not None and ragged_groups == "refuse" and (error := cut.ragged):
+            x = refused(x, error)
         remedy = "train=False to normalize by the running statistics"
         x = refuse_one_value(x, axis, cut, axis_name, axis_index_groups, who="training", remedy=remedy)
 
@@ -206,7 +210,6 @@ def batch_norm(
             **fixed,
             **spread,
             virtual_batch_size=virtual_batch_size,
-            ragged_groups=ragged_groups,
             correction=correction,
         )
         # Out of an eager checkpoint, a count that is a constant comes as a literal.
@@ -238,14 +241,13 @@ def normalize_batch(
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     virtual_batch_size: int | None = None,
-    ragged_groups: ghost.Ragged = "refuse",
     activation: Activation | None = None,
     placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
     correction: Correction | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
-    cut = _cut(x.shape, axis, virtual_batch_size, ragged_groups)
+    cut = _cut(x.shape, axis, virtual_batch_size)
 
     def norm(x, scale, bias, where, dtype):
         if cut is None:
@@ -331,8 +333,8 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
     )
 
 
-def _cut(shape, axis, virtual_batch_size, ragged_groups) -> ghost.Groups | None:
-    return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size, ragged_groups)
+def _cut(shape, axis, virtual_batch_size) -> ghost.Groups | None:
+    return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size)
 
 
 def refuse_one_value(x, axis, cut: ghost.Groups | None, axis_name, axis_index_groups, *, who: str, remedy: str):

@@ -20,7 +20,9 @@ def check_core() -> None:
     y, stats, info = jbn.batch_norm(X, None, None, jbn.init_stats(2), train=True)
     assert jnp.allclose(y.mean(0), 0, atol=1e-6) and jnp.allclose(y.std(0), 1, atol=1e-4)
     assert float(info.moments.count) == 3
-    assert jnp.allclose(jbn.batch_norm(X, None, None, stats, train=False)[0], (X - stats.mean) / jnp.sqrt(stats.var + 1e-5))
+    assert jnp.allclose(
+        jbn.batch_norm(X, None, None, stats, train=False)[0], (X - stats.mean) / jnp.sqrt(stats.var + 1e-5)
+    )
     importlib.reload(jbn)
     from jbn import interop, optim
 

@@ -46,6 +46,18 @@ class Groups:
     at: int
 
     @property
+    def ragged(self) -> str | None:
+        """What to say where the last group holds fewer examples than the others."""
+        n = self.shape[self.batch]
+        if not (rest := n % self.size):
+            return None
+        return (
+            f"virtual_batch_size={self.size} does not divide the batch of {n} (axis {self.batch} of shape "
+            f"{self.shape}); write a batch size that it divides, or ragged_groups='exact', where the last virtual "
+            f"batch has {rest}"
+        )
+
+    @property
     def padding(self) -> int:
         return self.groups * self.size - self.shape[self.batch]
 
@@ -93,17 +105,15 @@ class Groups:
         return merge_all(parts[0], Moments(parts[1], parts[2], count))
 
 
-def groups(shape: tuple[int, ...], axis: Axis, size: int, ragged: Ragged) -> Groups:
+def groups(shape: tuple[int, ...], axis: Axis, size: int) -> Groups:
     """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis.
 
     Raises:
-      ValueError: there is no axis to cut, `size` is not positive, or does not divide the batch while `ragged` refuses.
+      ValueError: there is no axis to cut, or `size` is not positive.
     """
     features = _axes.feature_axes(axis, len(shape))
     reduced = _axes.reduction_axes(axis, len(shape))
     size = operator.index(size)
-    if ragged not in ("refuse", "exact"):
-        raise ValueError(f"ragged_groups is {ragged!r}; write 'refuse' or 'exact'")
     if size < 1:
         raise ValueError(f"virtual_batch_size={size}; write the number of examples in a virtual batch, such as 32")
     if not reduced:
@@ -112,13 +122,7 @@ def groups(shape: tuple[int, ...], axis: Axis, size: int, ragged: Ragged) -> Gro
             f"{shape}; write an input with a batch axis"
         )
     batch = reduced[0]
-    n = shape[batch]
-    if n % size and ragged == "refuse":
-        raise ValueError(
-            f"virtual_batch_size={size} does not divide the batch of {n} (axis {batch} of shape {shape}); write a "
-            f"batch size that it divides, or ragged_groups='exact', where the last virtual batch has {n % size}"
-        )
     at = sum(a < batch for a in features)
     cut = (*features[:at], batch, *(a + 1 for a in features[at:]))
-    count = -(-n // size)
+    count = -(-shape[batch] // size)
     return Groups(shape, batch, count if count >= 1 else 1, size, cut, at)  # max() cannot compare symbolic sizes
