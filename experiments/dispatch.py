@@ -54,10 +54,9 @@ class Program:
     def __call__(self, *arguments: Any) -> Any:
         static = len(self._options["static_argnums"])
         leaves, structure = jax.tree.flatten(arguments[static:])
-        kinds = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
-        called = (arguments[:static], structure, kinds)
+        called = (arguments[:static], structure, tuple(leaf.shape for leaf in leaves))
         if called not in self._compiled:
-            # jit finds what was compiled here; what it does not, because a setting of jax changed, it compiles itself.
+            # jit finds what was compiled here; what it does not, such as for another dtype, it compiles itself.
             self.jitted.lower(*arguments).compile()
             self._compiled.add(called)
         return dispatch(self.jitted, *arguments)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
-from experiments.data import Batches, Data, Split, batch_order, batches
+from experiments.data import Batches, Data, Split, batch_order
 from experiments.dispatch import dispatch
 from experiments.look import STEP_SIZES, Look, layer_names
 from experiments.optimizers import Tuned
@@ -29,6 +29,7 @@ from experiments.programs import (
     Lane,
     curve_lane,
     evaluate_lanes,
+    in_batches,
     look_lane,
     mesh_of,
     population_lanes,
@@ -208,7 +209,7 @@ class _Together:
         ]
 
     def _batches(self, split: Split, size: int) -> Batches:
-        return put_on_all(dispatch(batches, split, size), self.mesh)
+        return put_on_all(in_batches(size, split), self.mesh)
 
     # A checkpoint is the state, by orbax; curves and looks, which grow, are a JSON file beside it, written before.
     def _restore(self, state: State, curves: Curves, looks: Looks) -> tuple[int, State, Curves, Looks]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Setup
-from experiments.data import Split
+from experiments.data import Split, batches
 from experiments.dispatch import dispatch, program
 from experiments.look import curve, look
 from experiments.optimizers import Tuned
@@ -120,6 +120,11 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0)
 @program(_ONCE, static_argnums=(0, 1, 2))
 def _init_lanes(setup, classes, mesh, seeds, images):
     return over_lanes(partial(init, setup, classes), mesh, seeds, images, shared=1)
+
+
+@program(_ONCE, static_argnums=(0,))
+def in_batches(size, split):
+    return batches(split, size)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
