@@ -135,7 +135,9 @@ def batch_norm(
         axis); returns the scale and bias to use. For variants such as `batch_renorm`.
 
     Returns:
-      y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info.
+      y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info. On a
+      mesh with explicit axes, y is spread as `x` is, and the statistics as they were (JAX takes gradients there within
+      `jit` or `jax.set_mesh`).
 
     Raises:
       ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, a mask

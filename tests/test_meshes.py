@@ -15,8 +15,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbn
+import jbn.fold
 import jbn.linen
 import jbn.nnx
+import jbn.population
 
 SHAPE = (12, 2, 6)
 PLACES = {"batch": P("d"), "features": P(None, None, "f"), "both": P("d", None, "f")}
@@ -197,7 +199,7 @@ def test_each_function_alone_says_how_its_result_is_spread(place):
     with jax.set_mesh(mesh):
         given = spread((x, keep, scale, bias, stats), mesh, PLACES[place])
         y, m, merged, new = got = jax.jit(run)(*given)
-    close(got, run(x, keep, scale, bias, stats))
+    close(got, jax.jit(run)(x, keep, scale, bias, stats))
     assert spec(y) == spec(given[0])
     assert spec(m.mean) == spec(merged.var) == P(*PLACES[place][2:] or [None])
     assert spec(new.mean) == P(None)
@@ -210,7 +212,7 @@ def test_calls_and_gradients_without_jit_are_those_of_one_device(place, context)
 
     def run(x, dy, *vectors):
         y, pull, others = jax.vjp(lambda x: (lambda y, *rest: (y, rest))(*step(x, *vectors)), x, has_aux=True)
-        return y, pull(dy), others, step(x, *vectors)[:2]
+        return y, pull(dy), others
 
     x, _, dy, *vectors = numbers({})
     mesh = mesh_of("explicit")
@@ -249,6 +251,22 @@ def test_one_axis_may_be_divided_by_shard_map_and_the_other_spread():
     with jax.set_mesh(mesh):
         got = jax.jit(device)(*spread((x, scale, bias, stats), mesh, PLACES["both"]))
     close(got, jax.jit(step)(x, scale, bias, stats))
+
+
+def test_population_and_fold_take_batches_that_are_spread():
+    x, *_ = numbers({})
+    norm = jbn.nnx.BatchNorm(SHAPE[-1], use_running_average=True, rngs=nnx.Rngs(0))
+    model = nnx.Sequential(nnx.Linear(SHAPE[-1], SHAPE[-1], rngs=nnx.Rngs(1)), norm)
+
+    def run(x):
+        measured = nnx.clone(model)
+        jbn.population.estimate_nnx(measured, [x, x], progress=False)
+        folded = jbn.fold.fold_nnx(measured, x)
+        return nnx.to_pure_dict(nnx.state(measured, nnx.BatchStat)), folded(x)
+
+    want, mesh = run(x), mesh_of("explicit")
+    with jax.set_mesh(mesh):
+        close(run(spread(x, mesh, PLACES["both"])), want)
 
 
 MODULES = {

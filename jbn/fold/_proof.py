@@ -116,10 +116,12 @@ def _inputs(face: Face, source: Any, x: Any) -> list[Any]:
 
     def leaf(size: int, a: Any) -> Any:
         a = jnp.ones(a.shape, a.dtype) if isinstance(a, jax.ShapeDtypeStruct) else jnp.asarray(a)
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a = np.asarray(a)  # which may be spread over devices, and could not be picked from
         if a.ndim and a.shape[0] == batch:
             a = a[np.arange(size) % batch]
         if not a.ndim or not jnp.issubdtype(a.dtype, jnp.inexact):
-            return a
+            return jnp.asarray(a)
         values = np.ravel(a)
         drawn = rng.choice(values, a.shape) if np.ptp(values) > 0 else rng.normal(size=a.shape)
         return jnp.asarray(drawn, a.dtype)
