@@ -85,7 +85,7 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
     import datasets
     import huggingface_hub
 
-    files = _mirrored(request, mirror)
+    files = mirrored(request, mirror)
     show = progress and sys.stderr.isatty()
     shown = [m for m in (datasets.utils, huggingface_hub.utils) if not show and not m.are_progress_bars_disabled()]
     for module in shown:
@@ -114,7 +114,7 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
     return found, origin | {"datasets": datasets.__version__}
 
 
-def _mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
+def mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
     """The mirror's parquet files by split; none if it lacks the set, or its config."""
     if mirror is None:
         return {}
@@ -164,7 +164,7 @@ def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrore
 
 
 def _column(request: Request, features: Any, kind: str) -> str:
-    """The column asked for; without one, the only one of its kind."""
+    """The column asked for; without one, the only one of its kind, or the one of that name: `image`, `label`."""
     from datasets import ClassLabel, Image
 
     wanted, columns = getattr(request, kind), ", ".join(features)
@@ -176,6 +176,8 @@ def _column(request: Request, features: Any, kind: str) -> str:
     alike = [
         name for name, feature in features.items() if isinstance(feature, Image if kind == "image" else ClassLabel)
     ]
+    if len(alike) != 1 and kind in features:
+        return kind
     if len(alike) != 1:
         which = " and ".join(alike) or "none"
         raise ConfigError(

@@ -6,7 +6,8 @@ the network nor `datasets`. Nothing here imports jax.
 
 A cache is one folder, renamed into place when complete, so there is never half a one; one process at a time writes it.
 Every start checks it against `fast_checksum` (3 ms for MNIST, where SHA-256 takes 75); SHA-256 is checked right after
-decoding, and with `verify=True`. A cache that fails is decoded again.
+decoding, and with `verify=True`. A cache that fails is decoded again, and so is one whose files in the mirror have
+changed in size or time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import ConfigError
-from experiments.decode import FULL, KNOWN, Request, decode, line, nearest
+from experiments.decode import FULL, KNOWN, Request, decode, line, mirrored, nearest
 
 FORMAT = 1
 CHECKED_BYTES = 2**31  # of larger arrays, a start reads only every k-th block
@@ -68,7 +69,8 @@ def load(
       config: configuration of the set, where it has several.
       cache: cache folder; by default `JBN_CACHE`, otherwise jbn in the user's cache folder.
       mirror: folder laid out <owner>/<name>/<config>/<split>-*.parquet, looked in before the hub; by default
-        `JBN_DATA`. A set that is cached is not looked for again: to read it anew, delete its folder.
+        `JBN_DATA`. Where its files are not those that the cache was decoded from, by size and time, they are read
+        again; a set of the hub is not: to read it anew, delete its folder in the cache.
       verify: check the cache against SHA-256, not only against the faster `fast_checksum`.
       progress: progress bars on stderr, where that is a terminal.
 
@@ -86,19 +88,21 @@ def load(
     request = _request(name, config, image_column, label_column)
     root = cache_folder(cache)
     folder = root / "images" / _key(request)
+    given = mirror or os.environ.get("JBN_DATA")
+    place = Path(given) if given else None
+    files = _stamps(request, place)
     try:
-        return _open(folder, verify)
+        return _open(folder, files, verify)
     except _Unusable as damage:
         note = str(damage)
     if note:
         print(f"{note}; decoding {request.name} again", file=sys.stderr)
-    given = mirror or os.environ.get("JBN_DATA")
     try:
         with _disk(root), _sole_writer(folder):
             with contextlib.suppress(_Unusable):
-                return _open(folder, verify=True)  # another process was faster
-            _build(request, folder, Path(given) if given else None, progress)
-            return _open(folder, verify=True)
+                return _open(folder, files, verify=True)  # another process was faster
+            _build(request, folder, place, files, progress)
+            return _open(folder, files, verify=True)
     except _Unusable as damage:
         raise ConfigError(
             f"{damage}, just after it was written; check the disk, or write JBN_CACHE=<another>"
@@ -183,17 +187,32 @@ def _key(request: Request) -> str:
 # The cache: <root>/images/<owner>--<name>-<digest of the request>/{train,test}_{x,y}.npy and meta.json.
 
 
+Stamps = dict[str, list[int]]
+"""Size in bytes and time of the last change in nanoseconds, by path."""
+
+
+def _stamps(request: Request, mirror: Path | None) -> Stamps:
+    """Those of the mirror's files of a set; none where it has none."""
+    if mirror is None or not mirror.is_dir():
+        return {}
+    parts = [part for split in mirrored(request, mirror).values() for part in split]
+    return {part.relative_to(mirror).as_posix(): [part.stat().st_size, part.stat().st_mtime_ns] for part in parts}
+
+
 class _Unusable(Exception):
-    """There is no cache (no message), or it is damaged (what is wrong)."""
+    """There is no cache (no message), or it is damaged, or of other files (what is wrong)."""
 
 
-def _open(folder: Path, verify: bool) -> Images:
+def _open(folder: Path, files: Stamps, verify: bool) -> Images:
+    """The cache, if it is whole, and decoded from these files, if there are any."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         if meta.pop("checksum") != _digest(meta):
             raise ValueError("meta.json: wrong checksum")
         if meta["format"] != FORMAT:
             raise ValueError(f"format {meta['format']}, not {FORMAT}")
+        if files and meta.get("files") != files:
+            raise _Unusable(f"the cache {folder} was decoded from other files than those in the mirror")
         arrays = {}
         for name, stored in meta["arrays"].items():
             file, shape = folder / f"{name}.npy", tuple(stored["shape"])
@@ -203,18 +222,18 @@ def _open(folder: Path, verify: bool) -> Images:
         return Images(**arrays, classes=tuple(meta["classes"]), source=meta["source"])
     except PermissionError as error:
         raise ConfigError(f"cannot read {error.filename}: {error.strerror}; write JBN_CACHE=<another folder>") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _Unusable(f"the cache {folder} is damaged ({line(error)})" if folder.exists() else "") from None
 
 
-def _build(request: Request, folder: Path, mirror: Path | None, progress: bool) -> None:
+def _build(request: Request, folder: Path, mirror: Path | None, files: Stamps, progress: bool) -> None:
     """Decodes into a folder beside `folder`, and renames it. What a killed process left there is removed first."""
     building, old = (folder.with_name(folder.name + suffix) for suffix in (".building", ".old"))
     for leftover in (building, old):
         shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir()
     try:
-        meta = {"format": FORMAT, **decode(request, building, mirror, progress, _write)}
+        meta = {"format": FORMAT, "files": files, **decode(request, building, mirror, progress, _write)}
         (building / "meta.json").write_text(json.dumps({**meta, "checksum": _digest(meta)}, indent=1))
         if folder.exists():
             folder.rename(old)

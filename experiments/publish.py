@@ -20,21 +20,26 @@ EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHER
 
 
 def publish(folder: Path, target: Path = PUBLISHED) -> Path:
-    """Copies a finished run to `target`/<name of its config>, in place of what is there, and returns that folder.
+    """Copies a finished run to `target`/<name of its config>, in place of a published one, and returns that folder.
 
     Left out are records.jsonl, of which result.json holds every accuracy, and figures in other formats than PNG.
 
     Raises:
-      ConfigError: `folder` is no run folder, is not finished, or has no report.
+      ConfigError: `folder` is no run folder, is not finished, or has no report; or what is there is no published run.
     """
     run = read(Path(folder))
-    missing = [name for name in KEPT if not (run.folder / name).is_file()]
+    missing = [name for name in (*KEPT, "tables") if not (run.folder / name).exists()]
     if missing:
         raise ConfigError(
             f"{folder} has no {missing[0]}; finish the run, and draw its report with: "
             f"python -m experiments report {folder}"
         )
     to = target / run.config.name
+    published = {*KEPT, "tables", "figures"}
+    there = {path.name for path in to.iterdir()} if to.is_dir() else set()
+    if to.exists() and (there - published or not to.is_dir() or to.samefile(run.folder)):
+        what = "the run itself" if to.samefile(run.folder) else "no published run, which could be replaced"
+        raise ConfigError(f"{to} is {what}; nothing was changed; write another folder with --to FOLDER")
     shutil.rmtree(to, ignore_errors=True)
     (to / "figures").mkdir(parents=True)
     for name in KEPT:

@@ -24,6 +24,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import PIL.Image
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from experiments import images
@@ -148,6 +150,61 @@ def test_files_that_do_not_say_that_they_hold_images_are_read_by_column_name(mir
         put(mirror, {"pic": [png(p) for p in x], "kind": [0, 1, 1, 0]}, split, features="none")
     np.testing.assert_array_equal(load("some/set", image_column="pic", label_column="kind").train_x, x)
     refused("of the columns pic, kind of some/set, none holds images; write image_column=", "some/set")
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bytes", "as datasets stores them"])
+@pytest.mark.parametrize("names", [False, True], ids=["numbers", "names"])
+def test_the_readmes_recipe_for_ones_own_data_needs_no_datasets_to_write_it(mirror, wrapped, names):
+    """Plain parquet files say nothing of images and classes, so the columns are taken by the documented names."""
+    (mirror / "me/mine/default").mkdir(parents=True)
+    x, y = draw(6), [0, 1, 2] * 2
+    pictures = [png(pixels) if wrapped else png(pixels)["bytes"] for pixels in x]
+    columns = {"image": pictures, "label": ["abc"[k] for k in y] if names else y, "more": y}
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), mirror / f"me/mine/default/{split}-0.parquet")
+    found = load("me/mine")
+    np.testing.assert_array_equal(found.train_x, x)
+    assert found.test_y.tolist() == y and found.classes == (tuple("abc") if names else tuple("012"))
+
+
+def test_of_several_columns_of_images_the_one_of_the_documented_name_is_taken(mirror):
+    features = datasets.Features({"mask": datasets.Image(), "image": datasets.Image(), "label": datasets.Value("int8")})
+    for split in ("train", "test"):
+        columns = {"mask": [png(p) for p in draw(3, seed=1)], "image": [png(p) for p in draw(3)], "label": [0, 1, 2]}
+        put(mirror, columns, split, features=features)
+    np.testing.assert_array_equal(load("some/set").train_x, draw(3))
+
+
+@pytest.mark.parametrize("change", ["bytes", "one more file", "time alone"])
+def test_a_file_of_the_mirror_that_was_changed_is_read_again_and_that_is_said(mirror, capfd, change):
+    train_x, *_ = put_set(mirror)
+    np.testing.assert_array_equal(load("some/set").train_x, train_x)
+    wanted = train_x
+    path = mirror / "some/set/plain/train-00000-of-00001.parquet"
+    if change == "bytes":
+        wanted = draw(40, seed=7)
+        put(mirror, {"image": [png(p) for p in wanted], "label": [0, 1] * 20})
+    elif change == "one more file":
+        path.rename(path.with_name("train-00000-of-00002.parquet"))
+        put(mirror, {"image": [png(p) for p in draw(5, seed=9)], "label": [0] * 5}, part="00001-of-00002")
+        wanted = np.concatenate([train_x, draw(5, seed=9)])
+    else:
+        os.utime(path, ns=(0, 0))
+    assert capfd.readouterr().err == ""
+    np.testing.assert_array_equal(load("some/set").train_x, wanted)
+    assert "was decoded from other files than those in the mirror; decoding some/set again" in capfd.readouterr().err
+    load("some/set")
+    assert capfd.readouterr().err == "", "what is as it was is not read again"
+
+
+def test_what_is_decoded_is_used_where_the_mirror_is_gone(mirror, capfd):
+    train_x, *_ = put_set(mirror)
+    load("some/set")
+    shutil.rmtree(mirror)
+    np.testing.assert_array_equal(load("some/set").train_x, train_x)
+    mirror.mkdir()
+    np.testing.assert_array_equal(load("some/set").train_x, train_x)
+    assert capfd.readouterr().err == ""
 
 
 def test_grey_images_in_a_set_with_colour_become_grey_rgb_wherever_they_stand(mirror):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import run_folder
+from synthetic import SMALL, run_folder
 
 from experiments import report
+from experiments.__main__ import main
 from experiments.config import ConfigError, from_json, load
 from experiments.formats import number, signed
 from experiments.publish import EXACT, publish, whole
@@ -95,3 +96,37 @@ def test_publishing_keeps_what_is_small_and_refuses_what_is_unfinished(tmp_path)
     assert len(seen) >= 5  # none, before and after; training and test data
     text = (to / "report.md").read_text()
     assert {f"figures/{p.name}" for p in (to / "figures").iterdir()} >= set(re.findall(r"figures/\w+\.png", text))
+
+
+def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys, monkeypatch):
+    folder = run_folder(tmp_path / "runs" / "synthetic", SMALL)
+    for name in ("report.md", "summary.csv", "engine.json"):
+        (folder / name).write_text("{}")
+    for name in ("tables", "figures"):
+        (folder / name).mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for _ in range(2):  # again in place of what was published
+        assert main(["publish", str(folder), "--to", "results"]) == 0
+        assert capsys.readouterr().out == f"published: {elsewhere / 'results' / 'synthetic'}\n"
+    assert (elsewhere / "results" / "synthetic" / "result.json").read_bytes() == (folder / "result.json").read_bytes()
+    monkeypatch.setattr("experiments.publish.PUBLISHED", tmp_path / "checkout")
+    assert main(["publish", str(folder)]) == 0
+    assert capsys.readouterr().out == f"published: {tmp_path / 'checkout' / 'synthetic'}\n"
+
+
+def test_publishing_replaces_nothing_but_what_was_published(tmp_path, capsys):
+    folder = run_folder(tmp_path / "runs" / "synthetic", SMALL)
+    for name in ("report.md", "summary.csv", "engine.json"):
+        (folder / name).write_text("{}")
+    (folder / "tables").mkdir()
+    mine = tmp_path / "home" / "synthetic"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("my life's work")
+    published = publish(folder, tmp_path / "published")
+    for source, to in ((folder, tmp_path / "home"), (folder, folder.parent), (published, published.parent)):
+        before = {path: path.read_bytes() for path in (to / "synthetic").rglob("*") if path.is_file()}
+        assert main(["publish", str(source), "--to", str(to)]) == 2
+        assert "nothing was changed; write another folder with --to FOLDER" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in (to / "synthetic").rglob("*") if path.is_file()} == before
