@@ -2,20 +2,19 @@
 
 python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
 python -m experiments report runs/digits_placement
-python -m experiments publish runs/digits_placement
+python -m experiments publish runs/digits_placement [--to results]
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -24,11 +23,13 @@ from rich.table import Column
 
 from experiments import record, report
 from experiments.config import Config, ConfigError, load
+from experiments.config.errors import near
 
 USAGE = """usage: python -m experiments run CONFIG.py [--field value ...] [--out FOLDER]
        python -m experiments run CONFIG.py --help     explains every field
        python -m experiments report FOLDER            draws the report again, from the folder alone
-       python -m experiments publish FOLDER           copies what is worth committing to experiments/published/"""
+       python -m experiments publish FOLDER [--to TO]  copies what is worth committing to TO/<name of the config>;
+                                                      by default into experiments/published/ of this checkout"""
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ def main(arguments: Sequence[str]) -> int:
                 run(path, overrides, console)
             case ["report", path] if not path.startswith("-"):
                 redraw(Path(path), console)
-            case ["publish", path] if not path.startswith("-"):
-                from experiments.publish import publish
+            case ["publish", path, *to] if not path.startswith("-") and (not to or (to[0] == "--to" and len(to) == 2)):
+                from experiments.publish import PUBLISHED, publish
 
-                console.print(publish(Path(path)), soft_wrap=True)
+                written = publish(Path(path), Path(to[1]) if to else PUBLISHED)
+                console.print(f"published: {written.resolve()}", soft_wrap=True)
             case ["-h" | "--help"] | ["run" | "report" | "publish", "-h" | "--help"]:
                 print(USAGE)
             case []:
@@ -58,20 +60,26 @@ def main(arguments: Sequence[str]) -> int:
             case [command, *rest]:
                 raise ConfigError(f"cannot read {' '.join([command, *rest])!r}; write one of\n{USAGE}")
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 2)
+    except MemoryError as error:
+        return _complain(f"no room in memory ({error}); write fewer examples, seeds, resamples or units", 2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"error: cannot write{where} ({error.strerror or error}); make room, or write another --out; what is on "
-            "the disk is kept, and the same command goes on from there",
-            file=sys.stderr,
+        return _complain(
+            f"cannot write{where} ({error.strerror or error}); make room, or write another --out; what is on the disk "
+            "is kept, and the same command goes on from there",
+            1,
         )
-        return 1
     except KeyboardInterrupt:
         print("\nstopped; nothing that was trained is lost: the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _complain(text: str, status: int) -> int:
+    """One line on stderr, whatever characters are in it."""
+    print(f"error: {text}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    return status
 
 
 def run(path: str, overrides: Sequence[str], console: Console) -> None:
@@ -80,11 +88,24 @@ def run(path: str, overrides: Sequence[str], console: Console) -> None:
     from experiments import sweep  # after the devices are set: this brings in jax
 
     folder = options.out or Path("runs") / options.config.name
-    with shown(console, sweep.total_epochs(options.config)) as progress:
+    with _room(), shown(console, sweep.total_epochs(options.config)) as progress:
         finished = sweep.run(options.config, folder, sweep.Progress(*progress))
     written = report.write(folder)
     report.print_answer(console, finished)
     console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    """An array that a device has no room for, as a MemoryError like those of the host."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        raise MemoryError(str(error).splitlines()[0]) from None
 
 
 def redraw(folder: Path, console: Console) -> None:
@@ -109,21 +130,31 @@ def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"[─│╭╮╰╯]+", " ", complaint.getvalue())
-        text = re.sub(r"\s+", " ", words).strip()
-        raise ConfigError(f"{_short(text, overrides)}; --help explains every field") from None
+        raise ConfigError(f"{_short(complaint.getvalue(), path)}; --help explains every field") from None
     return options
 
 
-def _short(text: str, overrides: Sequence[str]) -> str:
-    """Tyro's complaint without its headings; of the options that it finds similar, the nearest."""
-    if text.startswith("Unrecognized options"):
-        unknown = next((word for word in overrides if word in text and word.startswith("-")), overrides[0])
-        near = difflib.get_close_matches(unknown, set(re.findall(r"--[\w.-]+", text)) - {unknown}, n=1, cutoff=0.0)
-        return f"{unknown} is no option; did you mean {near[0]}?" if near else f"{unknown} is no option"
-    for title in ("Value error", "Invalid choice"):
-        text = text.removeprefix(title).strip()
-    return re.sub(r"\s*(\(default: .*?\))?\s*For full helptext,.*", "", text)
+def _short(box: str, path: str) -> str:
+    """Tyro's complaint without its box and title; of an unknown option, the nearest that there is."""
+    lines = [re.sub(r"^[╭╰].*|^-+$|^─+$", "\n", line.strip(" │")) for line in box.splitlines()]
+    text = " ".join(" ".join(lines).split("\n")[1].split())
+    if not text.startswith("Unrecognized options: "):
+        return text
+    unknown = text.removeprefix("Unrecognized options: ").split(", ")[0]
+    if unknown in FLAGS:
+        return f"{unknown} cannot be written here; edit it in {path}"
+    return f"{unknown} is no option{near(unknown, FLAGS)}".replace("'", "")
+
+
+def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
+    """The flag of every field of a config, those within it by a dot."""
+    for field in fields(kind):
+        yield (name := prefix + field.name.replace("_", "-"))
+        if is_dataclass(field.default):
+            yield from _flags(field.default, f"{name}.")
+
+
+FLAGS = (*_flags(Config), "--out")
 
 
 def use_all_cores() -> None:
@@ -158,6 +189,7 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
 
 def entry() -> None:
     """Where `python -m experiments` begins."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  (folders may have any name)
     sys.exit(main(sys.argv[1:]))
 
 

@@ -147,7 +147,7 @@ class Checkpoints:
     def _read(self, folder: Path, wanted: dict[str, list[Any]]) -> dict[str, np.ndarray]:
         """The arrays of a checkpoint, if its files are what was written and its arrays are what is wanted."""
         _verify(folder)  # first: what orbax makes of damaged files is any exception, and pages on stderr
-        leaves = json.loads((folder / "leaves.json").read_text(encoding="utf-8"))
+        leaves = json.loads((folder / "leaves.json").read_text(encoding="utf-8"))  # as written: see its checksum
         if leaves != wanted:
             raise ConfigError(
                 f"the checkpoints in {self.folder} are of another state ({_first_difference(leaves, wanted)}); "

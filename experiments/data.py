@@ -6,6 +6,7 @@ set, applied with `jbn.normalize` to every split. It is the first step of the st
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Data(NamedTuple):
 
 def load(config: DataConfig) -> Data:
     """The data set of `config`, split with its seed, alike in the shares of the classes, and standardized."""
-    raw, source, classes = _digits(config) if config.name == "digits" else _images(config)
+    raw, source, classes, checksum = _digits(config) if config.name == "digits" else _images(config)
     if config.train_examples is not None:
         raw = (_first(raw[0], config), *raw[1:])
     moments = jbn.moments(raw[0].x, axis=_features(config, raw[0].x.ndim))
@@ -57,6 +58,7 @@ def load(config: DataConfig) -> Data:
     description = {
         "name": config.name,
         "source": source,
+        "checksum": checksum,
         "train": len(train.y),
         "validation": len(validation.y),
         "test": len(test.y),
@@ -140,27 +142,39 @@ def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, cl
     return np.array(batches)
 
 
-def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int]:
+def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
     x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
     held_out = config.validation_fraction + config.test_fraction
     seed = config.split_seed
-    x_train, x_rest, y_train, y_rest = train_test_split(x, y, test_size=held_out, random_state=seed, stratify=y)
     share = config.test_fraction / held_out
-    x_validation, x_test, y_validation, y_test = train_test_split(
-        x_rest, y_rest, test_size=share, random_state=seed, stratify=y_rest
-    )
+    try:
+        x_train, x_rest, y_train, y_rest = train_test_split(x, y, test_size=held_out, random_state=seed, stratify=y)
+        x_validation, x_test, y_validation, y_test = train_test_split(
+            x_rest, y_rest, test_size=share, random_state=seed, stratify=y_rest
+        )
+    except ValueError:  # it stratifies no part that is smaller than the number of classes
+        raise _too_small(config, f"of {len(y)} examples a part with fewer than the {len(set(y))} classes") from None
     parts = ((x_train, y_train), (x_validation, y_validation), (x_test, y_test))
     source = "scikit-learn load_digits (UCI handwritten digits, 8 x 8 pixels, 17 grey levels)"
     train, validation, test = (_arrays(*part) for part in parts)
-    return (train, validation, test), source, int(y.max()) + 1
+    return (train, validation, test), source, int(y.max()) + 1, _checksum(x, y)
 
 
-def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int]:
+def _too_small(config: DataConfig, leaves: str) -> ConfigError:
+    return ConfigError(
+        f"data.validation_fraction {config.validation_fraction:g} and data.test_fraction {config.test_fraction:g} "
+        f"leave {leaves}; write other shares, such as 0.15 and 0.25"
+    )
+
+
+def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
     """A set of images in [0, 1]; validation is carved from train, test is the set's own."""
     found = images.load(
         config.name, image_column=config.image_column, label_column=config.label_column, config=config.subset
     )
     train, validation = images.carve(found.train_y, config.validation_fraction, config.split_seed)
+    if len(validation) < len(found.classes):
+        raise _too_small(config, f"{len(validation)} examples for validation, fewer than {len(found.classes)} classes")
 
     def part(x: np.ndarray, y: np.ndarray) -> Split:
         return _arrays(_shrunk(x, config.shrink) / np.float32(255), y)
@@ -172,7 +186,12 @@ def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int]:
     )
     small = f", averaged over {config.shrink} x {config.shrink}" if config.shrink > 1 else ""
     size = f"({'x'.join(map(str, found.train_x.shape[1:]))} pixels{small})"
-    return splits, f"{found.source['name']} {size}", len(found.classes)
+    return splits, f"{found.source['name']} {size}", len(found.classes), _checksum(*found[:4])
+
+
+def _checksum(*arrays: np.ndarray) -> str:
+    """Tells one data set from another, so that a run goes on with the one that it began with."""
+    return hashlib.sha256("".join(map(images.fast_checksum, arrays)).encode()).hexdigest()
 
 
 def _shrunk(x: np.ndarray, by: int) -> np.ndarray:

@@ -7,17 +7,21 @@ gain; on a GPU seeds side by side fill the device.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from experiments.computed import memory
 from experiments.config import ConfigError, Setup
 from experiments.data import Data, batch_order
 from experiments.programs import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
+from experiments.train import init
 
 MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2
@@ -42,20 +46,40 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
         for side in (("sequence", "vmap") if sides == "auto" else (sides,))
         for s in (("loop", "scan") if steps == "auto" else (steps,))
     ]
-    if len(candidates) == 1:
+    room = [engine for engine in candidates if _fits(setup, data, lanes, engine)]
+    if candidates == room[:1]:
         return Measured(candidates[0], {})
-    found: dict[Engine, float | None] = {engine: _milliseconds(setup, data, lanes, engine) for engine in candidates}
+    found: dict[Engine, float | None] = {
+        engine: _milliseconds(setup, data, lanes, engine) if engine in room else None for engine in candidates
+    }
     fitting = {engine: value for engine, value in found.items() if value is not None}
     if not fitting:
-        raise ConfigError("no way to run this network fits into memory; write a smaller training.batch_size")
+        raise ConfigError(
+            "no way to run this network fits into memory; write a smaller training.batch_size, model.width or "
+            "model.hidden, or training.lanes='sequence'"
+        )
     best = min(fitting, key=lambda engine: fitting[engine])
     return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
 
 
+def _width(setup: Setup, lanes: Sequence[Lane], engine: Engine) -> int:
+    """Lanes at once, those that fill up the devices included."""
+    size = mesh_of(len(lanes)).size
+    at_once = min(engine.at_once(size, setup.training.vmap_lanes), max(len(lanes), size))
+    return -(-at_once // size) * size
+
+
+def _fits(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> bool:
+    """Whether at least the states of these lanes have room: of a CPU, memory that is not there may end the process."""
+    state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    shared = 1 if jax.default_backend() == "cpu" else mesh_of(len(lanes)).size
+    return _width(setup, lanes, engine) * size <= shared * (memory() or math.inf)
+
+
 def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> float | None:
     mesh = mesh_of(len(lanes))
-    at_once = min(engine.at_once(mesh.size, setup.training.vmap_lanes), max(len(lanes), mesh.size))
-    width = -(-at_once // mesh.size) * mesh.size
+    width = _width(setup, lanes, engine)
     some = [lanes[i % len(lanes)] for i in range(width)]
     count = MEASURED_STEPS.get(setup.model.network, 3)
     y = np.asarray(data.train.y)

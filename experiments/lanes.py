@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.checked import fit_past, parse
 from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
 from experiments.data import Batches, Data, Split, batch_order
@@ -221,12 +222,13 @@ class _Together:
         if found.step is None:
             return 0, state, curves, looks
         try:
-            past = json.loads(self._past.read_text(encoding="utf-8"))
-            curves = [{name: values[: found.step] for name, values in c.items()} for c in past["curves"]]
-            looks = [seen[: found.step + 1] for seen in past["looks"]]
-        except (OSError, ValueError, KeyError) as error:
-            self.note(f"{self._past} cannot be read ({error}); this training begins anew")
-            return 0, state, [{name: [] for name in CURVES} for _ in curves], [[] for _ in looks]
+            past = parse(self._past.read_bytes(), "past")
+            fit_past(past, found.step, len(curves), len(looks))
+        except (OSError, ValueError) as error:
+            self.note(f"{self._past} cannot be used ({error}); this training begins anew")
+            return 0, state, curves, looks
+        curves = [{name: c[name][: found.step] for name in CURVES} for c in past["curves"]]
+        looks = [seen[: found.step + 1] for seen in past["looks"]]
         self.note(f"{self.folder}: going on after epoch {found.step}")
         return found.step, found.state, curves, looks
 

@@ -17,6 +17,7 @@ from flax import linen as nn
 import jbn
 import jbn.linen
 from experiments.config import Activation, ConfigError, ModelConfig
+from experiments.config.errors import raised
 from experiments.config.model import RESIDUAL
 from experiments.networks import NETWORKS, PUBLISHED_NORM, Network, no_norm
 
@@ -98,9 +99,10 @@ def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
     module, _, name = config.network.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever Python there may raise
+        reason = error if isinstance(error, ImportError | AttributeError) else raised(error)
         raise ConfigError(
-            f"model.network is {config.network!r}, but {error}; write module:function of a module that Python finds "
+            f"model.network is {config.network!r}, but {reason}; write module:function of a module that Python finds "
             "from here"
         ) from None
     fields = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")

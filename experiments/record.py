@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import checked
 from experiments.config import Config, ConfigError, from_json, to_json
 
 try:
@@ -35,6 +36,18 @@ try:
 except ImportError:  # no file locks on Windows: two writers are then not refused
     fcntl = None
 
+AGAIN = "delete it and run again: "
+REMEDIES = {
+    "config.json": "restore it, or delete the run folder and run again",
+    "env.json": "restore it, or delete it: the report then does not say where the numbers come from",
+    "data.json": "delete it: a run that goes on writes it anew",
+    "arms.json": "delete it: a run that goes on writes it anew",
+    "engine.json": AGAIN + "how to run is measured anew",
+    "records.jsonl": "delete that line, and result.json if it is there, and run again: only that training is repeated",
+    "metrics.jsonl": "delete that line",
+    "result.json": AGAIN + "it is computed anew from records.jsonl",
+}
+"""What to do about a file that does not hold what it should."""
 PACKAGES = ("jbn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels", "scikit-learn")
 
 
@@ -57,19 +70,31 @@ def read(folder: Path) -> Run:
       ConfigError: `folder` is no run folder, or its config.json is not readable.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    config = read_config(folder)
+    records = read_lines(folder / "records.jsonl")[0]
+    with _refused(folder / "records.jsonl", "records.jsonl"):
+        checked.fit_records(config, records)
+    result = read_json(folder / "result.json", None)
+    if result is not None:
+        with _refused(folder / "result.json", "result.json"):
+            checked.fit_result(config, result)
+    env, data, arms = (read_json(folder / name, {}) for name in ("env.json", "data.json", "arms.json"))
+    return Run(folder, config, env, data, records, result, arms)
+
+
+def read_config(folder: Path) -> Config:
+    """The config of a run folder.
+
+    Raises:
+      ConfigError: `folder` is no run folder, or its config.json is not readable.
+    """
+    values = read_json(folder / "config.json", None)
+    if values is None:
         raise ConfigError(f"{folder} is no run folder (it has no config.json); write a folder such as runs/<config>")
-    config = from_json(read_json(folder / "config.json"))
-    result = folder / "result.json"
-    return Run(
-        folder,
-        config,
-        read_json(folder / "env.json", {}),
-        read_json(folder / "data.json", {}),
-        _read_records(folder / "records.jsonl")[0],
-        read_json(result) if result.is_file() else None,
-        read_json(folder / "arms.json", {}),
-    )
+    try:
+        return from_json(values)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}; {REMEDIES['config.json']}") from None
 
 
 @contextmanager
@@ -93,6 +118,34 @@ def opened(folder: Path, config: Config, device: str) -> Iterator[tuple[Run, lis
     with lock:
         _lock(lock, folder)
         yield _reopen(folder, config, device)
+
+
+def refuse_another(run: Run, data: dict[str, Any], arms: dict[str, Any]) -> None:
+    """Refuses to go on where other data or another network than that of the folder would be trained.
+
+    Args:
+      run: as found in the folder.
+      data, arms: what data.json and arms.json would hold now.
+
+    Raises:
+      ConfigError: the data differ, or what an arm computes. Programs are compared where the same versions traced both.
+    """
+    here = f"nothing was trained; write another folder with --out FOLDER, or delete {run.folder}"
+    if run.data.get("checksum", data["checksum"]) != data["checksum"]:
+        raise ConfigError(f"{data['name']} holds other data than those that {run.folder} was trained on; {here}")
+    for arm, ours in arms.items():
+        theirs = run.arms.get(arm, ours)
+        for what, name in (("parameters", "parameters"), ("multiply_adds", "multiply-adds")):
+            if theirs[what] != ours[what]:
+                raise ConfigError(
+                    f"the network of {arm} is not that of {run.folder}: it has {ours[what]:,} {name}, and "
+                    f"{theirs[what]:,} there; {here}"
+                )
+        if theirs.get("traced_by") == ours["traced_by"] and theirs.get("program") != ours["program"]:
+            raise ConfigError(
+                f"the network of {arm} does not compute what that of {run.folder} does, although both have "
+                f"{ours['parameters']:,} parameters: its code was changed; {here}"
+            )
 
 
 def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -141,21 +194,21 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "cores": cores(),
         "platform": platform.platform(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
 
 
 def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
     notes: list[str] = []
     env = environment(device)
-    if (folder / "config.json").is_file():
-        theirs = read_json(folder / "config.json")
+    theirs = read_json(folder / "config.json", None)
+    if theirs is not None:
         if theirs != to_json(config):
             raise ConfigError(
                 f"{folder} belongs to another config ({_first_difference(theirs, to_json(config))}); "
                 "nothing was changed; write another folder with --out FOLDER, or delete that one"
             )
-        notes += _repair(folder / "records.jsonl")
+        notes += repair(folder / "records.jsonl")
         before = read_json(folder / "env.json", env)
         differs = [key for key in ("commit", "dirty", "device", "versions") if before.get(key) != env[key]]
         unfinished = not (folder / "result.json").is_file()
@@ -170,46 +223,71 @@ def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
     return read(folder), notes
 
 
-def _repair(path: Path) -> list[str]:
-    """Cuts off what a crash left of a half-written last line."""
-    records, good, total = _read_records(path)
+def repair(path: Path, kind: str = "records.jsonl") -> list[str]:
+    """Cuts off what a crash left of a half-written last line, and says so."""
+    values, good, total = read_lines(path, kind)
     if good == total:
         return []
     with open(path, "r+b") as file:
         file.truncate(good)
-    return [f"{path}: cut off a half-written record ({total - good} bytes); the {len(records)} before it are kept"]
+    return [f"{path}: cut off a half-written record ({total - good} bytes); the {len(values)} before it are kept"]
 
 
-def _read_records(path: Path) -> tuple[list[dict[str, Any]], int, int]:
-    """The records of the file, the number of bytes up to the last whole one, and of all bytes."""
-    content = path.read_bytes() if path.is_file() else b""
-    records: list[dict[str, Any]] = []
+def read_lines(path: Path, kind: str = "records.jsonl") -> tuple[list[Any], int, int]:
+    """The values of the file's lines, each of that kind; the number of bytes up to the last whole one, and of all."""
+    content = _bytes(path) or b""
+    values: list[Any] = []
     good = 0
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise ConfigError(
-                    f"{path}: line {number} of {len(lines)} is no JSON; delete that line and run again: only that "
-                    "training is repeated"
-                ) from None
+        if number == len(lines) and not _ended(line):
             break
-        if not line.endswith(b"\n"):  # whole by luck, but the next append would join it
-            records.pop()
-            break
+        with _refused(path, kind, f": line {number} of {len(lines)}"):
+            values.append(checked.parse(line, kind))
         good += len(line)
-    return records, good, len(content)
+    return values, good, len(content)
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    if default is not None and not path.is_file():
-        return default
+def _ended(line: bytes) -> bool:
+    """Whether a last line was written whole: one that is whole by luck, without its end, would join the next."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); delete the run folder and run again") from None
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n")
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """What a file of the run folder holds, checked; `default` where there is none.
+
+    Raises:
+      ConfigError: the file cannot be read, or does not hold what it should.
+    """
+    content = _bytes(path)
+    if content is None:
+        return default
+    with _refused(path, path.name):
+        return checked.parse(content, path.name)
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); write another folder, or make it readable"
+        ) from None
+
+
+@contextmanager
+def _refused(path: Path, kind: str, place: str = "") -> Iterator[None]:
+    """What is wrong with a file, in one sentence with the remedy."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{path}{place} {error}; {REMEDIES[kind]}") from None
 
 
 def _first_difference(theirs: Any, ours: Any, path: str = "") -> str:
@@ -239,7 +317,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

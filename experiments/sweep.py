@@ -10,26 +10,19 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import engine, record, stats
-from experiments.config import Arm, Config, ConfigError, Setup
-from experiments.data import Data, Split, batch_order, load
+from experiments.computed import describe
+from experiments.config import Arm, Config, Setup
+from experiments.data import Data, load
 from experiments.dispatch import dispatched
 from experiments.lanes import Epoch, train_arm
-from experiments.look import layer_names
-from experiments.models import build, initializing
-from experiments.networks import multiply_adds, parameter_count
-from experiments.optimizers import Tuned
 from experiments.programs import Engine, Lane
-from experiments.train import init, train_step
 from experiments.watchdog import Watchdog
 from experiments.writers import Writer, open_writers
 
@@ -67,11 +60,12 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
     data = load(config.data)
-    arms = _describe(config, data)  # builds every network, before anything is written
+    arms = describe(config, data)  # builds every network, before anything is written
     began = time.perf_counter()
     with record.opened(folder, config, device_name()) as (found, notes):
         for note in notes:
             progress.note(note)
+        record.refuse_another(found, data.description, arms)
         if found.result is not None:
             progress.note(f"{folder} is finished already; nothing was trained (delete the folder to train it again)")
             return found
@@ -238,45 +232,6 @@ def _kind(config: Config, arm: Arm) -> str:
 
 def _without_norm(setup: Setup) -> bool:
     return setup.model.norm == "none" or (setup.model.placement == "none" and setup.model.unit is None)
-
-
-def _describe(config: Config, data: Data) -> dict[str, Any]:
-    """Parameters and multiply-adds of every arm's network.
-
-    Raises:
-      ConfigError: a batch that is larger than the data, or a network that cannot be built for it.
-    """
-    shape, found = data.train.x.shape[1:], {}
-    for arm in config.arms:
-        setup = config.setup(arm)
-        setup.steps_per_epoch(len(data.train.y))
-        batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # refuses classes that do not divide the batch
-        if setup.model.network != "mlp" and not setup.model.own and len(shape) != 3:
-            raise ConfigError(
-                f"arm {arm}: {setup.model.network} takes images, but {config.data.name} has vectors; write "
-                "model.network='mlp', or a set of images as data.name, such as 'mnist'"
-            )
-        try:
-            network = build(initializing(setup.model), data.classes, train=True)
-            found[str(arm)] = {
-                "parameters": parameter_count(network, shape),
-                "multiply_adds": multiply_adds(network, shape),
-            }
-            _trace(setup, data)
-        except ConfigError as error:
-            raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
-        except (ValueError, TypeError) as error:
-            reason = next(line for line in str(error).splitlines() if line.strip())
-            raise ConfigError(f"arm {arm} on {config.data.name}: {reason}") from None
-    return found
-
-
-def _trace(setup: Setup, data: Data) -> None:
-    """The shapes of a training step and of an evaluation, so that what does not fit is said before anything trains."""
-    state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
-    indices = jax.ShapeDtypeStruct((setup.training.batch_size,), jnp.int32)
-    jax.eval_shape(partial(train_step, setup, data.classes, 1), state, Tuned(0.0, 0.0, False), indices, data.train)
-    layer_names(setup, data.classes, state, Split(*data.train))
 
 
 def _name(stage: Stage, lane: Lane) -> str:

@@ -4,6 +4,9 @@
     tensorboard/    for `tensorboard --logdir`, one folder per run
     wandb/          for `wandb sync`; offline unless asked otherwise: nothing leaves the machine
 
+A training that was interrupted and is repeated tells again what it told before. What metrics.jsonl holds is not written
+a second time, there or elsewhere.
+
 TensorBoard and Weights & Biases are an extra, imported when asked for. The results of a run are not here but in
 records.jsonl and result.json, which `experiments.record` writes.
 """
@@ -11,20 +14,37 @@ records.jsonl and result.json, which `experiments.record` writes.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 import re
+import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from experiments.config import ConfigError
-from experiments.record import _repair, finite
+from experiments.record import finite, read_lines, repair
+
+Told = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Metrics by run and step."""
+
+
+def told(path: Path) -> Told:
+    """What a file of JSON lines holds, null as NaN; nothing where there is none."""
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for line in read_lines(path, "metrics.jsonl")[0]:
+        values = {name: math.nan if value is None else float(value) for name, value in line.items() if name != "run"}
+        found.setdefault(line["run"], {})[int(values.pop("step"))] = values
+    return found
 
 
 class Writer(Protocol):
@@ -54,11 +74,14 @@ class JsonLines:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.notes = _repair(path)
+        self.notes = repair(path, "metrics.jsonl")
         """What a crash had left half written and was cut off, one sentence; empty where all was whole."""
+        self._told = told(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (held until close)
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
+        if step in self._told.get(run, ()):
+            return
         line = {"run": run, "step": step} | {name: finite(float(value)) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -75,19 +98,23 @@ class TensorBoard:
 
     Args:
       folder: what `tensorboard --logdir` is to be given. A run that goes on after a crash adds a second file there.
+      before: what of each run is there already, by step.
 
     Raises:
       ConfigError: tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, before: Told = MappingProxyType({})):
         self._events = _import("tensorboard", "tensorboardX", "tensorboardX.event_file_writer")
         self._event = _import("tensorboard", "tensorboardX", "tensorboardX.proto.event_pb2").Event
         self._scalar = _import("tensorboard", "tensorboardX", "tensorboardX.summary").scalar
         self._folder = folder
+        self._before = before
         self._files: dict[str, Any] = {}
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
+        if step in self._before.get(run, ()):
+            return
         if run not in self._files:
             self._files[run] = self._opened(run)
         for name, value in values.items():
@@ -134,10 +161,13 @@ class WandB:
         self._project = re.sub(r"[/\\#?%:]", "-", project)
         self._mode: Literal["offline", "online"] = mode
         self._runs: dict[str, Any] = {}
+        self._before = told(self._folder / "metrics.jsonl")
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
         if run not in self._runs:
             self._runs[run] = self._opened(run)
+        if step in self._before.get(run, ()):
+            return
         self._runs[run].log({name: float(value) for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -146,9 +176,19 @@ class WandB:
         self._runs.clear()
 
     def _opened(self, run: str) -> Any:
-        self._folder.mkdir(parents=True, exist_ok=True)  # wandb would write to /tmp where it is missing
-        return self._wandb.init(
+        """The run, under the id that it had before if there was one, and with all that it was told before.
+
+        What a killed process was told is lost to wandb, which keeps it in memory; so a run that goes on is written
+        anew from metrics.jsonl, in place of what there is of it.
+        """
+        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)  # wandb would write to /tmp where it is missing
+        name = hashlib.sha256(f"{self._salt()}/{run}".encode()).hexdigest()[:16]
+        for old in (self._folder / "wandb").glob(f"offline-run-*-{name}"):
+            shutil.rmtree(old)
+        opened = self._wandb.init(
             project=self._project,
+            id=name,
+            resume="allow",  # online, where the run is there already
             name=run,
             group=self._folder.name,
             dir=self._folder,
@@ -163,11 +203,22 @@ class WandB:
                 x_disable_stats=True,  # one sampling thread per run
             ),
         )
+        for step, values in self._before.get(run, {}).items():
+            if step >= opened.step:  # 0 but online
+                opened.log(values, step=step)
+        return opened
+
+    def _salt(self) -> str:
+        """Tells the runs of this folder from those of the same names in others; made once."""
+        path = self._folder / "wandb" / "ids.txt"
+        if not path.is_file():
+            path.write_text(secrets.token_hex(8))
+        return path.read_text()
 
 
 KNOWN: dict[str, Callable[[Path, str], Writer]] = {
     "jsonl": lambda folder, project: JsonLines(folder / "metrics.jsonl"),
-    "tensorboard": lambda folder, project: TensorBoard(folder / "tensorboard"),
+    "tensorboard": lambda folder, project: TensorBoard(folder / "tensorboard", told(folder / "metrics.jsonl")),
     "wandb": lambda folder, project: WandB(folder, project),
 }
 

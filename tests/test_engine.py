@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 from test_train import BEFORE, lane, make_data
 
 from experiments import engine, sweep
 from experiments.config import ConfigError, TrainingConfig, load
 from experiments.programs import Engine
+from experiments.train import init
 
 
 def fixed(steps="auto", lanes="auto"):
@@ -42,6 +44,20 @@ def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
     monkeypatch.setattr(engine, "_milliseconds", lambda *a: None)
     with pytest.raises(ConfigError, match=r"fits into memory; write a smaller training\.batch_size"):
         engine.choose(fixed(), make_data(), [lane(0.1, 0)])
+
+
+def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
+    tried = []
+    monkeypatch.setattr(engine, "_milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
+    data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
+    state = init(BEFORE, 3, jax.numpy.int32(0), data.train.x)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    monkeypatch.setattr(engine, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
+    monkeypatch.setattr(engine, "memory", lambda: 2 * size)  # two devices, one lane each
+    found = engine.choose(fixed(), data, lanes)
+    assert {way.lanes for way in tried} == {"sequence"} and found.milliseconds["scan, vmap"] is None
+    with pytest.raises(ConfigError, match=r"fits into memory; .* training.lanes='sequence'"):
+        engine.choose(fixed("scan", "vmap"), data, lanes)
 
 
 def test_a_measurement_is_of_real_steps_and_takes_time():

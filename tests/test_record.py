@@ -10,7 +10,16 @@ from experiments import record
 from experiments.config import Config, ConfigError
 
 CONFIG = Config(name="x")
-ROWS = [{"seed": 0, "val_loss": [0.5, float("nan")]}, {"seed": 1, "val_loss": [0.25, float("inf")]}]
+TRAINED = {
+    "phase": "tune", "treatment": "none", "context": "relu", "learning_rate": 0.5, "weight_decay": 0.0,
+    "decay_scale_bias": False, "seed": 0, "steps": [17, 34], "train_loss": [0.5, 0.25], "val_loss": [0.5, 0.25],
+    "val_accuracy": [0.5, 0.75], "diverged": None, "seconds": 1.5,
+}  # fmt: skip
+ROWS = [
+    TRAINED | {"seed": 0, "val_loss": [0.5, float("nan")]},
+    TRAINED | {"seed": 1, "val_loss": [0.25, float("inf")]},
+]
+ARMS = {"none/relu": {"parameters": 1410, "multiply_adds": 1400, "program": "a", "traced_by": {"jax": "0.10.2"}}}
 
 
 def open_and_close(folder, config=CONFIG, device="cpu x 2"):
@@ -33,8 +42,8 @@ def test_records_survive_and_what_json_cannot_say_is_null(tmp_path):
     record.append(tmp_path / "run", ROWS[:1])
     record.append(tmp_path / "run", ROWS[1:])
     assert record.read(tmp_path / "run").records == [
-        {"seed": 0, "val_loss": [0.5, None]},
-        {"seed": 1, "val_loss": [0.25, None]},
+        TRAINED | {"seed": 0, "val_loss": [0.5, None]},
+        TRAINED | {"seed": 1, "val_loss": [0.25, None]},
     ]
 
 
@@ -59,10 +68,11 @@ def test_a_half_written_record_is_cut_off_and_said_and_the_others_kept(tmp_path,
 def test_damage_in_the_middle_is_refused_not_dropped(tmp_path):
     open_and_close(tmp_path / "run")
     path = tmp_path / "run" / "records.jsonl"
-    path.write_text('{"seed": 0}\nrubbish\n{"seed": 1}\n')
+    lines = [json.dumps(TRAINED), "rubbish", json.dumps(TRAINED | {"seed": 1})]
+    path.write_text("\n".join(lines) + "\n")
     with pytest.raises(ConfigError, match="line 2 of 3 is no JSON; delete that line"):
         record.read(tmp_path / "run")
-    assert path.read_text() == '{"seed": 0}\nrubbish\n{"seed": 1}\n'
+    assert path.read_text() == "\n".join(lines) + "\n"
 
 
 def test_a_folder_of_another_config_is_refused_naming_the_first_difference(tmp_path):
@@ -117,3 +127,31 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_what_is_no_run_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"is no run folder .* write a folder such as runs/"):
         record.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"parameters": 8706}, "the network of none/relu is not that of .*: it has 8,706 parameters, and 1,410 there"),
+        ({"multiply_adds": 2800}, "it has 2,800 multiply-adds, and 1,400 there"),
+        ({"program": "b"}, "the network of none/relu does not compute what that of .* does.* 1,410 parameters"),
+        ({"program": "b", "traced_by": {"jax": "0.12.0"}}, None),
+    ],
+    ids=["same", "parameters", "multiply-adds", "program", "another jax"],
+)
+def test_another_network_than_that_of_the_folder_is_refused(tmp_path, change, words):
+    run = open_and_close(tmp_path / "run")[0]._replace(arms=ARMS, data={"checksum": "c"})
+    arms = {"none/relu": ARMS["none/relu"] | change}
+    if words is None:
+        record.refuse_another(run, {"name": "digits", "checksum": "c"}, arms)
+        return
+    with pytest.raises(ConfigError, match=words) as refused:
+        record.refuse_another(run, {"name": "digits", "checksum": "c"}, arms)
+    assert "write another folder with --out FOLDER, or delete" in str(refused.value)
+
+
+def test_other_data_than_those_of_the_folder_are_refused(tmp_path):
+    run = open_and_close(tmp_path / "run")[0]._replace(data={"checksum": "c"})
+    with pytest.raises(ConfigError, match=r"me/mine holds other data than those that .* was trained on"):
+        record.refuse_another(run, {"name": "me/mine", "checksum": "d"}, {})

@@ -210,6 +210,25 @@ def test_a_broken_last_checkpoint_falls_back_and_says_so(tmp_path):
     assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
 
 
+def test_what_lies_beside_a_checkpoint_and_is_of_another_shape_is_said_and_the_training_begins_anew(tmp_path):
+    setup = BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=3, checkpoint_epochs=1))
+    data, lanes = make_data(), [lane(0.1, 3)]
+
+    def kill(epoch: Epoch) -> None:
+        if epoch.step == 4 * 3:
+            raise Killed
+
+    whole = train_arm(setup, data, lanes, SCAN, test=True)
+    for text in ("[]", "{", '{"curves": [], "looks": []}', '{"curves": [{"val_loss": [1.0]}], "looks": []}'):
+        notes = []
+        with pytest.raises(Killed):
+            train_arm(setup, data, lanes, SCAN, test=True, on_epoch=kill, checkpoints=tmp_path)
+        (tmp_path / "lanes_0.json").write_text(text)
+        again = train_arm(setup, data, lanes, SCAN, test=True, checkpoints=tmp_path, note=notes.append)
+        assert len(notes) == 1 and "lanes_0.json cannot be used" in notes[0] and "begins anew" in notes[0]
+        assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
+
+
 @pytest.mark.parametrize("size", [1, 4, 23, 64])
 def test_evaluation_is_exact_whatever_the_batches(size):
     data = make_data()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -66,6 +67,25 @@ def test_a_half_written_line_is_cut_off_and_said_and_the_others_are_added_to(tmp
         assert len(writer.notes) == 1 and "cut off a half-written record (17 bytes); the 4 before" in writer.notes[0]
         writer.scalars("tune/before", 66, {"train_loss": 1.5})
     assert path.read_bytes() == whole + b'{"run": "tune/before", "step": 66, "train_loss": 1.5}\n'
+
+
+def test_what_an_interrupted_training_tells_again_is_not_written_twice(tmp_path):
+    pytest.importorskip("tensorboardX", reason="an extra: pip install 'jbn[writers]'")
+    told = [(f"tune/{name}", step, {"loss": step / 4}) for step in range(5) for name in ("before", "after")]
+    for end in (3, 6, 6, 10):  # each time from the start, as far as it comes
+        with open_writers(["tensorboard"], tmp_path, "digits") as writer:
+            for call in told[:end]:
+                writer.scalars(*call)
+    assert lines(tmp_path) == [{"run": run, "step": step} | values for run, step, values in told]
+    for name in ("before", "after"):
+        found = events(tmp_path / "tensorboard" / "tune" / name)
+        assert found == [(step, "loss", step / 4) for step in range(5)]
+
+
+def test_a_line_of_metrics_that_is_none_is_refused_with_its_number(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"run": "a", "step": 0, "loss": null}\n{"run": "a"}\n')
+    with pytest.raises(ConfigError, match="line 2 of 2 does not say the step, from 0 up; delete that line"):
+        open_writers([], tmp_path, "digits").__enter__()
 
 
 def test_a_metric_cannot_take_the_place_of_run_or_step(tmp_path):
@@ -299,6 +319,41 @@ def test_wandb_offline_keeps_every_run_of_a_group_says_nothing_and_reaches_nobod
         for (_, row), (_, values) in zip(rows, wanted, strict=True):
             assert row.keys() == values.keys()
             assert all(same(float(row[key]), values[key]) for key in values), (row, values)
+
+
+# Told up to the third step and killed, then from the start as far as the fifth, and stopped there; and then to the end.
+AGAIN = """
+    import os, signal
+    from pathlib import Path
+    from experiments.writers import open_writers
+
+    for end in ENDS:
+        with open_writers(["wandb"], Path(FOLDER), "digits") as writer:
+            for step in range(end):
+                for run in ("a", "b"):
+                    writer.scalars(run, step, {"loss": step / 4})
+            if end == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="wandb talks to its own process by TCP there")
+def test_a_training_that_was_killed_and_stopped_is_one_run_of_wandb_with_every_line_once(tmp_path):
+    pytest.importorskip("wandb", reason="an extra: pip install 'jbn[writers]'")
+    code = textwrap.dedent(AGAIN).replace("FOLDER", repr(str(tmp_path / "run1")))
+    environment = os.environ | {"WANDB_CACHE_DIR": str(tmp_path / "cache")}
+    killed = subprocess.run([sys.executable, "-c", code.replace("ENDS", "[3]")], env=environment, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    python(code.replace("ENDS", "[3 + 2, 8]"), WANDB_CACHE_DIR=str(tmp_path / "cache"))
+
+    found: dict[str, list] = {}
+    for path in (tmp_path / "run1" / "wandb").glob("offline-run-*/run-*.wandb"):
+        records = wandb_records(path)
+        (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+        assert path.stem == f"run-{run.run_id}"
+        rows = [r.history for r in records if r.WhichOneof("record_type") == "history"]
+        found.setdefault(run.display_name, []).append([row.step.num for row in rows])
+    assert found == {"a": [list(range(8))], "b": [list(range(8))]}, "one folder each, whose id is in its name"
 
 
 def test_json_lines_alone_can_be_used_without_the_others(tmp_path):

@@ -11,17 +11,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ValidationError
-from pydantic.dataclasses import dataclass
-
 from experiments.config.data import AugmentationConfig, DataConfig
 from experiments.config.effects import EFFECT, effective, without_effect
-from experiments.config.errors import STRICT, ConfigError, explain, near, require
+from experiments.config.errors import ConfigError, configuration, near, require
 from experiments.config.model import RESIDUAL, Activation, ModelConfig, Placement, Unit
-from experiments.config.sweep import AnalysisConfig, Published, SweepConfig
+from experiments.config.sweep import AnalysisConfig, SweepConfig
 from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
 
 Value = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
+MOST_DRAWN = 10**8  # numbers that the bootstrap draws at once
 DEFAULT_CONTRASTS = (("after", "before"), ("before", "none"), ("after", "none"))
 
 
@@ -35,7 +33,7 @@ class Arm(NamedTuple):
         return f"{self.treatment}/{self.context}"
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class Setting:
     """A treatment or a context: its name, and what it changes in the common config. Made by `vary`."""
 
@@ -76,7 +74,7 @@ class Setup(NamedTuple):
         return train_size // batch
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class Config:
     """An ablation: every treatment in every context, tuned alike, compared on fresh seeds."""
 
@@ -126,6 +124,15 @@ class Config:
                 f"context {context.name!r} has first_seed {context.first_seed}, but seeds belong to treatments, which "
                 "are compared; write it there",
             )
+        for treatment in self.treatments:
+            if treatment.first_seed is not None:
+                self.sweep.check_seeds(f"first_seed of treatment {treatment.name!r}", treatment.first_seed)
+        drawn = self.analysis.resamples * self.sweep.evaluation_seeds
+        require(
+            drawn <= MOST_DRAWN,
+            f"analysis.resamples is {self.analysis.resamples}, of {self.sweep.evaluation_seeds} evaluation seeds each: "
+            f"{8e-9 * drawn:.3g} GB; write at most {MOST_DRAWN // self.sweep.evaluation_seeds}, better 9999",
+        )
         self._refuse_what_has_no_effect()
         for arm in self.arms:
             self.setup(arm)
@@ -216,8 +223,6 @@ class Config:
                 changes[group][field] = value
         try:
             setup = Setup(*(replace(getattr(self, group), **changes[group]) for group in Setup._fields))
-        except ValidationError as error:
-            raise ConfigError(f"arm {arm}: {explain(error, KINDS)}") from None
         except ConfigError as error:
             raise ConfigError(f"arm {arm}: {error}") from None
         require(
@@ -304,12 +309,3 @@ def _flat_group(config: Config | type[Config], group: str) -> dict[str, Any]:
 
 def _flat(setup: Setup) -> dict[str, Any]:
     return {f"{group}.{k}": v for group, part in setup._asdict().items() for k, v in asdict(part).items()}
-
-
-KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        *(AnalysisConfig, AugmentationConfig, Config, DataConfig, ModelConfig, OptimizerConfig, ProbesConfig),
-        *(Published, Setting, SweepConfig, TrainingConfig),
-    )
-}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from experiments.config.errors import STRICT, near, require
+from experiments.config.errors import configuration, near, require
 
 DATA_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class DataConfig:
     name: str = "digits"
     """Data set: `digits`, scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which travel with it; `mnist`,
@@ -67,7 +65,7 @@ class DataConfig:
         )
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class AugmentationConfig:
     """Random changes of the training images, drawn anew each step from the seed alone: alike in all arms."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+T = TypeVar("T")
+KINDS: dict[str, Any] = {}
+"""The config classes by name."""
 
 
 class ConfigError(Exception):
@@ -18,9 +25,51 @@ class ConfigError(Exception):
     """
 
 
+@dataclass_transform(frozen_default=True)
+def configuration(kind: type[T]) -> type[T]:
+    """A frozen dataclass of strict types, whose numbers an array holds: where it is not, a ConfigError says so."""
+    own_checks = getattr(kind, "__post_init__", lambda self: None)
+
+    def check(self: Any) -> None:
+        for field in fields(self):
+            _storable(_path(kind.__name__, field.name), getattr(self, field.name))
+        own_checks(self)
+
+    kind.__post_init__ = check  # type: ignore[attr-defined]
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made: Any = dataclass(frozen=True, config=strict)(kind)
+    build = made.__init__
+
+    @wraps(build)
+    def init(*arguments: Any, **fields: Any) -> None:
+        try:
+            build(*arguments, **fields)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+
+    made.__init__ = init
+    KINDS[kind.__name__] = made
+    return made
+
+
 def require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
+
+
+def _storable(name: str, value: Any) -> None:
+    """Refuses what would overflow, or could not be written down, long after it was read."""
+    match value:
+        case int():
+            require(abs(value) < 2**31, f"{name} is {shortened(value)}; write a whole number of at most {2**31 - 1}")
+        case float():
+            require(abs(value) < 2.0**127, f"{name} is {value}; write a number that float32 holds, so below 1.7e38")
+        case str():
+            text = value.encode("utf-8", "replace").decode()
+            require(text == value, f"{name} is {text!r}, where the ? is no text in UTF-8; write it without")
+        case tuple():
+            for item in value:
+                _storable(name, item)
 
 
 def near(word: str, known: Iterable[str]) -> str:
@@ -30,25 +79,31 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def explain(error: ValidationError, kinds: dict[str, Any]) -> str:
-    """Pydantic's first complaint as one line; `kinds` are the config classes by name."""
+def explain(error: ValidationError) -> str:
+    """Pydantic's first complaint as one line."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda e: e["type"] not in unknown)  # a misspelt field before the missing one
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] in unknown:
-        known = _fields(kinds[error.title] if error.title in kinds else kinds["Config"], first["loc"][:-1])
+        known = _fields(KINDS.get(error.title, KINDS["Config"]), first["loc"][:-1])
         word = str(first["loc"][-1])
         hint = near(word, known).removeprefix("; ") or f"write one of {', '.join(known)}"
         return f"{error.title} has no field {where!r}; {hint}"
     if first["type"] == "missing":
         return f"{error.title} needs the field {where!r}; write {where}=..."
-    message, given = first["msg"], first["input"]
+    place, given = f"{error.title}.{where}" if where else error.title, shortened(first["input"])
     if first["type"] == "literal_error":
         choices = [
             c.strip().strip("'") for c in str(first.get("ctx", {}).get("expected")).replace(" or ", ", ").split(",")
         ]
-        return f"{error.title}.{where} is {given!r}; write one of {', '.join(choices)}{near(str(given), choices)}"
-    return f"{error.title}.{where} is {given!r}; {message[0].lower()}{message[1:]}"
+        return f"{place} is {given}; write one of {', '.join(choices)}{near(str(first['input']), choices)}"
+    message = " ".join(first["msg"].split())
+    return f"{place} is {given}; {message[0].lower()}{message[1:]}"
+
+
+def _path(kind: str, field: str) -> str:
+    """The name of a field as the command line gives it, such as sweep.first_seed."""
+    return ".".join(part for part in (kind.removesuffix("Config").lower(), field) if part) or kind
 
 
 def _fields(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
@@ -57,3 +112,16 @@ def _fields(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
             return []
         kind = type(kind.__pydantic_fields__[part].default)
     return list(kind.__pydantic_fields__)
+
+
+def shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def raised(error: Exception) -> str:
+    """An exception of code that is the user's, in one line: its kind, first line of text, and place."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{at}"

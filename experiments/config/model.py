@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from experiments.config.errors import STRICT, near, require
+from experiments.config.errors import configuration, near, require
 
 # These repeat names of jbn.placement and experiments.networks, which import jax; a test holds them equal.
 Placement = Literal["none", "before", "after", "both", "pre_linear"]
@@ -29,7 +27,7 @@ RESIDUAL = ("resnet", "wrn")
 POOLED = ("vgg16", "simple8", "airbench94")
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class ModelConfig:
     """None is everywhere "as published with the network", see `experiments.networks`."""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.config.ablation import KINDS, Config
-from experiments.config.errors import ConfigError, explain
+from experiments.config.ablation import Config
+from experiments.config.errors import ConfigError, explain, raised
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -27,7 +28,7 @@ def from_json(values: dict[str, Any]) -> Config:
     try:
         return _ADAPTER.validate_json(json.dumps(values))
     except ValidationError as error:
-        raise ConfigError(explain(error, KINDS)) from None
+        raise ConfigError(explain(error)) from None
 
 
 def load(path: str | Path) -> Config:
@@ -37,7 +38,7 @@ def load(path: str | Path) -> Config:
       ConfigError: no such file, no `CONFIG` in it, or a field that is unknown, ill-typed or out of range.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # where the name is too long for a path, too
         found = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         hint = f"; did you mean {path.parent / found[0]}?" if found else "; write the path of a config, such as "
         raise ConfigError(f"no config at {path}{hint if found else hint + 'configs/digits_placement.py'}")
@@ -48,12 +49,10 @@ def load(path: str | Path) -> Config:
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, KINDS)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    except Exception as error:  # whatever Python there may raise
+        raise ConfigError(f"{path}: {raised(error)}") from None
     finally:
         sys.dont_write_bytecode = writes
     config = getattr(module, "CONFIG", None)

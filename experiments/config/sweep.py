@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
+from experiments.config.errors import configuration, require
 
-from experiments.config.errors import STRICT, require
+MOST_TRAININGS = 100_000
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class SweepConfig:
     lowest_learning_rate: float = 2.0**-7
     """First point of the grid that every arm is tuned over."""
@@ -31,11 +32,20 @@ class SweepConfig:
     def __post_init__(self) -> None:
         rate, factor, points = self.lowest_learning_rate, self.learning_rate_factor, self.learning_rate_points
         require(rate > 0, f"sweep.lowest_learning_rate is {rate}; write a positive value")
-        require(factor > 1, f"sweep.learning_rate_factor is {factor}; write a value above 1, such as 2.0")
+        require(
+            factor - 1 > 1e-6,  # nearer ones are one rate in float32
+            f"sweep.learning_rate_factor is {factor}; write a value above 1, such as 2.0",
+        )
         require(
             points >= 2,
             f"sweep.learning_rate_points is {points}: a grid of one point tunes nothing; write 7 or more to publish "
             "(at least 2 to try)",
+        )
+        ends = [math.log10(rate), math.log10(rate) + (points - 1) * math.log10(factor)]
+        require(
+            min(ends) >= -30 and max(ends) <= 30,
+            f"the grid of sweep.lowest_learning_rate {rate:g}, learning_rate_factor {factor:g} and {points} points "
+            f"goes from 1e{ends[0]:.0f} to 1e{ends[1]:.0f}; write one within 1e-30 and 1e30, which float32 holds",
         )
         require(self.tuning_seeds >= 1, f"sweep.tuning_seeds is {self.tuning_seeds}; write at least 1")
         require(
@@ -51,7 +61,23 @@ class SweepConfig:
             len(set(self.decay_scale_bias)) == len(self.decay_scale_bias),
             f"sweep.decay_scale_bias is {self.decay_scale_bias}: one appears twice; write (False, True), or ()",
         )
-        require(self.first_seed >= 0, f"sweep.first_seed is {self.first_seed}; write a whole number from 0 up")
+        decays = max(1, len(self.weight_decays)) * max(1, len(self.decay_scale_bias))
+        trainings = points * decays * self.tuning_seeds + self.evaluation_seeds
+        require(
+            trainings <= MOST_TRAININGS,
+            f"the sweep asks for {trainings:,} trainings of every arm ({points} rates, {decays} decays, "
+            f"{self.tuning_seeds} tuning and {self.evaluation_seeds} evaluation seeds); write at most "
+            f"{MOST_TRAININGS:,}",
+        )
+        self.check_seeds("sweep.first_seed", self.first_seed)
+
+    def check_seeds(self, name: str, first: int) -> None:
+        """Refuses a first seed with which not every seed is a whole number of 32 bits."""
+        count = self.tuning_seeds + self.evaluation_seeds
+        require(
+            0 <= first <= 2**31 - count,
+            f"{name} is {first}; write a whole number from 0 to {2**31 - count}, for {count} seeds of 31 bits",
+        )
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
@@ -69,7 +95,7 @@ class SweepConfig:
         return tuple(range(first, first + self.evaluation_seeds))
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class Published:
     """A difference a - b that others reported."""
 
@@ -85,7 +111,7 @@ class Published:
     """Trainings an arm."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class AnalysisConfig:
     contrasts: tuple[tuple[str, str], ...] = ()
     """Pairs (a, b) of treatments compared as a - b in each context; Holm's family is one pair over the contexts. ()
@@ -104,5 +130,5 @@ class AnalysisConfig:
 
     def __post_init__(self) -> None:
         require(self.margin_pp > 0, f"analysis.margin_pp is {self.margin_pp}; write a positive margin, such as 1.0")
-        require(0 < self.alpha < 0.5, f"analysis.alpha is {self.alpha}; write a level such as 0.05")
+        require(1e-6 <= self.alpha < 0.5, f"analysis.alpha is {self.alpha}; write a level such as 0.05, at least 1e-6")
         require(self.resamples >= 99, f"analysis.resamples is {self.resamples}; write at least 99, better 9999")

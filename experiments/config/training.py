@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass
-
-from experiments.config.errors import STRICT, require
+from experiments.config.errors import configuration, require
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class OptimizerConfig:
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """`sgd` with momentum, its weight decay added to the gradient as in torch (so with `adam`, too); or `adamw`, its
@@ -59,7 +57,7 @@ class OptimizerConfig:
         )
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class TrainingConfig:
     batch_size: int = 60
     """Examples a step. Every epoch visits a fresh order and leaves the last, incomplete batch out."""
@@ -92,7 +90,7 @@ class TrainingConfig:
         require(self.keep_checkpoints >= 1, f"training.keep_checkpoints is {self.keep_checkpoints}; write at least 1")
 
 
-@dataclass(frozen=True, config=STRICT)
+@configuration
 class ProbesConfig:
     """What is looked at inside the networks, for the first evaluation seeds of each arm."""
 

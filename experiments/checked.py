@@ -1,0 +1,181 @@
+"""Whatever is read from a disk is checked: against its type, and against what else the run folder holds.
+
+A file that was edited, cut or damaged is refused in one sentence that says where, before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+
+from experiments.config import Arm, Config
+from experiments.config.errors import shortened
+from experiments.stored import Description, Engine, Environment, Network, Past, Probes, Result, Training
+
+
+def _described(data: Description) -> Description:
+    _hold(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
+    for part in (data["raw"], data["standardized"], data["standardized_test"]):
+        _hold(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
+    for part in (data["raw"], data["standardized"]):
+        edges, counts = part["edges"], part["counts"]
+        _hold(len(edges) == len(counts) + 1 and sum(counts) > 0, "has counts that do not fit their edges")
+        _hold(all(a < b for a, b in pairwise(edges)), "has edges that do not grow")
+    return data
+
+
+def _told(line: dict[str, Any]) -> dict[str, Any]:
+    _hold(isinstance(line.get("run"), str), "does not say the run, by name")
+    _hold(type(line.get("step")) is int and line["step"] >= 0, "does not say the step, from 0 up")
+    _hold(not any(isinstance(line[name], str) for name in line.keys() - {"run"}), "holds a metric that is no number")
+    return line
+
+
+def _trained(record: Training) -> Training:
+    epochs = len(record["steps"])
+    for curve in (record["train_loss"], record["val_loss"], record["val_accuracy"]):
+        _hold(len(curve) == epochs, f"has a curve without the {epochs} values that steps has")
+    _hold(record["phase"] == "tune" or "test_accuracy" in record, "lacks test_accuracy")
+    if probes := record.get("probes"):
+        _seen(probes)
+    return record
+
+
+def _seen(probes: Probes) -> None:
+    times, layers, norms = len(probes["steps"]), len(probes["layers"]), len(probes["norms"])
+    wanted: dict[str, int] = dict.fromkeys(("percentiles", "saturation", "sparsity", "skewness", "dead"), layers)
+    wanted |= {"zero_share": layers} | dict.fromkeys(("mean_gap", "var_ratio", "scale"), norms)
+    found: dict[str, Any] = dict(probes)
+    for name, width in wanted.items():
+        if (rows := found[name]) is not None:
+            right = len(rows) == times and all(len(row) == width for row in rows)
+            _hold(right, f"has {name} that are not {times} lists of {width}")
+    for name, values in (probes["gradient_norms"] or {}).items():
+        _hold(len(values) == times, f"has gradient_norms of {name} that are not {times}")
+    if along := probes["predictiveness"]:
+        times, sizes = len(along["steps"]), len(along["step_sizes"])
+        for rows in (along["losses"], along["gradient_distances"]):
+            _hold(
+                len(rows) == times and all(len(row) == sizes for row in rows), "has a predictiveness of unequal lengths"
+            )
+        _hold(len(along["smoothness"]) == times, "has a predictiveness of unequal lengths")
+    for name in ("eigenvalues", "mean_logit"):
+        _hold(
+            not found[name] or found[name].keys() == {"batch", "frozen"}, f"has {name} that are not of batch and frozen"
+        )
+
+
+KINDS = {
+    "config.json": dict[str, Any],  # and see `experiments.config.from_json`
+    "env.json": Environment,
+    "data.json": Annotated[Description, AfterValidator(_described)],
+    "arms.json": dict[str, Network],
+    "engine.json": dict[str, Engine],
+    "records.jsonl": Annotated[Training, AfterValidator(_trained)],
+    "metrics.jsonl": Annotated[dict[str, str | int | float | None], AfterValidator(_told)],
+    "result.json": Result,
+    "past": Past,
+}
+"""What a file, or each of its lines, holds; `past` is what lies beside a checkpoint."""
+
+adapter = cache(TypeAdapter)
+"""Made when first used, which takes milliseconds."""
+
+
+def parse(text: bytes, name: str) -> Any:
+    """The JSON value in `text`, which is of the file of that name, or a line of it.
+
+    Raises:
+      ValueError: it is no such value; what is wrong, and where in it, as the end of a sentence about the text.
+    """
+    try:
+        return adapter(KINDS[name]).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    where, message = ".".join(str(part) for part in first["loc"]), " ".join(first["msg"].split())
+    match first["type"]:
+        case "json_invalid":
+            raise ValueError("is no JSON")
+        case "missing":
+            raise ValueError(f"lacks {where}")
+        case "value_error":
+            raise ValueError(message.removeprefix("Value error, "))
+        case _:
+            given = f"{where} = {shortened(first['input'])}" if where else shortened(first["input"])
+            raise ValueError(f"holds {given}: {message[0].lower()}{message[1:]}")
+
+
+def fit_result(config: Config, result: Result) -> None:
+    """Raises ValueError, one sentence, where the result is not one of this config."""
+    arms, rows = config.arms, result["arms"]
+    _hold(
+        [Arm(row["treatment"], row["context"]) for row in rows] == list(arms),
+        "has arms that are not those of the config",
+    )
+    for arm, row in zip(arms, rows, strict=True):
+        n = len(config.seeds(arm)[1])
+        counts = {len(row[name]) for name in ("values", "seeds", "diverged_at")} | {row["n"]}
+        _hold(counts == {n}, f"has not the {n} trainings of {arm} that the config says")
+        rates = [point["learning_rate"] for point in row["tuning"]]
+        _hold(rates == list(config.sweep.learning_rates), f"has rates of {arm} that are not those of the config")
+        _hold(row["learning_rate"] in rates, f"has a rate of {arm} that is none of the config")
+        _hold(
+            len({len(point["values"]) for point in row["tuning"]}) == 1,
+            f"has points of {arm} with more seeds than others",
+        )
+        _hold(
+            len({len(row["validation_curve"][name]) for name in ("steps", "mean", "sd")}) == 1,
+            f"has a curve of {arm} of unequal lengths",
+        )
+        _alike(row["end"], f"probes of {arm}")
+    treatments, contexts = {arm.treatment for arm in arms}, {arm.context for arm in arms}
+    for row in (*result["comparisons"], *result["published"]):
+        known = {row["a"], row["b"]} <= treatments and row["context"] in contexts
+        _hold(known, f"has {row['a']} - {row['b']} in {row['context']}, which the config has not")
+
+
+def fit_records(config: Config, records: list[Training]) -> None:
+    """Raises ValueError, one sentence, where a record is of no arm of the config, or unlike the others of its arm."""
+    arms: dict[Any, list[Training]] = {}
+    for record in records:
+        arms.setdefault(Arm(record["treatment"], record["context"]), []).append(record)
+    for arm, some in arms.items():
+        _hold(arm in config.arms, f"has an arm {arm}, which the config has not")
+        _hold(
+            len({tuple(record["steps"]) for record in some}) == 1, f"has trainings of {arm} that differ in their steps"
+        )
+        _alike([probes for record in some if (probes := record.get("probes"))], f"probes of {arm}")
+
+
+def fit_past(past: Past, epochs: int, lanes: int, looked: int) -> None:
+    """Raises ValueError, one sentence, where these are not the lanes, or are not so many epochs of them."""
+    _hold(len(past["curves"]) == lanes and len(past["looks"]) == looked, "is of other trainings")
+    short = [
+        c for c in past["curves"] if min(len(c["train_loss"]), len(c["val_loss"]), len(c["val_accuracy"])) < epochs
+    ]
+    _hold(not short, f"has not all of the {epochs} epochs")
+    _hold(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
+    for seen in past["looks"]:
+        _alike(seen, "looks")
+
+
+def _alike(values: list[Any], what: str) -> None:
+    _hold(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
+
+
+def _outline(value: Any) -> Any:
+    """What is left of a value without its numbers: names, and lengths of lists."""
+    if isinstance(value, dict):
+        return tuple((key, _outline(item)) for key, item in sorted(value.items()))
+    if isinstance(value, list):
+        return tuple(dict.fromkeys(_outline(item) for item in value)), len(value)
+    return value if isinstance(value, str) else None
+
+
+def _hold(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)

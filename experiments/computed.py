@@ -1,0 +1,135 @@
+"""What the arms of a config compute, read off what jax traces before anything is trained; and whether that can be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import record
+from experiments.config import Arm, Config, ConfigError, Setup
+from experiments.config.errors import raised, require
+from experiments.data import Data, Split, batch_order, batches
+from experiments.look import LANCZOS, layer_names
+from experiments.models import build, initializing
+from experiments.networks import multiply_adds, parameter_count
+from experiments.optimizers import Tuned
+from experiments.train import evaluate, init, train_step
+
+TRACERS = ("jbn", "jax", "flax", "optax")
+
+
+def describe(config: Config, data: Data) -> dict[str, Any]:
+    """What arms.json holds: parameters, multiply-adds and a hash of what is computed of every arm's network.
+
+    Raises:
+      ConfigError: a batch that is larger than the data, a network that cannot be built for it, or does not fit into
+        memory.
+    """
+    traced_by = {package: record.version(package) for package in TRACERS}
+    found = {}
+    for arm in config.arms:
+        model = config.setup(arm).model
+        require(
+            model.network == "mlp" or model.own or data.train.x.ndim == 4,
+            f"arm {arm}: {model.network} takes images, but {config.data.name} has vectors; write model.network='mlp', "
+            "or a set of images as data.name, such as 'mnist'",
+        )
+        try:
+            found[str(arm)] = _describe(config, arm, data) | {"traced_by": traced_by}
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
+        except Exception as error:  # of a network that may be the user's
+            own = model.own or not isinstance(error, ValueError | TypeError)
+            reason = raised(error) if own else next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"arm {arm} on {config.data.name}: {reason}") from None
+    return found
+
+
+def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
+    setup, shape = config.setup(arm), data.train.x.shape[1:]
+    steps = setup.steps_per_epoch(len(data.train.y)) * setup.training.epochs
+    require(
+        steps < 2**31,
+        f"training.epochs is {setup.training.epochs}, which are {steps:,} steps; write so many that they are at most "
+        f"{2**31 - 1:,}",
+    )
+    batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # refuses classes that do not divide the batch
+    for field in ("pad_crop", "translate", "cutout"):
+        pixels = getattr(setup.augmentation, field)
+        require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; write fewer")
+    network = build(initializing(setup.model), data.classes, train=True)
+    parameters = parameter_count(network, shape)
+    require(
+        setup.probes.eigenvalues <= parameters,
+        f"probes.eigenvalues is {setup.probes.eigenvalues}, but the network has {parameters:,} parameters, and its "
+        "Hessian no more eigenvalues; write fewer",
+    )
+    _refuse_large(setup, parameters)
+    return {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds(network, shape),
+        "program": _fingerprint(setup, data),
+    }
+
+
+def _refuse_large(setup: Setup, parameters: int) -> None:
+    """Refuses a network of which not even the least that training needs fits into memory."""
+    moments = 1 if setup.optimizer.name == "sgd" else 2
+    needed = 4 * parameters * (2 + moments)  # with gradients
+    if setup.probes.eigenvalues:
+        needed += 4 * parameters * max(LANCZOS, 2 * setup.probes.eigenvalues)
+    there = memory()
+    require(
+        there is None or needed <= there,
+        f"the network has {parameters:,} parameters; to train and probe it takes {needed / 1e9:,.3g} GB at least, but "
+        f"there are {(there or 0) / 1e9:,.3g} GB; write a smaller model.hidden, model.width or probes.eigenvalues",
+    )
+
+
+def memory() -> int | None:
+    """Bytes of the memory in which arrays lie: the accelerator's, or what this process may have; None if unknown."""
+    limits = [(jax.devices()[0].memory_stats() or {}).get("bytes_limit")]
+    if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        group = Path("/sys/fs/cgroup/memory.max")
+        text = group.read_text().strip() if group.is_file() else ""
+        limits.append(int(text) if text.isdecimal() else None)
+    return min((limit for limit in limits if limit), default=None)
+
+
+def _fingerprint(setup: Setup, data: Data) -> str:
+    """SHA-256 of the programs as jax writes them, and of the constants in them, which it does not write."""
+    begin = partial(init, setup, data.classes)
+    started, state = jax.make_jaxpr(begin, return_shape=True)(jnp.int32(0), data.train.x)
+    layer_names(setup, data.classes, state, Split(*data.train))
+    indices = jax.ShapeDtypeStruct((setup.training.batch_size,), jnp.int32)
+    step = partial(train_step, setup, data.classes, 1)
+    stepped = jax.make_jaxpr(step)(state, Tuned(0.0, 0.0, False), indices, data.train)
+    test = jax.eval_shape(partial(batches, size=len(data.test.y)), data.test)
+    evaluated = jax.make_jaxpr(partial(evaluate, setup, data.classes))(state, test)
+    found = hashlib.sha256()
+    for traced in (started, stepped, evaluated):
+        found.update(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
+        for constant in _walked(traced):
+            found.update(np.asarray(constant).tobytes())
+    return found.hexdigest()
+
+
+def _walked(traced: Any) -> Iterator[Any]:
+    """The constants of a program and of those within it; raises what jbn would when it is compiled."""
+    yield from getattr(traced, "consts", ())
+    for equation in traced.eqns:
+        if equation.primitive.name == "jbn_refused":
+            raise ValueError(equation.params["message"])
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _walked(inner)
