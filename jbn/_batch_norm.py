@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jbn import _axes, _meshes, _stats
 from jbn._axes import Axis
 from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
+from jbn._plain import checkpoint, named
 from jbn._refusal import refused
 from jbn._stats import BatchStats, Momentum, Variance, update_stats
 from jbn._variants import ghost
@@ -155,6 +155,9 @@ def batch_norm(
 
     Differs from Flax: right for large means, right for masks together with `axis_name`, and NaN in padding stays there;
     one value per feature, whose variance is 0, is refused in training, where Flax returns the bias.
+
+    `jax.experimental.jet` goes through a call, also one under `jax.jit`; but a function under `jax.jit` that was called
+    before without jet keeps a trace that jet cannot follow: jit a new function for it.
     """
     _axes.check_static(
         train=train,
@@ -263,7 +266,7 @@ def normalize_batch(
         measured = shifted_moments(
             x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
         )
-        shift, centred = checkpoint_name(measured, "jbn_moments")
+        shift, centred = named(measured, "jbn_moments")
         if correction is not None:
             scale, bias = correction(scale, bias, shift, centred, lambda v: v if cut is None else cut.share(v))
         y = normalize_shifted(
@@ -285,7 +288,7 @@ def normalize_batch(
     def forward(x, scale, bias, where):
         return _beside(activation, placement, norm, x, scale, bias, where, dtype)
 
-    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(cut_short(x), scale, bias, where)
+    return checkpoint(forward, cut_short(x), scale, bias, where, policy=KEPT)
 
 
 def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:
@@ -298,7 +301,7 @@ def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, pl
     def forward(x, scale, bias, where):
         return _beside(activation, placement, norm, x, scale, bias, where, dtype)[0]
 
-    return jax.checkpoint(forward, prevent_cse=False)(x, scale, bias, where)
+    return checkpoint(forward, x, scale, bias, where)
 
 
 def _beside(activation, placement, norm, x, scale, bias, where, dtype):

@@ -176,7 +176,7 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         count, sampled = (_count(mask, axis, a.shape) for a in (x, part))
         part = jnp.where(mask, part, 0)
     shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
-    shift = settled(lax.stop_gradient(_rough(shift)), x)
+    shift = settled(_rough(lax.stop_gradient(shift)), x)
     if mask is not None:  # at a distance of 0, padding adds nothing to either sum
         x = jnp.where(mask, x, _axes.expand(shift, axis, x.ndim))
     first, second = power_sums(x, shift, axis)
@@ -233,11 +233,11 @@ def _across(
     names, size, index = _bound(axis_name)
     row = (shift, *centred)
     flat, unflatten = _flatten(row)
-    slot = jnp.expand_dims(jnp.arange(size, dtype=index.dtype) == index, tuple(range(1, flat.ndim + 1)))
-    table = lax.psum(jnp.where(slot, flat, 0), names)
+    table = lax.psum(jnp.where(_one(index, size)[:, None], flat, 0), names)
     shift, mean, var, count = jax.vmap(unflatten)(table)
     if axis_index_groups is not None:
-        mine = jnp.asarray(_group_members(axis_index_groups, size))[index]
+        members = jnp.asarray(_group_members(axis_index_groups, size))
+        mine = jnp.any(members & _one(index, size)[:, None], 0)
         count = jnp.where(jnp.expand_dims(mine, tuple(range(1, count.ndim))), count, 0)
     return merge_all(shift, Moments(mean, var, count))
 
@@ -266,16 +266,20 @@ def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     The common shift is that of the fullest part: an empty one's is 0, and far from everybody's mean.
     """
     total = jnp.sum(parts.count, 0)
-    fullest = jnp.argmax(parts.count, 0)
-    per_feature = parts.count.ndim > 1
-    common = jnp.take_along_axis(shift, fullest[None], 0)[0] if per_feature else shift[fullest]
-    common = lax.stop_gradient(jnp.where(total > 0, common, 0))
+    chosen = _one(jnp.argmax(parts.count, 0), parts.count.shape[0])
+    chosen = chosen.reshape(chosen.shape + (1,) * (shift.ndim - chosen.ndim))
+    common = lax.stop_gradient(jnp.where(total > 0, jnp.sum(jnp.where(chosen, shift, 0), 0), 0))
     share = parts.count.astype(parts.var.dtype) / jnp.maximum(total, 1)[None].astype(parts.var.dtype)
     share = share.reshape(share.shape + (1,) * (parts.var.ndim - share.ndim))
     means = jnp.where(share > 0, lax.stop_gradient(shift - common[None]) + parts.mean, 0)
     mean = jnp.sum(share.astype(means.dtype) * means, 0)
     var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean[None]), 0), 0)
     return common, Moments(mean, _without_noise(var, mean), total)
+
+
+def _one(index: jax.Array, size: int) -> jax.Array:
+    """True at `index`, for each of its entries, on a new first axis of `size`: picks what a gather would."""
+    return jnp.expand_dims(jnp.arange(size, dtype=index.dtype), tuple(range(1, index.ndim + 1))) == index[None]
 
 
 def _flatten(row: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:

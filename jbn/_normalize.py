@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
 from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._passes import affine
-from jbn._written import settled, widened
+from jbn._written import over_root, settled, widened, widened_once
 
 
 @_meshes.by_compiler
@@ -84,19 +85,21 @@ def normalize_shifted(
 ) -> jax.Array:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
     result = x.dtype if dtype is None else dtype
-    x = widened(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=mean is None)
+    dtypes = [a.dtype for a in (shift, mean, var, scale, bias) if a is not None]
+    x = widened_once(x, *dtypes) if mean is None else widened(x, *dtypes)
     wide = x.dtype
     var = var.astype(jnp.finfo(wide).dtype)
-    factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(wide)
-    if scale is not None:
-        factor = factor * scale.astype(wide)
-    offset = None if bias is None else bias.astype(wide)
+    var = var + jnp.asarray(epsilon, var.dtype)
+    scale, offset = (a if a is None else a.astype(wide) for a in (scale, bias))
     shift = shift.astype(wide)
-    if mean is not None:
+    if mean is None:
+        factor = over_root(scale, var).astype(wide)
+    else:
+        factor = lax.rsqrt(var).astype(wide)
+        factor = factor if scale is None else factor * scale
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
-        shift, offset = settled(shift, x), settled(offset, x)
-    factor = settled(factor, x)
+        factor, shift, offset = (settled(v, x) for v in (factor, shift, offset))
     if where is None:
         return affine(x, shift, factor, offset, axis, result)
 
@@ -114,15 +117,16 @@ def _stays_finite(
     x, shift, factor = lax.stop_gradient((x, shift, factor))
     size = jnp.abs(factor)
     largest = 0.99 * min(float(jnp.finfo(dtype).max) for dtype in (result, x.dtype))
-    reach = (largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))) / size
+    room = largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))
+    reach = jnp.where(size == 0, jnp.inf, room / jnp.where(size == 0, 1, size))  # of factor 0, no distance is too far
     return jnp.abs(x - _axes.expand(shift, axis, x.ndim)) < _axes.expand(reach, axis, x.ndim)
 
 
 def check_features(name: str, value: jax.Array | None, axis: Axis, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless `value` is None or has the feature shape of an input of `shape`."""
     expected = _axes.feature_shape(axis, shape)
-    if value is not None and jnp.shape(value) != expected:
+    if value is not None and np.shape(value) != expected:
         raise ValueError(
-            f"{name} has shape {jnp.shape(value)}, but axis={axis} of an input of shape {tuple(shape)} has the feature "
+            f"{name} has shape {np.shape(value)}, but axis={axis} of an input of shape {tuple(shape)} has the feature "
             f"shape {expected}; write a {name} of that shape, or another axis"
         )

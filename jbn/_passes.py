@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes
 from jbn._axes import Axis
+from jbn._plain import plain
 from jbn._sums import spread, sums
 from jbn._written import FEW, narrowed, settled
 
@@ -38,7 +39,7 @@ def power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, j
       Both sums, `[*features]`.
     """
     shift = lax.stop_gradient(shift)
-    return plain_power_sums(x, shift, axis) if jnp.iscomplexobj(x) else _power_sums(axis, x, shift)
+    return plain_power_sums(x, shift, axis) if jnp.iscomplexobj(x) or plain() else _power_sums(axis, x, shift)
 
 
 def plain_power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
@@ -83,7 +84,7 @@ def affine(
       dtype: of the result; by default that of `x`.
     """
     dtype = jnp.dtype(dtype or x.dtype)
-    if jnp.iscomplexobj(x):
+    if jnp.iscomplexobj(x) or plain():
         return plain_affine(x, shift, factor, offset, axis).astype(dtype)
     return _affine(axis, dtype, x, shift, factor, jnp.zeros_like(factor) if offset is None else offset)
 

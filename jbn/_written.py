@@ -24,6 +24,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
 from jbn import _axes
+from jbn._plain import plain
 
 FEW = 32  # a loop over fewer features is unrolled, and badly vectorized
 # Elements up to which one thread is as fast as two: of half precision, with all passes and with one alone,
@@ -51,20 +52,40 @@ def settled(vector: jax.Array, x: jax.Array) -> jax.Array:
 
 def cut_short(x: jax.Array) -> jax.Array:
     """`x`, from memory where more than a few operations make it from what is; and so what comes back to it."""
-    return _cut_short_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) else x
+    return _cut_short_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) and not plain() else x
 
 
-def widened(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
+def widened(x: jax.Array, *others: DTypeLike) -> jax.Array:
     """`_axes.widened`; a small array of half precision, and what comes back to it, by way of memory.
-
-    Args:
-      once: for one pass only, as at inference; the array may then be larger.
 
     XLA:CPU has a loop run by several threads if it takes more than an operation for each byte. Half precision does:
     conversions come on top, and bytes are halved. To wake a thread takes longer than a small loop.
     """
     wide = _axes.widened(x, *others)
-    return wide if wide.dtype == x.dtype else _written(wide, "half, one pass" if once else "half", x)
+    return wide if wide.dtype == x.dtype else _written(wide, "half", x)
+
+
+# Programs for inference hold no primitive of ours, which an exporter would have to know: there is decided while they
+# are traced what else the lowering decides, and by operations that do no harm where that turns out wrong.
+
+
+def widened_once(x: jax.Array, *others: DTypeLike) -> jax.Array:
+    """`widened` for one pass alone, as at inference: it may be larger."""
+    wide = _axes.widened(x, *others)
+    small = _axes.known(x.shape) and x.size <= LITTLE["half, one pass"]
+    return _not_inlined(wide) if small and wide.dtype != x.dtype and jax.default_backend() == "cpu" else wide
+
+
+def over_root(scale: jax.Array | None, square: jax.Array) -> jax.Array:
+    """scale / sqrt(square), of a dtype, computed before the pass that reads it, not anew for each element.
+
+    XLA:CPU does not repeat a division; but of one by a square root it makes a product. The absolute value hides that.
+    """
+    if scale is None:
+        return lax.rsqrt(square)
+    if jax.default_backend() != "cpu" or jnp.iscomplexobj(scale):
+        return lax.rsqrt(square).astype(scale.dtype) * scale
+    return scale / jnp.abs(jnp.sqrt(square))
 
 
 def narrowed(x: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -94,7 +115,7 @@ def _not_inlined(x: jax.Array) -> jax.Array:
 
 
 def _written(x: jax.Array, when: str, beside: jax.Array) -> jax.Array:
-    return _written_p.bind(x, size=beside.size, when=when) if _axes.known(beside.shape) else x
+    return _written_p.bind(x, size=beside.size, when=when) if _axes.known(beside.shape) and not plain() else x
 
 
 def _same(x: Any, **_: Any) -> Any:

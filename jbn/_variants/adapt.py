@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jbn import _axes, _meshes
@@ -25,6 +24,7 @@ from jbn._axes import Axis
 from jbn._batch_norm import KEPT, Info, refuse_one_value
 from jbn._moments import Moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
+from jbn._plain import checkpoint, named, plainly
 from jbn._stats import BatchStats
 
 
@@ -84,8 +84,7 @@ def adaptive_batch_norm(
     Reference: Nado et al. 2020 (https://arxiv.org/abs/2006.10963) for w = 0; Schneider et al. 2020
     (https://arxiv.org/abs/2006.16971), section 3.
     """
-    named = {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}
-    for name, value in named.items():
+    for name, value in {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}.items():
         check_features(name, value, axis, x.shape)
     where = None if where is None else _axes.expand_mask(where, x.shape)
     if not _axes.within(source_weight, 0, 1):
@@ -94,10 +93,11 @@ def adaptive_batch_norm(
         remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
         x = refuse_one_value(x, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
 
+    @plainly
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
         result, x = x.dtype if dtype is None else dtype, _axes.widened(x)
         measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
-        shift, test = checkpoint_name(measured, "jbn_moments")
+        shift, test = named(measured, "jbn_moments")
         wide = test.var.dtype
         w = jnp.asarray(weight, wide)
         w = jnp.where(test.count > jnp.where(w == 0, 1, 0), w, 1)
@@ -108,7 +108,7 @@ def adaptive_batch_norm(
         y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=result)
         return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
 
-    return jax.checkpoint(forward, policy=KEPT, prevent_cse=False)(x, scale, bias, where, source_weight)
+    return checkpoint(forward, x, scale, bias, where, source_weight, policy=KEPT)
 
 
 def adaptive_layer(x, scale, bias, stats, *, source_weight, axis, where, **options: Any) -> tuple[jax.Array, Any, Info]:

@@ -118,12 +118,12 @@ def batch_renorm(
     )
 
     def correction(scale: Any, bias: Any, shift: jax.Array, batch: Moments, share: Share) -> tuple[Any, Any]:
+        shift, batch = lax.stop_gradient((shift, batch))
         wide = _axes.wide(batch.var.dtype, stats.var.dtype)
         mean, var = (share(a.astype(_axes.wide(a.dtype, wide))) for a in (stats.mean, stats.var))
         sigma = jnp.sqrt(var + epsilon)
         r = jnp.clip(jnp.sqrt(batch.var + epsilon) / sigma, 1 / r_limit, r_limit)
         d = jnp.clip(((shift - mean) + batch.mean) / sigma, -d_limit, d_limit)
-        r, d = lax.stop_gradient((r, d))
         # A feature of which nothing was seen has nothing to be corrected.
         seen = (
             jnp.broadcast_to(batch.count.reshape(batch.count.shape + (1,) * (r.ndim - batch.count.ndim)), r.shape) > 0
