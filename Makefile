@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help ablation test test-newest test-floor test-wheel bench lint format lock clean
+.PHONY: help ablation test test-newest test-floor test-export test-wheel bench lint format lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test-floor: $(READY)  ## the library's half with the oldest versions that pyproj
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-floor
 	$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --resolution lowest-direct -e ".[dev]"
 	$(VENV)-floor/bin/python -m pytest $(LIBRARY)
+
+test-export: $(READY)  ## exports to ONNX, SavedModel and TFLite, from the locked jax and flax; installs gigabytes
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-export
+	grep -E '^(beartype|flax|hypothesis|jax|jaxlib|jaxtyping|pytest|pytest-xdist)==' requirements.lock | \
+		$(BIN)/uv pip install --quiet --python $(VENV)-export/bin/python -r - -e ".[export]"
+	$(VENV)-export/bin/python -m pytest -m export tests/test_exporters.py
 
 test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with each extra
 	VENV=$(VENV) .ci/wheel
@@ -60,4 +66,4 @@ lock: $(READY)  ## newest versions that pyproject.toml allows, exact, for Python
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
 clean:  ## removes environments and caches
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export .pytest_cache .ruff_cache .hypothesis
