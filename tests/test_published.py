@@ -1,4 +1,4 @@
-"""What is published holds together: the committed config, numbers that follow from the seeds, the README's rows."""
+"""What is published holds together: the committed config, numbers that follow from the seeds, the rows of its page."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from experiments.formats import number, signed
 from experiments.publish import EXACT, publish, whole
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = sorted(path.parent for path in (ROOT / "experiments" / "published").glob("*/result.json"))
+PUBLISHED = ROOT / "experiments/published"
+FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/result.json"))
 
 
 def test_some_results_are_published():
@@ -49,15 +50,15 @@ def test_every_published_mean_and_difference_follows_from_its_seeds(folder):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
-def test_the_readme_says_what_the_published_result_says(folder):
+def test_the_page_of_results_says_what_the_published_result_says(folder):
     """Each row of its table: context and contrast, n, difference with its interval."""
     result = json.loads((folder / "result.json").read_text())
     said = [
         line
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.startswith("|") and f"published/{folder.name}/report" in line
+        for line in (PUBLISHED / "README.md").read_text().splitlines()
+        if line.startswith("|") and f"]({folder.name}/report" in line
     ]
-    assert said, f"no row of README.md links to {folder.name}"
+    assert said, f"no row of the page links to {folder.name}"
     rows = {
         f"{signed(r['difference'])} [{number(r['ci'][0])}, {number(r['ci'][1])}] pp": r for r in result["comparisons"]
     }
@@ -67,6 +68,23 @@ def test_the_readme_says_what_the_published_result_says(folder):
         for text in found:
             assert text in rows, f"{text} is no difference of {folder.name}"
             assert f"| {rows[text]['n']} |" in line
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", PUBLISHED / "README.md"], ids=["README", "page"])
+def test_the_answer_is_that_of_the_published_digits(page):
+    """Means and standard deviations of the arms, and the difference with its interval, in each activation."""
+    result = json.loads((PUBLISHED / "digits_placement/result.json").read_text())
+    table = page.read_text().partition("| activation |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["relu", "tanh", "sigmoid"]
+    arms = {(a["treatment"], a["context"]): f"{a['mean']:.2f} ± {a['sd']:.2f}" for a in result["arms"]}
+    contrasts = {(r["a"], r["b"], r["context"]): r for r in result["comparisons"]}
+    for activation, *means, difference, verdict in rows:
+        assert means == [arms[treatment, activation] for treatment in ("none", "before", "after")]
+        found = contrasts["after", "before", activation]
+        low, high = map(number, found["ci"])
+        assert difference == f"{signed(found['difference'])} [{low}, {high}] pp"
+        assert verdict.split()[0] in found["verdict"]
 
 
 def test_publishing_keeps_what_is_small_and_refuses_what_is_unfinished(tmp_path):

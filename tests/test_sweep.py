@@ -50,10 +50,10 @@ class Plain(nn.Module):
         return nn.Dense(self.classes, name="head")(x)
 
 
-def readme_network():
-    """The function of the README's example, under the name that it is called by there."""
-    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert code, "README.md shows how to add a network"
+def documented_network():
+    """The function of the documentation's example, under the name that it is called by there."""
+    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
+    assert code, "docs/laboratory.md shows how to add a network"
     names: dict = {}
     exec(code[1], names)
     return names["tiny"]
@@ -61,7 +61,7 @@ def readme_network():
 
 @pytest.mark.parametrize("network", ["Plain", "tiny"])
 def test_a_network_of_ones_own_is_trained_probed_and_reported(network, tmp_path, capsys):
-    globals()["tiny"] = readme_network()
+    globals()["tiny"] = documented_network()
     placements = ("before", "after")
     own = dataclasses.replace(
         TINY, placements=placements, activations=("relu",), model=ModelConfig(network=f"{__name__}:{network}")
