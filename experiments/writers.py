@@ -185,7 +185,7 @@ class WandB:
         name = hashlib.sha256(f"{self._salt()}/{run}".encode()).hexdigest()[:16]
         for old in (self._folder / "wandb").glob(f"offline-run-*-{name}"):
             shutil.rmtree(old)
-        opened = self._wandb.init(
+        opened = self._begun(
             project=self._project,
             id=name,
             resume="allow",  # online, where the run is there already
@@ -207,6 +207,17 @@ class WandB:
             if step >= opened.step:  # 0 but online
                 opened.log(values, step=step)
         return opened
+
+    def _begun(self, **options: Any) -> Any:
+        """wandb.init; for 20 seconds again and again where its service has not let go of a finished run of that id."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                return self._wandb.init(**options)
+            except Exception as error:
+                if "is in use" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
     def _salt(self) -> str:
         """Tells the runs of this folder from those of the same names in others; made once."""
