@@ -77,15 +77,17 @@ def widened_once(x: jax.Array, *others: DTypeLike) -> jax.Array:
 
 
 def over_root(scale: jax.Array | None, square: jax.Array) -> jax.Array:
-    """scale / sqrt(square), of a dtype, computed before the pass that reads it, not anew for each element.
+    """scale / sqrt(square), computed before the pass that reads it, not anew for each element.
 
-    XLA:CPU does not repeat a division; but of one by a square root it makes a product. The absolute value hides that.
+    XLA:CPU does not repeat a division. This one is by 1, so it is exact, and XLA cannot know: of NaN it is by 0.
     """
+    factor = lax.rsqrt(square)
     if scale is None:
-        return lax.rsqrt(square)
+        return factor
+    factor = factor.astype(scale.dtype) * scale
     if jax.default_backend() != "cpu" or jnp.iscomplexobj(scale):
-        return lax.rsqrt(square).astype(scale.dtype) * scale
-    return scale / jnp.abs(jnp.sqrt(square))
+        return factor
+    return factor / (square >= -jnp.inf).astype(factor.dtype)
 
 
 def narrowed(x: jax.Array, dtype: DTypeLike) -> jax.Array:
