@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help ablation test test-newest test-floor test-export test-wheel bench lint format lock clean
+.PHONY: help ablation test test-all test-newest test-floor test-export test-wheel bench lint format lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -17,9 +17,12 @@ ablation: $(READY)  ## train and compare the placements of batch norm; the answe
 # compile in half the time. `pytest` alone compiles all as users do.
 LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py)
 LIBRARY = tests jbn $(addprefix --ignore=,$(LABORATORY))
-test: $(READY)  ## the whole suite, doctests included
-	$(BIN)/python -m pytest $(LIBRARY)
-	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest $(LABORATORY) experiments
+test: $(READY)  ## the suite but for its slowest tests, doctests included
+	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
+	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest $(LABORATORY) experiments $(MARKS)
+
+test-all: MARKS = -m "not long"
+test-all: test  ## the whole suite
 
 test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
 	python=$$(.ci/newer-python) && $(BIN)/uv venv --quiet --clear --python $$python $(VENV)-newest

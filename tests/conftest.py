@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -17,9 +18,20 @@ import pytest
 hypothesis.settings.register_profile("jbn", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("jbn")
 
+# The slowest tests, as pytest -vv names them; `python tests/slowest.py LOG` writes the list from measured durations.
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().splitlines())
+
 DEVICES = 8
 jax.config.update("jax_num_cpu_devices", DEVICES)
 assert jax.device_count() == DEVICES  # started here, before a test that runs the program sets the number of cores
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What slow.txt names is `slow`, and left to make test-all."""
+    for item in items:
+        if item.nodeid in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
