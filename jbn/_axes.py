@@ -6,7 +6,6 @@ order in which those axes stand in the input, whatever order the caller names th
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.typing import DTypeLike
 
 Axis = int | Sequence[int]
 SMALL = 2**14  # for fewer elements the plain way is as fast
@@ -115,23 +113,6 @@ def sample(
 def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:
     """`value`, differing between the devices of a `jax.shard_map` wherever `x` does."""
     return value + lax.full_like(x, 0, value.dtype, value.shape)
-
-
-def wide(*dtypes: DTypeLike) -> jnp.dtype:
-    """The dtype of the arithmetic: float32 or wider (also where the caller forbids implicit promotion)."""
-    with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
-
-
-def widened(x: jax.Array, *others: DTypeLike) -> jax.Array:
-    """`x` in the dtype of the arithmetic on it and on `others`.
-
-    Raises:
-      ValueError: `x` is neither floating nor complex.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
-    return x.astype(wide(x.dtype, *others))
 
 
 def expand(value: jax.Array, axis: Axis, ndim: int) -> jax.Array:

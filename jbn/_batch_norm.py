@@ -18,15 +18,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _meshes, _stats
+from jbn import _axes, _dtypes, _meshes, _stats
 from jbn._axes import Axis
-from jbn._moments import Moments, abs2, axis_members, moments, shifted_moments
+from jbn._dtypes import abs2
+from jbn._kernels import fusion_barrier, upcast
+from jbn._kernels.plain import checkpoint, named
+from jbn._moments import Moments, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
-from jbn._plain import checkpoint, named
 from jbn._refusal import refused
 from jbn._stats import BatchStats, Momentum, Variance, update_stats
 from jbn._variants import ghost
-from jbn._written import cut_short, widened
 
 Activation = Callable[[jax.Array], jax.Array]
 # What has the feature shape, broadcastable against moments of virtual batches.
@@ -34,7 +35,7 @@ Share = Callable[[Any], Any]
 # scale and bias, changed by the moments (relative to a shift) that the batch is normalized by.
 Correction = Callable[[Any, Any, jax.Array, Moments, Share], tuple[Any, Any]]
 
-KEPT = jax.checkpoint_policies.save_only_these_names("jbn_moments")
+SAVE_MOMENTS = jax.checkpoint_policies.save_only_these_names("jbn_moments")
 
 
 class Info(NamedTuple):
@@ -262,7 +263,7 @@ def normalize_batch(
             padding = None if where is None else mask
             x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
         # Widened for both, so that what comes back from both is added before it is rounded.
-        dtype, x = x.dtype if dtype is None else dtype, widened(x)
+        dtype, x = x.dtype if dtype is None else dtype, upcast(x)
         measured = shifted_moments(
             x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
         )
@@ -286,9 +287,9 @@ def normalize_batch(
         return y, centred._replace(mean=shift + centred.mean)
 
     def forward(x, scale, bias, where):
-        return _beside(activation, placement, norm, x, scale, bias, where, dtype)
+        return _with_activation(activation, placement, norm, x, scale, bias, where, dtype)
 
-    return checkpoint(forward, cut_short(x), scale, bias, where, policy=KEPT)
+    return checkpoint(forward, fusion_barrier(x), scale, bias, where, policy=SAVE_MOMENTS)
 
 
 def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:
@@ -299,16 +300,16 @@ def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, pl
         return y, None
 
     def forward(x, scale, bias, where):
-        return _beside(activation, placement, norm, x, scale, bias, where, dtype)[0]
+        return _with_activation(activation, placement, norm, x, scale, bias, where, dtype)[0]
 
     return checkpoint(forward, x, scale, bias, where)
 
 
-def _beside(activation, placement, norm, x, scale, bias, where, dtype):
+def _with_activation(activation, placement, norm, x, scale, bias, where, dtype):
     """`norm` with the activation on its side; between the two the numbers stay in float32 or wider."""
     if activation is None:
         return norm(x, scale, bias, where, dtype)
-    wide = _axes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
+    wide = _dtypes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
     if placement == "after":
         return norm(_activate(activation, x, where), scale, bias, where, x.dtype if dtype is None else dtype)
     y, measured = norm(x, scale, bias, where, wide)
@@ -317,7 +318,7 @@ def _beside(activation, placement, norm, x, scale, bias, where, dtype):
 
 def _activate(activation: Activation, x: jax.Array, where: jax.Array | None) -> jax.Array:
     """The activation in float32 or wider, of 0 where padding would give it a derivative that is not finite."""
-    x = x.astype(_axes.wide(x.dtype))
+    x = x.astype(_dtypes.wide(x.dtype))
     if where is not None:
         value, slope = jax.jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))
         keep = _axes.expand_mask(where, x.shape) | (jnp.isfinite(value) & jnp.isfinite(slope))

@@ -32,8 +32,8 @@ from jax import lax
 
 from jbn import _axes, _meshes
 from jbn._axes import Axis
-from jbn._passes import abs2, power_sums
-from jbn._written import settled, widened
+from jbn._dtypes import abs2
+from jbn._kernels import materialize_vector, power_sums, upcast
 
 SAMPLED = 64  # a rough mean is that of about one element in so many
 
@@ -156,14 +156,14 @@ def shifted_moments(
     Returns:
       shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
     """
-    x = widened(x)
+    x = upcast(x)
     mask = None if where is None else _axes.expand_mask(where, x.shape)
     shift, centred = _local(x, axis, mask)
     if axis_name is None:
         if axis_index_groups is not None:
             raise ValueError("axis_index_groups needs the axis that it groups; write axis_name='...' as well")
         return shift, centred
-    return _across(shift, centred, axis_name, axis_index_groups)
+    return _merge_across_devices(shift, centred, axis_name, axis_index_groups)
 
 
 def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
@@ -176,17 +176,17 @@ def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array,
         count, sampled = (_count(mask, axis, a.shape) for a in (x, part))
         part = jnp.where(mask, part, 0)
     shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
-    shift = settled(_rough(lax.stop_gradient(shift)), x)
+    shift = materialize_vector(_truncate_mantissa(lax.stop_gradient(shift)), x)
     if mask is not None:  # at a distance of 0, padding adds nothing to either sum
         x = jnp.where(mask, x, _axes.expand(shift, axis, x.ndim))
     first, second = power_sums(x, shift, axis)
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
     mean = first * weight.astype(wide)
     var = second * weight - abs2(mean)
-    return shift, Moments(mean, _without_noise(var, mean), count)
+    return shift, Moments(mean, _zero_rounding_noise(var, mean), count)
 
 
-def _without_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
+def _zero_rounding_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
     """`var`, but 0 where it is no more than the rounding of means and squares near `mean`: a constant feature has none.
 
     Not jnp.maximum, which would halve the derivative of a constant feature.
@@ -195,14 +195,14 @@ def _without_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
     return var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
 
 
-def _rough(mean: jax.Array) -> jax.Array:
+def _truncate_mantissa(mean: jax.Array) -> jax.Array:
     """`mean` without its last three bits, which pins it down.
 
     A compiler may compute sum · weight once for x - sum · weight as a fused multiply-add, unrounded, and once more,
     rounded, where the shift is returned: at mean 1e4 the two differ by 5e-4. After reduce_precision they cannot.
     """
     if jnp.iscomplexobj(mean):
-        return lax.complex(_rough(mean.real), _rough(mean.imag))
+        return lax.complex(_truncate_mantissa(mean.real), _truncate_mantissa(mean.imag))
     bits = jnp.finfo(mean.dtype)
     return lax.reduce_precision(mean, exponent_bits=bits.nexp, mantissa_bits=bits.nmant - 3)
 
@@ -219,7 +219,7 @@ def _count(mask: jax.Array, axis: Axis, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(count, _axes.feature_shape(axis, shape))
 
 
-def _across(
+def _merge_across_devices(
     shift: jax.Array,
     centred: Moments,
     axis_name: str | Sequence[str],
@@ -274,7 +274,7 @@ def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     means = jnp.where(share > 0, lax.stop_gradient(shift - common[None]) + parts.mean, 0)
     mean = jnp.sum(share.astype(means.dtype) * means, 0)
     var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean[None]), 0), 0)
-    return common, Moments(mean, _without_noise(var, mean), total)
+    return common, Moments(mean, _zero_rounding_noise(var, mean), total)
 
 
 def _one(index: jax.Array, size: int) -> jax.Array:

@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 
 from jbn import _axes, _meshes
 from jbn._axes import Axis
-from jbn._passes import affine
-from jbn._written import over_root, settled, widened, widened_once
+from jbn._kernels import affine, materialize_vector, scale_over_root, upcast, upcast_once
 
 
 @_meshes.by_compiler
@@ -86,20 +85,20 @@ def normalize_shifted(
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
     result = x.dtype if dtype is None else dtype
     dtypes = [a.dtype for a in (shift, mean, var, scale, bias) if a is not None]
-    x = widened_once(x, *dtypes) if mean is None else widened(x, *dtypes)
+    x = upcast_once(x, *dtypes) if mean is None else upcast(x, *dtypes)
     wide = x.dtype
     var = var.astype(jnp.finfo(wide).dtype)
     var = var + jnp.asarray(epsilon, var.dtype)
     scale, offset = (a if a is None else a.astype(wide) for a in (scale, bias))
     shift = shift.astype(wide)
     if mean is None:
-        factor = over_root(scale, var).astype(wide)
+        factor = scale_over_root(scale, var).astype(wide)
     else:
         factor = lax.rsqrt(var).astype(wide)
         factor = factor if scale is None else factor * scale
         centre = mean.astype(wide) * factor
         offset = -centre if offset is None else offset - centre
-        factor, shift, offset = (settled(v, x) for v in (factor, shift, offset))
+        factor, shift, offset = (materialize_vector(v, x) for v in (factor, shift, offset))
     if where is None:
         return affine(x, shift, factor, offset, axis, result)
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 _excuse: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("excuse", default=lambda: False)
 
 
 def refused(x: jax.Array, message: str) -> jax.Array:
     """`x`, which raises ValueError(message) as soon as it is computed, or a program that uses it is compiled."""
-    return x if _excuse.get()() else _refused_p.bind(x, message=message)
+    if _excuse.get()():
+        return x
+    return _refuse(message=message) if _refused_p is None else _refused_p.bind(x, message=message)
 
 
 @contextlib.contextmanager
@@ -46,13 +46,21 @@ def _refuse(*_: Any, message: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _batch(values: Any, dims: Any, *, message: str) -> Any:
-    return _refused_p.bind(*values, message=message), dims[0]
+def _primitive() -> Any:
+    """The identity that is refused; None where this jax lacks what it takes, and refusing at once has to do."""
+    try:
+        from jax.extend.core import Primitive
+        from jax.interpreters import ad, batching, mlir
+
+        p = Primitive("jbn_refused")
+        p.def_impl(_refuse)
+        p.def_abstract_eval(lambda x, **_: x)
+        ad.deflinear2(p, lambda cotangent, _, *, message: [p.bind(cotangent, message=message)])
+        batching.primitive_batchers[p] = lambda x, dims, *, message: (p.bind(*x, message=message), dims[0])
+        mlir.register_lowering(p, _refuse, cacheable=False)
+    except (ImportError, AttributeError):
+        return None
+    return p
 
 
-_refused_p = Primitive("jbn_refused")
-_refused_p.def_impl(_refuse)
-_refused_p.def_abstract_eval(lambda x, **_: x)
-ad.deflinear2(_refused_p, lambda cotangent, _, *, message: [_refused_p.bind(cotangent, message=message)])
-batching.primitive_batchers[_refused_p] = _batch
-mlir.register_lowering(_refused_p, _refuse, cacheable=False)
+_refused_p = _primitive()

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _meshes
+from jbn import _axes, _dtypes, _meshes
 from jbn._moments import Moments, merge
 
 Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
@@ -108,8 +108,8 @@ def init_stats(
         stats = stats._replace(skipped=jnp.zeros((), jnp.int32))
     if accumulate_steps > 1:
         stats = stats._replace(
-            pending_mean=jnp.zeros(shape, _axes.wide(mean.dtype)),
-            pending_var=jnp.zeros(shape, _axes.wide(mean.real.dtype)),
+            pending_mean=jnp.zeros(shape, _dtypes.wide(mean.dtype)),
+            pending_var=jnp.zeros(shape, _dtypes.wide(mean.real.dtype)),
             pending_count=jnp.zeros(shape, jnp.float32),
             pending_steps=jnp.zeros((), jnp.int32),
         )
@@ -201,7 +201,7 @@ def update_stats(
     var = batch.var if variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
 
     def follow(old: jax.Array, new: jax.Array) -> jax.Array:
-        wide = _axes.wide(old.dtype, new.dtype)
+        wide = _dtypes.wide(old.dtype, new.dtype)
         moved = keep.astype(wide) * old.astype(wide) + take.astype(wide) * new.astype(wide)
         return jnp.where(seen, moved.astype(old.dtype), old)
 
@@ -212,13 +212,13 @@ def made_for(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
     """Statistics that can hold those of input of `dtype`: means turn complex with it, as in Flax."""
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return stats
-    turned = {k: v.astype(_axes.wide(dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k}
+    turned = {k: v.astype(_dtypes.wide(dtype)) for k, v in stats._asdict().items() if v is not None and "mean" in k}
     return stats._replace(**turned)
 
 
 def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
     """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
-    wide = _axes.wide(batch.mean.dtype, stats.mean.dtype)
+    wide = _dtypes.wide(batch.mean.dtype, stats.mean.dtype)
     var = stats.var.astype(jnp.finfo(wide).dtype)
     return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
 
@@ -264,7 +264,7 @@ def _weights(
     stats: BatchStats, seen: jax.Array, momentum: Momentum, debias: bool
 ) -> tuple[jax.Array, jax.Array, BatchStats]:
     """`keep` and `take` of the module's docstring, and the statistics with their weight moved on."""
-    wide = _axes.wide(stats.mean.real.dtype)
+    wide = _dtypes.wide(stats.mean.real.dtype)
     if momentum is None:
         kept, take = jnp.ones((), wide), jnp.ones((), wide)
     else:

@@ -12,7 +12,9 @@ from helpers import assert_close, batch, mask, poison
 from jax.test_util import check_grads
 
 import jbn
-from jbn import _axes, _passes
+from jbn import _axes
+from jbn._kernels import passes
+from jbn._kernels import reference as plain
 
 # Few features last are summed side by side on a CPU; the last shape cannot be, the second to last is complex.
 SHAPES = [
@@ -64,8 +66,8 @@ def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, 
         return lambda *a: affine(*a, axis)
 
     pairs = [
-        (sums(_passes.power_sums), sums(_passes.plain_power_sums), (x,), tangents[:1]),
-        (line(_passes.affine), line(_passes.plain_affine), (x, shift, factor, offset), tangents),
+        (sums(passes.power_sums), sums(plain.power_sums), (x,), tangents[:1]),
+        (line(passes.affine), line(plain.affine), (x, shift, factor, offset), tangents),
     ]
     for ours, twin, at, along in pairs:
         for way in (value, forward_mode, reverse_mode, forward_over_reverse):
@@ -76,9 +78,9 @@ def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, 
 
 def test_derivatives_of_few_features_agree_with_finite_differences(x64):
     x, shift, factor, offset = arguments((1024, 8, 3), -1, "float64")
-    assert _passes._neighbours(x, -1) == 8
-    check_grads(lambda *a: _passes.affine(*a, -1), (x, shift, factor, offset), order=2)
-    check_grads(lambda x: _passes.power_sums(x, shift, -1), (x,), order=2)
+    assert passes._rows_to_pack(x, -1) == 8
+    check_grads(lambda *a: passes.affine(*a, -1), (x, shift, factor, offset), order=2)
+    check_grads(lambda x: passes.power_sums(x, shift, -1), (x,), order=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -19,12 +19,12 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _meshes
+from jbn import _axes, _dtypes, _meshes
 from jbn._axes import Axis
-from jbn._batch_norm import KEPT, Info, refuse_one_value
+from jbn._batch_norm import SAVE_MOMENTS, Info, refuse_one_value
+from jbn._kernels.plain import checkpoint, named, plainly
 from jbn._moments import Moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
-from jbn._plain import checkpoint, named, plainly
 from jbn._stats import BatchStats
 
 
@@ -95,7 +95,7 @@ def adaptive_batch_norm(
 
     @plainly
     def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
-        result, x = x.dtype if dtype is None else dtype, _axes.widened(x)
+        result, x = x.dtype if dtype is None else dtype, _dtypes.upcast(x)
         measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
         shift, test = named(measured, "jbn_moments")
         wide = test.var.dtype
@@ -108,7 +108,7 @@ def adaptive_batch_norm(
         y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=result)
         return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
 
-    return checkpoint(forward, x, scale, bias, where, source_weight, policy=KEPT)
+    return checkpoint(forward, x, scale, bias, where, source_weight, policy=SAVE_MOMENTS)
 
 
 def adaptive_layer(x, scale, bias, stats, *, source_weight, axis, where, **options: Any) -> tuple[jax.Array, Any, Info]:

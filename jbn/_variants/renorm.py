@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbn import _axes, _meshes
+from jbn import _axes, _dtypes, _meshes
 from jbn._batch_norm import Info, Share, batch_norm
 from jbn._moments import Moments
 from jbn._stats import BatchStats
@@ -119,8 +119,8 @@ def batch_renorm(
 
     def correction(scale: Any, bias: Any, shift: jax.Array, batch: Moments, share: Share) -> tuple[Any, Any]:
         shift, batch = lax.stop_gradient((shift, batch))
-        wide = _axes.wide(batch.var.dtype, stats.var.dtype)
-        mean, var = (share(a.astype(_axes.wide(a.dtype, wide))) for a in (stats.mean, stats.var))
+        wide = _dtypes.wide(batch.var.dtype, stats.var.dtype)
+        mean, var = (share(a.astype(_dtypes.wide(a.dtype, wide))) for a in (stats.mean, stats.var))
         sigma = jnp.sqrt(var + epsilon)
         r = jnp.clip(jnp.sqrt(batch.var + epsilon) / sigma, 1 / r_limit, r_limit)
         d = jnp.clip(((shift - mean) + batch.mean) / sigma, -d_limit, d_limit)

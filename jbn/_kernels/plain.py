@@ -14,7 +14,14 @@ from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import find_top_trace
+
+try:
+    from jax.extend.core import find_top_trace
+except ImportError:  # then jet is not seen
+
+    def find_top_trace(_: Any) -> None:
+        return None
+
 
 _asked: ContextVar[bool] = ContextVar("jbn_plain", default=False)
 

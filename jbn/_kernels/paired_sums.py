@@ -24,39 +24,40 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jbn import _axes
-from jbn._written import alone
-
-SLABS = 8  # XLA computes an operand up to 15 times in one loop, and with 16 slabs would write it to memory instead
-WINDOW = 8  # rows of thousands of features map to the same set of the first-level cache, which holds eight lines
-ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
+from jbn._kernels.fallback import or_plainly
+from jbn._kernels.materialize import is_unpartitioned
+from jbn._kernels.tuning import ENOUGH, SLABS, WINDOW
 
 
-def sums(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+def sum_pair(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Σ a and Σ b, over the same axes of two real arrays of the same shape and dtype."""
-    first, second = _sums_p.bind(a, b, axes=tuple(axes))
+    first, second = _sum_pair_p.bind(a, b, axes=tuple(axes))
     return first, second
 
 
-def spread(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """`a` and `b` repeated along `axes` of `x`: the transpose of `sums`, and `sums` is what becomes of it."""
+def broadcast_pair(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """`a` and `b` repeated along `axes` of `x`: the transpose of `sum_pair`, and `sum_pair` is what becomes of it."""
     # Varying over devices as x does: else the sum over devices would be one of arrays of the size of x.
     a, b = (_axes.varying_as(v, x) for v in (a, b))
-    first, second = _spread_p.bind(a, b, shape=x.shape, axes=tuple(axes))
+    first, second = _broadcast_pair_p.bind(a, b, shape=x.shape, axes=tuple(axes))
     return first, second
 
 
-def _plain_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
+def _plain_sum_pair(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[jax.Array]:
     return [jnp.sum(a, axes), jnp.sum(b, axes)]
 
 
-def _plain_spread(a: jax.Array, b: jax.Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> list[jax.Array]:
+def _plain_broadcast_pair(
+    a: jax.Array, b: jax.Array, *, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> list[jax.Array]:
     return [jnp.broadcast_to(jnp.expand_dims(v, axes), shape) for v in (a, b)]
 
 
+@or_plainly(mlir.lower_fun(_plain_sum_pair, multiple_results=True))
 def _cpu_sums(ctx: mlir.LoweringRuleContext, *operands: Any, axes: tuple[int, ...]) -> Any:
     x: Any = ctx.avals_in[0]
-    folds = axes and _axes.large(*x.shape) and alone(ctx)
-    rule = _folded_sums if folds else _plain_sums
+    folds = axes and _axes.large(*x.shape) and is_unpartitioned(ctx)
+    rule = _folded_sums if folds else _plain_sum_pair
     return mlir.lower_fun(rule, multiple_results=True)(ctx, *operands, axes=axes)
 
 
@@ -114,7 +115,7 @@ def _sums_transpose(cotangents: Any, *summands: Any, axes: tuple[int, ...]) -> l
 def _spread_transpose(cotangents: Any, *vectors: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> list[Any]:
     asked, (first, second) = _asked(cotangents, vectors), cotangents
     if all(asked):
-        return list(sums(first, second, axes))
+        return list(sum_pair(first, second, axes))
     return [jnp.sum(ct, axes) if yes else None for yes, ct in zip(asked, cotangents, strict=True)]
 
 
@@ -131,12 +132,12 @@ def _to_front(values: Any, dims: Any) -> tuple[int, list[jax.Array]]:
 
 def _sums_batch(values: Any, dims: Any, *, axes: tuple[int, ...]) -> Any:
     _, values = _to_front(values, dims)
-    return _sums_p.bind(*values, axes=tuple(a + 1 for a in axes)), (0, 0)
+    return _sum_pair_p.bind(*values, axes=tuple(a + 1 for a in axes)), (0, 0)
 
 
 def _spread_batch(values: Any, dims: Any, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
     size, values = _to_front(values, dims)
-    return _spread_p.bind(*values, shape=(size, *shape), axes=tuple(a + 1 for a in axes)), (0, 0)
+    return _broadcast_pair_p.bind(*values, shape=(size, *shape), axes=tuple(a + 1 for a in axes)), (0, 0)
 
 
 def _linear_pair(
@@ -152,6 +153,6 @@ def _linear_pair(
     return p
 
 
-_sums_p = _linear_pair("jbn_sums", _plain_sums, _sums_transpose, _sums_batch)
-_spread_p = _linear_pair("jbn_spread", _plain_spread, _spread_transpose, _spread_batch)
-mlir.register_lowering(_sums_p, _cpu_sums, platform="cpu")
+_sum_pair_p = _linear_pair("jbn_sum_pair", _plain_sum_pair, _sums_transpose, _sums_batch)
+_broadcast_pair_p = _linear_pair("jbn_broadcast_pair", _plain_broadcast_pair, _spread_transpose, _spread_batch)
+mlir.register_lowering(_sum_pair_p, _cpu_sums, platform="cpu")

@@ -23,15 +23,11 @@ from jax.extend.mlir import ir
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
-from jbn import _axes
-from jbn._plain import plain
-
-FEW = 32  # a loop over fewer features is unrolled, and badly vectorized
-# Elements up to which one thread is as fast as two: of half precision, with all passes and with one alone,
-# and beside a vector, where nothing else wakes a thread, and several calls would.
-LITTLE = {"half": _axes.SMALL - 1, "half, one pass": 2**16, "vector": 2**16 - 1}
-# Operations on each element that may be done anew: a norm has 3 to 6, its derivative beside an activation 10 to 30.
-MOST = {"result": 8, "derivative": 32}
+from jbn import _axes, _dtypes
+from jbn._kernels import reference
+from jbn._kernels.fallback import or_plainly
+from jbn._kernels.plain import plain
+from jbn._kernels.tuning import FEW, LITTLE, MOST
 
 # What XLA:CPU computes anew for each use. Not what is dear (a division, exp, tanh), which it does not.
 CHEAP = frozenset(
@@ -45,57 +41,54 @@ CHEAP = frozenset(
 PRODUCTS = frozenset(("stablehlo.convolution", "stablehlo.dot_general"))
 
 
-def settled(vector: jax.Array, x: jax.Array) -> jax.Array:
+def materialize_vector(vector: jax.Array, x: jax.Array) -> jax.Array:
     """`vector`, computed before the pass over `x` that reads it, not anew for each element; so are its derivatives."""
-    return _written(vector, "vector", x) if _axes.known(vector.shape) and vector.size >= FEW else vector
+    return _materialize(vector, "vector", x) if _axes.known(vector.shape) and vector.size >= FEW else vector
 
 
-def cut_short(x: jax.Array) -> jax.Array:
+def fusion_barrier(x: jax.Array) -> jax.Array:
     """`x`, from memory where more than a few operations make it from what is; and so what comes back to it."""
-    return _cut_short_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) and not plain() else x
+    return _fusion_barrier_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) and not plain() else x
 
 
-def widened(x: jax.Array, *others: DTypeLike) -> jax.Array:
-    """`_axes.widened`; a small array of half precision, and what comes back to it, by way of memory.
+def upcast(x: jax.Array, *others: DTypeLike) -> jax.Array:
+    """`_dtypes.upcast`; a small array of half precision, and what comes back to it, by way of memory.
 
     XLA:CPU has a loop run by several threads if it takes more than an operation for each byte. Half precision does:
     conversions come on top, and bytes are halved. To wake a thread takes longer than a small loop.
     """
-    wide = _axes.widened(x, *others)
-    return wide if wide.dtype == x.dtype else _written(wide, "half", x)
+    wide = _dtypes.upcast(x, *others)
+    return wide if wide.dtype == x.dtype else _materialize(wide, "half", x)
 
 
 # Programs for inference hold no primitive of ours, which an exporter would have to know: there is decided while they
 # are traced what else the lowering decides, and by operations that do no harm where that turns out wrong.
 
 
-def widened_once(x: jax.Array, *others: DTypeLike) -> jax.Array:
-    """`widened` for one pass alone, as at inference: it may be larger."""
-    wide = _axes.widened(x, *others)
+def upcast_once(x: jax.Array, *others: DTypeLike) -> jax.Array:
+    """`upcast` for one pass alone, as at inference: it may be larger."""
+    wide = _dtypes.upcast(x, *others)
     small = _axes.known(x.shape) and x.size <= LITTLE["half, one pass"]
     return _not_inlined(wide) if small and wide.dtype != x.dtype and jax.default_backend() == "cpu" else wide
 
 
-def over_root(scale: jax.Array | None, square: jax.Array) -> jax.Array:
+def scale_over_root(scale: jax.Array | None, square: jax.Array) -> jax.Array:
     """scale / sqrt(square), computed before the pass that reads it, not anew for each element.
 
     XLA:CPU does not repeat a division. This one is by 1, so it is exact, and XLA cannot know: of NaN it is by 0.
     """
-    factor = lax.rsqrt(square)
-    if scale is None:
-        return factor
-    factor = factor.astype(scale.dtype) * scale
-    if jax.default_backend() != "cpu" or jnp.iscomplexobj(scale):
+    factor = reference.scale_over_root(scale, square)
+    if scale is None or jax.default_backend() != "cpu" or jnp.iscomplexobj(scale):
         return factor
     return factor / (square >= -jnp.inf).astype(factor.dtype)
 
 
-def narrowed(x: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`x.astype(dtype)`, the transpose of `widened`."""
-    return x if x.dtype == dtype else _written(x, "half", x).astype(dtype)
+def downcast(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`x.astype(dtype)`, the transpose of `upcast`."""
+    return x if x.dtype == dtype else _materialize(x, "half", x).astype(dtype)
 
 
-def alone(ctx: mlir.LoweringRuleContext) -> bool:
+def is_unpartitioned(ctx: mlir.LoweringRuleContext) -> bool:
     """Whether the compiler spreads arrays over no devices, but those of a mesh that shard_map has divided already.
 
     If it does, any axis may be spread, and whatever is done to a part of the array might move it.
@@ -116,16 +109,20 @@ def _not_inlined(x: jax.Array) -> jax.Array:
         return _call(x)
 
 
-def _written(x: jax.Array, when: str, beside: jax.Array) -> jax.Array:
-    return _written_p.bind(x, size=beside.size, when=when) if _axes.known(beside.shape) and not plain() else x
+def _materialize(x: jax.Array, when: str, beside: jax.Array) -> jax.Array:
+    return _materialize_p.bind(x, size=beside.size, when=when) if _axes.known(beside.shape) and not plain() else x
 
 
 def _same(x: Any, **_: Any) -> Any:
     return x
 
 
+def _unchanged(ctx: Any, x: Any, **_: Any) -> Any:
+    return [x]
+
+
 def _lowered(ctx: mlir.LoweringRuleContext, x: Any, writes: bool) -> Any:
-    return mlir.lower_fun(_not_inlined, multiple_results=False)(ctx, x) if writes and alone(ctx) else [x]
+    return mlir.lower_fun(_not_inlined, multiple_results=False)(ctx, x) if writes and is_unpartitioned(ctx) else [x]
 
 
 def _divided(x: jax.Array) -> jax.Array:
@@ -133,6 +130,7 @@ def _divided(x: jax.Array) -> jax.Array:
     return x if jnp.iscomplexobj(x) else x / lax.optimization_barrier(jnp.ones_like(x))
 
 
+@or_plainly(_unchanged)
 def _beside_others(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
     little = _axes.known((size,)) and size <= LITTLE[when]
     if when != "vector":
@@ -142,12 +140,13 @@ def _beside_others(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: st
     return _lowered(ctx, x, _axes.large(size))
 
 
+@or_plainly(_unchanged)
 def _at_an_end(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
     on_cpu = tuple(ctx.platforms or ctx.module_context.platforms) == ("cpu",)
-    return _lowered(ctx, x, on_cpu and _axes.large(size) and _takes_more(ctx, x, MOST[when]))
+    return _lowered(ctx, x, on_cpu and _axes.large(size) and _fused_op_count_exceeds(ctx, x, MOST[when]))
 
 
-def _takes_more(ctx: mlir.LoweringRuleContext, x: Any, most: int) -> bool:
+def _fused_op_count_exceeds(ctx: mlir.LoweringRuleContext, x: Any, most: int) -> bool:
     """Whether more than `most` cheap operations on large arrays make `x` from what is in memory.
 
     Functions that are called are looked into: those of jax.nn are.
@@ -191,12 +190,12 @@ def _identity(name: str, transposed: dict[str, str]) -> Primitive:
     p.def_abstract_eval(_same)
     ad.deflinear2(p, transpose)
     batching.primitive_batchers[p] = batch
-    mlir.register_lowering(p, lambda ctx, x, **_: [x])
+    mlir.register_lowering(p, _unchanged)
     return p
 
 
-_written_p = _identity("jbn_written", {})
-mlir.register_lowering(_written_p, _beside_others, platform="cpu")
+_materialize_p = _identity("jbn_materialize", {})
+mlir.register_lowering(_materialize_p, _beside_others, platform="cpu")
 # What is before it in the program counts, so that no two are alike; and jax has rules of that kind for all platforms.
-_cut_short_p = _identity("jbn_cut_short", {"result": "derivative"})
-mlir.register_lowering(_cut_short_p, _at_an_end, cacheable=False)
+_fusion_barrier_p = _identity("jbn_fusion_barrier", {"result": "derivative"})
+mlir.register_lowering(_fusion_barrier_p, _at_an_end, cacheable=False)

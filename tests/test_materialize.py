@@ -13,7 +13,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbn
-from jbn import _axes, _written
+from jbn import _axes
+from jbn._kernels import tuning
+from jbn._kernels.materialize import fusion_barrier, materialize_vector
 from jbn.linen import BatchNorm
 
 WRAPS = pytest.mark.parametrize(
@@ -49,18 +51,18 @@ VECTOR = jnp.ones(40)
 
 
 @WRAPS
-@pytest.mark.parametrize("how", ["settled by a division", "settled by a call", "cut_short"])
+@pytest.mark.parametrize("how", ["materialized by a division", "materialized by a call", "barrier"])
 def test_what_is_written_is_what_it_was_and_so_are_its_derivatives(how, wrap):
     x = jnp.asarray(np.concatenate([[0.0, -0.0, np.inf, -np.inf, np.nan], np.linspace(-3, 3, 59)]).astype(np.float32))
     x = jnp.stack([x, x])
 
     def f(x):
-        if "settled" in how:
-            return _written.settled(x, jnp.zeros((_axes.SMALL // 64 if "division" in how else 4096, 64)))
+        if "materialized" in how:
+            return materialize_vector(x, jnp.zeros((_axes.SMALL // 64 if "division" in how else 4096, 64)))
         y = jnp.broadcast_to(x, (512, *x.shape))
-        for _ in range(_written.MOST["result"] + 2):
+        for _ in range(tuning.MOST["result"] + 2):
             y = -y
-        return _written.cut_short(y)[3]
+        return fusion_barrier(y)[3]
 
     assert told(f, x) == 1
     y, vjp = jax.vjp(wrap(f), x)
@@ -69,13 +71,13 @@ def test_what_is_written_is_what_it_was_and_so_are_its_derivatives(how, wrap):
     np.testing.assert_array_equal(vjp(x)[0], x)  # a sum with zeros, and 0 - 0 is 0
 
 
-def test_a_vector_is_settled_on_cpus_beside_a_large_array_and_if_it_is_long_enough():
-    assert told(_written.settled, VECTOR, X) == told(_written.settled, VECTOR, X[:1024]) == 1
+def test_a_vector_is_materialized_on_cpus_beside_a_large_array_and_if_it_is_long_enough():
+    assert told(materialize_vector, VECTOR, X) == told(materialize_vector, VECTOR, X[:1024]) == 1
     for platform in ("cuda", "tpu"):
-        assert not told(_written.settled, VECTOR, X, platform=platform)
-    assert not told(_written.settled, VECTOR, X[:40]) and not told(_written.settled, VECTOR[:31], X)
+        assert not told(materialize_vector, VECTOR, X, platform=platform)
+    assert not told(materialize_vector, VECTOR, X[:40]) and not told(materialize_vector, VECTOR[:31], X)
     for lanes in (16, 64):  # small one by one, and large together
-        assert told(jax.vmap(_written.settled), jnp.ones((lanes, 40)), jnp.ones((lanes, 40, 40))) == 1
+        assert told(jax.vmap(materialize_vector), jnp.ones((lanes, 40)), jnp.ones((lanes, 40, 40))) == 1
 
 
 def test_nothing_is_said_where_the_compiler_spreads_arrays_over_devices():
@@ -102,14 +104,13 @@ class Net(nn.Module):
         return nn.Dense(3)(x)
 
 
-def without_settled_vectors(monkeypatch):
-    monkeypatch.setattr(_written, "settled", lambda vector, x: vector)
-    for user in ("_moments", "_normalize", "_passes"):
-        monkeypatch.setattr(f"jbn.{user}.settled", lambda vector, x: vector)
+def without_materialized_vectors(monkeypatch):
+    for user in ("_moments", "_normalize", "_kernels.passes"):
+        monkeypatch.setattr(f"jbn.{user}.materialize_vector", lambda vector, x: vector)
 
 
 def test_inputs_are_written_in_a_stack_of_norms_and_not_in_a_network(monkeypatch):
-    without_settled_vectors(monkeypatch)
+    without_materialized_vectors(monkeypatch)
     for layers, least in ((2, 0), (4, 1), (16, 4)):
         found = told(partial(stack, layers=layers), X)
         assert (found >= least) if least else (found == 0)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbn
-from jbn import _axes, _sums
+from jbn import _axes
+from jbn._kernels.paired_sums import broadcast_pair, sum_pair
 
 SHAPES = [pytest.param((64, 32, 40), id="many-features"), pytest.param((512, 64, 3), id="few-features")]
 CUTS = [
@@ -43,7 +44,7 @@ def dot(a, b) -> jax.Array:
 @pytest.mark.parametrize(("shape", "axes"), CUTS)
 def test_two_sums_in_one_pass_are_the_sums(shape, axes, x64):
     a, b = pair(shape)
-    program = jax.jit(partial(_sums.sums, axes=axes))
+    program = jax.jit(partial(sum_pair, axes=axes))
     assert "complex" in program.lower(a, b).as_text()
     for found, of in zip(program(a, b), (a, b), strict=True):
         assert_close(found, np.asarray(of).sum(axes), 1e-12)
@@ -54,7 +55,9 @@ def test_they_are_more_exact_than_adding_one_after_another(shape, axes):
     a, b = pair(shape, "float32")
     exact = np.asarray(a, np.float64).sum(axes)
     assert_close(
-        jax.jit(partial(_sums.sums, axes=axes))(a, b)[0], exact, 2e-7 * np.abs(a).sum(axes).max() / np.abs(exact).max()
+        jax.jit(partial(sum_pair, axes=axes))(a, b)[0],
+        exact,
+        2e-7 * np.abs(a).sum(axes).max() / np.abs(exact).max(),
     )
 
 
@@ -62,7 +65,10 @@ def test_they_are_more_exact_than_adding_one_after_another(shape, axes):
 def test_sums_and_spread_are_transposes_of_each_other(shape, axes, x64):
     large = pair(shape)
     small = tuple(jnp.cos(v.sum(axes)) for v in large)
-    sums, spread = jax.jit(partial(_sums.sums, axes=axes)), jax.jit(lambda *ab: _sums.spread(*ab, large[0], axes))
+    sums, spread = (
+        jax.jit(partial(sum_pair, axes=axes)),
+        jax.jit(lambda *ab: broadcast_pair(*ab, large[0], axes)),
+    )
     assert_close(dot(sums(*large), small), dot(large, spread(*small)), 1e-12)
     for found, wanted in ((jax.linear_transpose(sums, *large)(small), spread(*small)),
                           (jax.linear_transpose(spread, *small)(large), sums(*large))):  # fmt: skip
@@ -74,10 +80,10 @@ def test_sums_and_spread_are_transposes_of_each_other(shape, axes, x64):
 def test_a_gradient_of_one_of_the_two_alone(used, x64):
     """The other has no cotangent."""
     a, b = pair((512, 40))
-    found = jax.jit(jax.grad(lambda *ab: jnp.sum(_sums.sums(*ab, (0,))[used] ** 2), (0, 1)))(a, b)
+    found = jax.jit(jax.grad(lambda *ab: jnp.sum(sum_pair(*ab, (0,))[used] ** 2), (0, 1)))(a, b)
     wanted = [jnp.broadcast_to(2 * v.sum(0), v.shape) if i == used else jnp.zeros_like(v) for i, v in enumerate((a, b))]
     u, v = a[0], b[0]
-    back = jax.jit(jax.grad(lambda *uv: jnp.vdot(_sums.spread(*uv, a, (0,))[used], a), (0, 1)))(u, v)
+    back = jax.jit(jax.grad(lambda *uv: jnp.vdot(broadcast_pair(*uv, a, (0,))[used], a), (0, 1)))(u, v)
     wanted += [a.sum(0) if i == used else jnp.zeros_like(u) for i in range(2)]
     for f, w in zip((*found, *back), wanted, strict=True):
         assert_close(f, w, 1e-12)
@@ -90,12 +96,12 @@ def test_under_vmap_they_are_the_sums_of_each(dims, x64):
         v if d is None else jnp.stack([v * (i + 1) for i in range(size)], d)
         for v, d in zip(pair(shape), dims, strict=True)
     ]
-    found = jax.jit(jax.vmap(partial(_sums.sums, axes=(0,)), dims))(*args)
+    found = jax.jit(jax.vmap(partial(sum_pair, axes=(0,)), dims))(*args)
     for i in range(size):
         each = [v if d is None else jnp.take(v, i, d) for v, d in zip(args, dims, strict=True)]
         for f, v in zip(found, each, strict=True):
             assert_close(f[i], v.sum(0), 1e-12)
-    grads = jax.jit(jax.grad(lambda *a: dot(jax.vmap(partial(_sums.sums, axes=(0,)), dims)(*a), found), (0, 1)))(*args)
+    grads = jax.jit(jax.grad(lambda *a: dot(jax.vmap(partial(sum_pair, axes=(0,)), dims)(*a), found), (0, 1)))(*args)
     plain = jax.grad(lambda *a: dot(jax.vmap(lambda a, b: (a.sum(0), b.sum(0)), dims)(*a), found), (0, 1))(*args)
     for f, w in zip(grads, plain, strict=True):
         assert_close(f, w, 1e-12)
@@ -104,7 +110,7 @@ def test_under_vmap_they_are_the_sums_of_each(dims, x64):
 def test_what_is_not_finite_in_one_sum_stays_out_of_the_other():
     a, b = (np.array(v) for v in pair((1024, 40), "float32"))
     a[3, 0], a[900, 1], b[5, 2], b[6, 3], b[7, 3] = np.nan, np.inf, -np.inf, np.inf, -np.inf
-    found = jax.jit(partial(_sums.sums, axes=(0,)))(a, b)
+    found = jax.jit(partial(sum_pair, axes=(0,)))(a, b)
     np.testing.assert_array_equal(np.isfinite(found[0]), np.arange(40) >= 2)
     np.testing.assert_array_equal(np.isfinite(found[1]), ~np.isin(np.arange(40), (2, 3)))
     assert found[0][1] == np.inf and found[1][2] == -np.inf and np.isnan(found[1][3])
@@ -112,7 +118,7 @@ def test_what_is_not_finite_in_one_sum_stays_out_of_the_other():
 
 def test_only_cpus_are_told_and_of_large_arrays():
     def told(platform: str, *args) -> bool:
-        program = jax.jit(partial(_sums.sums, axes=(0,))).trace(*args).lower(lowering_platforms=(platform,))
+        program = jax.jit(partial(sum_pair, axes=(0,))).trace(*args).lower(lowering_platforms=(platform,))
         return "complex" in program.as_text()
 
     large = pair((1024, 40), "float32")
@@ -123,7 +129,7 @@ def test_only_cpus_are_told_and_of_large_arrays():
 @pytest.mark.parametrize("rows", [17, 49, 64, 128, 1000])
 def test_slabs_are_added_along_rows_and_not_within_the_sum_down_a_column(rows):
     """A batch of 64 took three times as long, with the slabs' additions within the last reduce."""
-    program = jax.jit(partial(_sums.sums, axes=(0,))).lower(*pair((rows, 1024), "float32")).compile().as_text()
+    program = jax.jit(partial(sum_pair, axes=(0,))).lower(*pair((rows, 1024), "float32")).compile().as_text()
     loops = [part for part in program.split("\n\n") if re.search(r" slice\(", part)]
     assert loops and not any(re.search(r" reduce\(", loop) for loop in loops)
 

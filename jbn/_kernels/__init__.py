@@ -1,0 +1,49 @@
+"""The array functions that the mathematics calls, and the only room that knows a platform.
+
+    power_sums, affine        the two passes over the large array
+    upcast, upcast_once       to the dtype of the arithmetic, for all passes or for one
+    scale_over_root           the factor of inference
+    materialize_vector        a vector that is computed before the pass that reads it
+    fusion_barrier            an array that is not computed anew for each pass that reads it
+
+`reference` says what each means, in plain jax.numpy; `tuned` is what is measured to be fast. The environment variable
+JBN_KERNELS chooses between the two. Where the jax at hand lacks an internal that the tuned ones need, the reference is
+used by itself, with one warning: as a whole where an import fails, and kernel by kernel where a lowering does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+from jbn._kernels import reference
+from jbn._kernels.fallback import say_once
+
+
+def choose() -> ModuleType:
+    """The kernels to use.
+
+    Raises:
+      ValueError: JBN_KERNELS is neither of the two names.
+    """
+    name = os.environ.get("JBN_KERNELS", "tuned")
+    if name not in ("tuned", "reference"):
+        raise ValueError(f"JBN_KERNELS is {name!r}; set it to 'tuned' (the default) or 'reference'")
+    if name == "reference":
+        return reference
+    try:
+        return importlib.import_module("jbn._kernels.tuned")
+    except (ImportError, AttributeError) as error:
+        say_once(error)
+        return reference
+
+
+_chosen = choose()
+power_sums = _chosen.power_sums
+affine = _chosen.affine
+upcast = _chosen.upcast
+upcast_once = _chosen.upcast_once
+scale_over_root = _chosen.scale_over_root
+materialize_vector = _chosen.materialize_vector
+fusion_barrier = _chosen.fusion_barrier
