@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help ablation test test-all test-newest test-floor test-export test-wheel bench lint format lock clean
+.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel bench lint format lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ test: $(READY)  ## the suite but for its slowest tests, doctests included
 
 test-all: MARKS = -m "not long"
 test-all: test  ## the whole suite
+
+test-reference: $(READY)  ## contract, derivatives, memory and correctness by the plain kernels
+	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) $(addprefix tests/test_,$(addsuffix .py,\
+		contract derivatives_everywhere batch_norm batch_norm_gradients memory correctness_table))
 
 test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
 	python=$$(.ci/newer-python) && $(BIN)/uv venv --quiet --clear --python $$python $(VENV)-newest

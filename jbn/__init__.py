@@ -13,10 +13,10 @@ from jbn._moments import Moments as Moments
 from jbn._moments import merge as merge
 from jbn._moments import moments as moments
 from jbn._normalize import normalize as normalize
-from jbn._stats import BatchStats as BatchStats
-from jbn._stats import init_stats as init_stats
-from jbn._stats import preset as preset
-from jbn._stats import update_stats as update_stats
+from jbn._running_stats import BatchStats as BatchStats
+from jbn._running_stats import init_stats as init_stats
+from jbn._running_stats import preset as preset
+from jbn._running_stats import update_stats as update_stats
 from jbn._variants.adapt import adaptive_batch_norm as adaptive_batch_norm
 from jbn._variants.domains import domain_batch_norm as domain_batch_norm
 from jbn._variants.domains import init_domain_stats as init_domain_stats

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _dtypes, _meshes, _stats
+from jbn import _axes, _dtypes, _meshes, _running_stats
 from jbn._axes import Axis
 from jbn._dtypes import abs2
 from jbn._kernels import fusion_barrier, upcast
@@ -26,8 +26,8 @@ from jbn._kernels.plain import checkpoint, named
 from jbn._moments import Moments, axis_members, moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
 from jbn._refusal import refused
-from jbn._stats import BatchStats, Momentum, Variance, update_stats
-from jbn._variants import ghost
+from jbn._running_stats import BatchStats, Momentum, Variance, update_stats
+from jbn._virtual_batches import Ragged, VirtualBatches, virtual_batches
 
 Activation = Callable[[jax.Array], jax.Array]
 # What has the feature shape, broadcastable against moments of virtual batches.
@@ -80,7 +80,7 @@ def batch_norm(
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     virtual_batch_size: int | None = None,
-    ragged_groups: ghost.Ragged = "refuse",
+    ragged_groups: Ragged = "refuse",
     activation: Activation | None = None,
     placement: Literal["before", "after"] = "before",
     dtype: DTypeLike | None = None,
@@ -121,7 +121,7 @@ def batch_norm(
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap). Not for jit with sharded
         arrays, where the batch is global by itself.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
-      virtual_batch_size: examples in a virtual batch: the first reduced axis is cut into groups of that many, each
+      virtual_batch_size: examples in a virtual batch: the first reduced axis is groups into groups of that many, each
         normalized by its own statistics (ghost batch norm, Hoffer et al. 2017). With `axis_name`, group i is that of
         all devices together. The running statistics follow the whole batch.
       ragged_groups: what to do where that does not divide the batch: "refuse", or "exact", where the last group has
@@ -190,11 +190,11 @@ def batch_norm(
             "statistics, such as jbn.init_stats(n)"
         )
     if not running or update:
-        cut = None if running else _cut(x.shape, axis, virtual_batch_size)
-        if cut is not None and ragged_groups == "refuse" and (error := cut.ragged):
+        groups = None if running else _split(x.shape, axis, virtual_batch_size)
+        if groups is not None and ragged_groups == "refuse" and (error := groups.ragged):
             x = refused(x, error)
         remedy = "train=False to normalize by the running statistics"
-        x = refuse_one_value(x, axis, cut, axis_name, axis_index_groups, who="training", remedy=remedy)
+        x = refuse_one_value(x, axis, groups, axis_name, axis_index_groups, who="training", remedy=remedy)
 
     fixed: dict[str, Any] = dict(
         epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
@@ -253,15 +253,15 @@ def normalize_batch(
     correction: Correction | None = None,
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
-    cut = _cut(x.shape, axis, virtual_batch_size)
+    groups = _split(x.shape, axis, virtual_batch_size)
 
     def norm(x, scale, bias, where, dtype):
-        if cut is None:
+        if groups is None:
             features, mask, padding = axis, where, where
         else:
-            features, mask = cut.axis, cut.cut_mask(where)
+            features, mask = groups.axis, groups.split_mask(where)
             padding = None if where is None else mask
-            x, scale, bias = cut.cut(x), cut.share(scale), cut.share(bias)
+            x, scale, bias = groups.split(x), groups.expand_params(scale), groups.expand_params(bias)
         # Widened for both, so that what comes back from both is added before it is rounded.
         dtype, x = x.dtype if dtype is None else dtype, upcast(x)
         measured = shifted_moments(
@@ -269,7 +269,9 @@ def normalize_batch(
         )
         shift, centred = named(measured, "jbn_moments")
         if correction is not None:
-            scale, bias = correction(scale, bias, shift, centred, lambda v: v if cut is None else cut.share(v))
+            scale, bias = correction(
+                scale, bias, shift, centred, lambda v: v if groups is None else groups.expand_params(v)
+            )
         y = normalize_shifted(
             x,
             shift,
@@ -282,8 +284,8 @@ def normalize_batch(
             where=padding,
             dtype=dtype,
         )
-        if cut is not None:
-            y, (shift, centred) = cut.join(y), cut.pool(shift, centred, where)
+        if groups is not None:
+            y, (shift, centred) = groups.unsplit(y), groups.merge(shift, centred, where)
         return y, centred._replace(mean=shift + centred.mean)
 
     def forward(x, scale, bias, where):
@@ -332,24 +334,24 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
     mean2 = abs2(batch.mean)
     return Info(
         moments=batch,
-        drift=None if stats is None else _stats.drift(stats, batch, epsilon=epsilon),
+        drift=None if stats is None else _running_stats.drift(stats, batch, epsilon=epsilon),
         var_to_epsilon=jnp.min(batch.var, initial=jnp.inf) / epsilon,
         dead=(batch.var == 0) & (batch.count > 0),
         cancellation=mean2 / (batch.var + jnp.asarray(epsilon, batch.var.dtype)),
     )
 
 
-def _cut(shape, axis, virtual_batch_size) -> ghost.Groups | None:
-    return None if virtual_batch_size is None else ghost.groups(tuple(shape), axis, virtual_batch_size)
+def _split(shape, axis, virtual_batch_size) -> VirtualBatches | None:
+    return None if virtual_batch_size is None else virtual_batches(tuple(shape), axis, virtual_batch_size)
 
 
-def refuse_one_value(x, axis, cut: ghost.Groups | None, axis_name, axis_index_groups, *, who: str, remedy: str):
+def refuse_one_value(x, axis, groups: VirtualBatches | None, axis_name, axis_index_groups, *, who: str, remedy: str):
     """`x`, not to be computed where each feature has one value: its variance is 0, and y would be bias, whatever x."""
     sizes = {a: x.shape[a] for a in _axes.reduction_axes(axis, x.ndim)}
     what = f"an input of shape {tuple(x.shape)} with axis={axis}"
-    if cut is not None:
-        sizes[cut.batch] = cut.smallest
-        what = f"a virtual batch of {cut.smallest} of {what}"
+    if groups is not None:
+        sizes[groups.batch] = groups.smallest
+        what = f"a virtual batch of {groups.smallest} of {what}"
     if math.prod(sizes.values()) != 1 or (axis_name is not None and axis_members(axis_name, axis_index_groups) > 1):
         return x
     return refused(

@@ -4,7 +4,7 @@ from jax import export
 
 from jbn._batch_norm import Info
 from jbn._moments import Moments
-from jbn._stats import BatchStats
+from jbn._running_stats import BatchStats
 
 for record in (BatchStats, Info, Moments):
     export.register_namedtuple_serialization(record, serialized_name=f"jbn.{record.__name__}")

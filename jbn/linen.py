@@ -20,11 +20,11 @@ from jax.typing import DTypeLike
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm, normalize_batch
 from jbn._refusal import called_from, excused
-from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
+from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm, init_domain_stats
-from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
+from jbn._virtual_batches import Ragged
 
 Initializer = Callable[..., jax.Array]
 
@@ -216,7 +216,7 @@ class BatchNorm(nn.Module):
                 "mutable here; write y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
                 "use_running_average=True for inference"
             )
-        stats = made_for(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
+        stats = promote_stats(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
         with excused(tabulated):
             y, new, info = norm(
                 x,

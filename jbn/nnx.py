@@ -20,11 +20,11 @@ from jax.typing import DTypeLike
 from jbn import _axes
 from jbn._batch_norm import Activation, batch_norm
 from jbn._refusal import called_from, excused
-from jbn._stats import BatchStats, Momentum, Variance, init_stats, made_for
+from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
 from jbn._variants.adapt import adaptive_layer
 from jbn._variants.domains import domain_batch_norm
-from jbn._variants.ghost import Ragged
 from jbn._variants.renorm import Limit, batch_renorm
+from jbn._virtual_batches import Ragged
 
 Initializer = Callable[..., jax.Array]
 
@@ -240,7 +240,7 @@ class BatchNorm(nnx.Module):
         """Variables in, `norm`, variables out."""
         x = jnp.asarray(x)
         state = {name: value for name in BatchStats._fields if (value := getattr(self, name, None)) is not None}
-        stats = made_for(BatchStats(**{name: variable[...] for name, variable in state.items()}), x.dtype)
+        stats = promote_stats(BatchStats(**{name: variable[...] for name, variable in state.items()}), x.dtype)
         scale = None if self.scale is None else self.scale[...]
         bias = None if self.bias is None else self.bias[...]
         dtype = result_dtype(self, x, stats, scale, bias)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from helpers import batch
 
 import jbn
-from jbn import _stats
+from jbn import _running_stats
 
 pytestmark = pytest.mark.usefixtures("strict")
 HALF = ["float16", "bfloat16"]
@@ -118,7 +118,7 @@ def test_statistics_start_at_mean_0_and_variance_1_of_the_feature_shape(features
 def test_drift_is_the_distance_in_running_standard_deviations(dtype):
     stats = jbn.BatchStats(jnp.asarray([1.0, -2.0], dtype), jnp.asarray([4.0, 0.0], dtype))
     m = jbn.Moments(jnp.asarray([7.0, -2.25]), jnp.asarray([1.0, 1.0]), jnp.asarray(5.0))
-    np.testing.assert_allclose(_stats.drift(stats, m, epsilon=0.0625), [6 / np.sqrt(4.0625), 1.0], rtol=1e-6)
+    np.testing.assert_allclose(_running_stats.drift(stats, m, epsilon=0.0625), [6 / np.sqrt(4.0625), 1.0], rtol=1e-6)
 
 
 def test_statistics_of_other_features_are_refused_with_a_remedy():

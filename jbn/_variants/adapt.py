@@ -25,7 +25,7 @@ from jbn._batch_norm import SAVE_MOMENTS, Info, refuse_one_value
 from jbn._kernels.plain import checkpoint, named, plainly
 from jbn._moments import Moments, shifted_moments
 from jbn._normalize import check_features, normalize_shifted
-from jbn._stats import BatchStats
+from jbn._running_stats import BatchStats
 
 
 @_meshes.by_compiler

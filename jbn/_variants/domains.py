@@ -19,7 +19,7 @@ from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._batch_norm import Info, batch_norm
 from jbn._moments import Moments
-from jbn._stats import BatchStats, init_stats, update_stats
+from jbn._running_stats import BatchStats, init_stats, update_stats
 
 # Options of `update_stats`.
 _FOLLOWING = ("momentum", "debias", "variance", "skip_nonfinite", "accumulate_steps")

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from jbn._batch_norm import batch_norm
-from jbn._stats import BatchStats
+from jbn._running_stats import BatchStats
 
 
 def frozen_batch_norm(

@@ -22,7 +22,7 @@ from jax import lax
 from jbn import _axes, _dtypes, _meshes
 from jbn._batch_norm import Info, Share, batch_norm
 from jbn._moments import Moments
-from jbn._stats import BatchStats
+from jbn._running_stats import BatchStats
 
 Limit = float | jax.Array | Callable[[jax.Array], Any]
 

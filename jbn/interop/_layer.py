@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbn._stats import BatchStats, Momentum, Variance, init_stats
+from jbn._running_stats import BatchStats, Momentum, Variance, init_stats
 from jbn.interop._trees import array
 
 # Steps after which nothing is left to debias; as an int32 it leaves room to count on.

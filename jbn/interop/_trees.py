@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbn._stats import BatchStats
+from jbn._running_stats import BatchStats
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jbn._moments import Moments
-from jbn._stats import BatchStats, Variance
+from jbn._running_stats import BatchStats, Variance
 from jbn.population._layer import Path, Watch, shown, started
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]

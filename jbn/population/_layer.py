@@ -15,7 +15,7 @@ import jbn.linen
 import jbn.nnx
 from jbn._batch_norm import _activate, batch_norm
 from jbn._moments import Moments, merge, moments
-from jbn._stats import BatchStats, made_for
+from jbn._running_stats import BatchStats, promote_stats
 from jbn._variants.adapt import adaptive_layer
 
 Mode = Literal["together", "layer by layer"]
@@ -104,7 +104,7 @@ def measure(
         norm = batch_norm
         if isinstance(layer, _ADAPTIVE):
             norm = functools.partial(adaptive_layer, source_weight=layer.source_weight)
-        y = norm(x, scale, bias, made_for(started(stats), x.dtype), train=False, **forward)[0]
+        y = norm(x, scale, bias, promote_stats(started(stats), x.dtype), train=False, **forward)[0]
         batch = moments(_activate(activation, x, mask) if activation and placement == "after" else x, **reduced)
     both = merge(sofar, batch)
     return y, both._replace(count=jnp.broadcast_to(both.count, sofar.count.shape))

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import jbn.linen
 from jbn._moments import Moments
-from jbn._stats import BatchStats, Variance
+from jbn._running_stats import BatchStats, Variance
 from jbn._traces import own_traces
 from jbn.population._algorithm import Batches, estimate, keys
 from jbn.population._layer import MEASURED, Mode, Path, Watch, measure, shown, watchable

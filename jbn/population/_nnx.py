@@ -12,7 +12,7 @@ from flax import nnx
 
 import jbn.nnx
 from jbn._moments import Moments
-from jbn._stats import BatchStats, Variance
+from jbn._running_stats import BatchStats, Variance
 from jbn._traces import own_traces
 from jbn.population._algorithm import Batches, estimate, keys
 from jbn.population._layer import MEASURED, Mode, Watch, measure, watchable

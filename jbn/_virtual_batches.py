@@ -26,7 +26,7 @@ Ragged = Literal["refuse", "exact"]
 
 
 @dataclass(frozen=True)
-class Groups:
+class VirtualBatches:
     """How a batch is cut: its axis `batch`, of length n, becomes two, `groups` times `size`.
 
     Attributes:
@@ -66,7 +66,7 @@ class Groups:
         """Examples in the last virtual batch."""
         return self.size - self.padding
 
-    def cut(self, a: jax.Array) -> jax.Array:
+    def split(self, a: jax.Array) -> jax.Array:
         """An array of the input's rank, cut; the last group filled up with 0 or False."""
         if a.shape[self.batch] == 1 and not self.padding:
             return jnp.expand_dims(a, self.batch)
@@ -74,23 +74,23 @@ class Groups:
         a = jnp.pad(a, [(0, self.padding if i == self.batch else 0) for i in range(a.ndim)])
         return a.reshape(*a.shape[: self.batch], self.groups, self.size, *a.shape[self.batch + 1 :])
 
-    def cut_mask(self, where: jax.Array | None) -> jax.Array | None:
+    def split_mask(self, where: jax.Array | None) -> jax.Array | None:
         """The mask of the cut input, False for what fills the last group up; None where all counts."""
         if where is None and not self.padding:
             return None
         mask = jnp.ones((1,) * len(self.shape), bool) if where is None else _axes.expand_mask(where, self.shape)
-        return self.cut(mask)
+        return self.split(mask)
 
-    def join(self, y: jax.Array) -> jax.Array:
-        """The way back from `cut`."""
+    def unsplit(self, y: jax.Array) -> jax.Array:
+        """The way back from `split`."""
         y = y.reshape(*y.shape[: self.batch], -1, *y.shape[self.batch + 2 :])
         return jax.lax.slice_in_dim(y, 0, self.shape[self.batch], axis=self.batch)
 
-    def share(self, value: jax.Array | None) -> jax.Array | None:
+    def expand_params(self, value: jax.Array | None) -> jax.Array | None:
         """A parameter of the feature shape, the same for every group."""
         return None if value is None else jnp.expand_dims(value, self.at)
 
-    def pool(self, shift: jax.Array, m: Moments, where: jax.Array | None) -> tuple[jax.Array, Moments]:
+    def merge(self, shift: jax.Array, m: Moments, where: jax.Array | None) -> tuple[jax.Array, Moments]:
         """Shift and moments of the whole batch from those of the groups."""
         parts = [jnp.moveaxis(a, self.at, 0) for a in (shift, m.mean, m.var)]
         count = m.count
@@ -98,14 +98,14 @@ class Groups:
             count = jnp.broadcast_to(count, (self.groups,))
         else:
             count = jnp.moveaxis(count, self.at, 0)
-            mask = self.cut_mask(where)
+            mask = self.split_mask(where)
             if mask is None or all(mask.shape[a] == 1 for a in self.axis if a != self.batch):
                 # The mask tells groups apart, but not features.
                 count = count.reshape(self.groups, -1)[:, 0]
         return merge_all(parts[0], Moments(parts[1], parts[2], count))
 
 
-def groups(shape: tuple[int, ...], axis: Axis, size: int) -> Groups:
+def virtual_batches(shape: tuple[int, ...], axis: Axis, size: int) -> VirtualBatches:
     """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis.
 
     Raises:
@@ -125,4 +125,6 @@ def groups(shape: tuple[int, ...], axis: Axis, size: int) -> Groups:
     at = sum(a < batch for a in features)
     cut = (*features[:at], batch, *(a + 1 for a in features[at:]))
     count = -(-shape[batch] // size)
-    return Groups(shape, batch, count if count >= 1 else 1, size, cut, at)  # max() cannot compare symbolic sizes
+    return VirtualBatches(
+        shape, batch, count if count >= 1 else 1, size, cut, at
+    )  # max() cannot compare symbolic sizes

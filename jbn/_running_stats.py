@@ -208,7 +208,7 @@ def update_stats(
     return stats._replace(mean=follow(stats.mean, batch.mean), var=follow(stats.var, var))
 
 
-def made_for(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
+def promote_stats(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
     """Statistics that can hold those of input of `dtype`: means turn complex with it, as in Flax."""
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return stats
