@@ -126,7 +126,10 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     x.reshape(-1)[np.asarray(sampled).reshape(-1)] += 1e4
     found = jbn.moments(jnp.asarray(x, jnp.float32))
     exact = np.asarray(x, np.float32).astype(np.float64).var(tuple(range(x.ndim - 1)))
-    assert_close(found.var, exact, 64 * 4e-7)
+    sums = (
+        4e-7 if jax.__version_info__ >= (0, 10, 2) else 8e-7
+    )  # jaxlib 0.10.0 adds a column's squares a third as exactly
+    assert_close(found.var, exact, 64 * sums)
 
 
 @pytest.mark.parametrize(
