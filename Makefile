@@ -15,18 +15,17 @@ ablation: $(READY)  ## train and compare the placements of batch norm; the answe
 
 # The library's tests compile as its users do. The laboratory's programs are large and run once: with quick options they
 # compile in half the time. `pytest` alone compiles all as users do.
-LABORATORY = $(shell grep -lE "^(from|import) (experiments|benchmarks)" tests/test_*.py)
-LIBRARY = tests jbn $(addprefix --ignore=,$(LABORATORY))
+LIBRARY = tests/jbn tests/test_docs.py jbn
 test: $(READY)  ## the suite but for its slowest tests, doctests included
 	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
-	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest $(LABORATORY) experiments $(MARKS)
+	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks experiments $(MARKS)
 
 test-all: MARKS = -m "not long"
 test-all: test  ## the whole suite
 
 test-reference: $(READY)  ## contract, derivatives, memory and correctness by the plain kernels
-	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) $(addprefix tests/test_,$(addsuffix .py,\
-		contract derivatives_everywhere batch_norm batch_norm_gradients memory correctness_table))
+	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) tests/benchmarks/test_correctness_table.py \
+		$(addprefix tests/jbn/test_,$(addsuffix .py,contract derivatives_everywhere batch_norm batch_norm_gradients memory))
 
 test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
 	python=$$(.ci/newer-python) && $(BIN)/uv venv --quiet --clear --python $$python $(VENV)-newest
@@ -42,7 +41,7 @@ test-export: $(READY)  ## exports to ONNX, SavedModel and TFLite, from the locke
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-export
 	grep -E '^(beartype|flax|hypothesis|jax|jaxlib|jaxtyping|pytest|pytest-xdist)==' requirements.lock | \
 		$(BIN)/uv pip install --quiet --python $(VENV)-export/bin/python -r - -e ".[export]"
-	$(VENV)-export/bin/python -m pytest -m export tests/test_exporters.py
+	$(VENV)-export/bin/python -m pytest -m export tests/jbn/test_exporters.py
 
 test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with each extra
 	VENV=$(VENV) .ci/wheel

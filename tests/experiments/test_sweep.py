@@ -4,11 +4,11 @@ import dataclasses
 import errno
 import json
 import re
-from pathlib import Path
 
 import jax
 import pytest
 from flax import linen as nn
+from helpers import ROOT
 
 from experiments import record, sweep
 from experiments.__main__ import main
@@ -25,7 +25,6 @@ from experiments.config import (
 )
 from experiments.networks import no_norm
 
-ROOT = Path(__file__).parent.parent
 TINY = Config(
     name="tiny",
     placements=("before",),

@@ -6,16 +6,16 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from experiments.dispatch import dispatch, dispatched, program
 
-TESTS = Path(__file__).parent
+TESTS = ROOT / "tests"
 
 # Two devices, as on a machine with two cores; with more of them, threads meet less often. Where nothing advances any
 # more there is no Python to say so: faulthandler's own thread ends the process and prints where it stood.

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,13 +11,14 @@ import numpy as np
 import pytest
 import scipy.special
 from flax import linen as nn
+from helpers import ROOT
 
 from experiments.config import Arm, ConfigError, ModelConfig, load
 from experiments.config.model import RESIDUAL
 from experiments.models import ACTIVATIONS, build, measuring
 from jbn.placement import ORDER, Block
 
-CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+CONFIGS = sorted(ROOT.glob("configs/*.py"))
 # The primitive by which each activation is known in a jaxpr; nothing else in an MLP with batch norm uses it on an
 # array of the batch's size.
 MARKS = {
@@ -87,7 +87,9 @@ def test_the_traced_model_of_every_config_applies_the_order_that_it_names(path):
     config = load(path)
     for arm in config.arms:
         setup = config.setup(arm)
-        if setup.model.network in RESIDUAL:  # what a unit computes, tests/test_networks.py writes out by hand
+        if (
+            setup.model.network in RESIDUAL
+        ):  # what a unit computes, tests/experiments/test_networks.py writes out by hand
             assert build(setup.model, 10, train=True).unit == arm.treatment
         else:
             assert traced_order(setup) == named_order(setup), arm

@@ -1,6 +1,6 @@
 """Every kind of derivative, to third order, along every path through jbn.batch_norm: those of a plain float64 twin.
 
-tests/test_batch_norm_gradients.py has the first two orders of the plain and masked paths; here are the other paths, and
+test_batch_norm_gradients.py has the first two orders of the plain and masked paths; here are the other paths, and
 the third order. Both sides of each comparison are differentiated by jax; only the twin is written out in textbook form.
 """
 

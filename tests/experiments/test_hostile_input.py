@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from helpers import ROOT
 from hostile import ODD, command_lines, places
 from synthetic import SMALL, run_folder
 
@@ -18,7 +19,7 @@ from experiments.__main__ import main
 from experiments.computed import describe
 from experiments.config import ConfigError
 
-SMOKE = str(Path(__file__).parent.parent / "configs" / "smoke.py")
+SMOKE = str(ROOT / "configs" / "smoke.py")
 TINY = """
 from experiments.config import Config, ModelConfig, SweepConfig, TrainingConfig
 CONFIG = Config(

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from experiments import sweep
 from experiments.__main__ import main
 from experiments.config import SweepConfig, load, vary
 
-ROOT = Path(__file__).parent.parent
 SMOKE = "configs/smoke.py"
 # `python -m experiments`, with Ctrl-C as a terminal has it: what a shell starts in the background ignores SIGINT.
 PROGRAM = """

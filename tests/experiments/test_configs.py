@@ -2,20 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from helpers import ROOT
 
 from experiments.config import load
 from experiments.data import Split, batches
 from experiments.optimizers import Tuned
 from experiments.train import evaluate, init, train_step, with_population_statistics
 
-CONFIGS = sorted(p for p in Path(__file__).parent.parent.glob("configs/*.py"))
+CONFIGS = sorted(ROOT.glob("configs/*.py"))
 SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 SMALL = {"mlp": {"hidden": (8, 6)}, "strided_cnn": {"width": 0.5}, "resnet": {"depth": 8, "width": 0.25}}
 # Every program here runs a few times: compile it fast. Not at level 0, where XLA:CPU may round a number differently in
@@ -55,7 +55,7 @@ def test_the_last_arm_of_every_config_trains_and_is_evaluated(path):
         elif path[-1] == "scale":
             assert moves is not frozen, path
     parts = batches(data, 4)
-    found = jax.eval_shape(  # traced, not compiled: tests/test_train.py runs it
+    found = jax.eval_shape(  # traced, not compiled: tests/experiments/test_train.py runs it
         lambda s: evaluate(setup, 10, with_population_statistics(setup, 10, s, parts), parts, by_batch=True), state
     )
     assert found.loss.shape == found.correct.shape == ()

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from experiments.config import (
     AnalysisConfig,
@@ -23,7 +23,7 @@ from experiments.config import (
     vary,
 )
 
-CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+CONFIGS = sorted(ROOT.glob("configs/*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -2,10 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from PIL import Image
 from synthetic import SMALL, run_folder
 
@@ -15,7 +15,6 @@ from experiments.config import ConfigError, from_json, load
 from experiments.formats import number, signed
 from experiments.publish import EXACT, publish, whole
 
-ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "experiments/published"
 FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/result.json"))
 

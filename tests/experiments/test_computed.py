@@ -3,14 +3,13 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from experiments import computed, sweep
 from experiments.config import Config, ConfigError, ModelConfig, SweepConfig, TrainingConfig
 
-ROOT = Path(__file__).parent.parent
 NETWORK = """
 import jax.numpy as jnp
 from flax import linen as nn

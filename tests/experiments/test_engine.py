@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import pytest
+from helpers import ROOT
 from test_train import BEFORE, lane, make_data
 
 from experiments import engine, sweep
@@ -68,7 +68,7 @@ def test_a_measurement_is_of_real_steps_and_takes_time():
 
 def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, monkeypatch):
     """Another would give other last digits, and a run that was stopped must end with the same numbers."""
-    config = load(Path(__file__).parent.parent / "configs" / "smoke.py")
+    config = load(ROOT / "configs" / "smoke.py")
     config = replace(config, training=TrainingConfig(epochs=1))
     measured = engine.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})
     monkeypatch.setattr(engine, "choose", lambda *a: measured)
