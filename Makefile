@@ -24,7 +24,7 @@ test-all: MARKS = -m "not long"
 test-all: test  ## the whole suite
 
 test-reference: $(READY)  ## contract, derivatives, memory and correctness by the plain kernels
-	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) tests/benchmarks/test_correctness_table.py \
+	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) tests/benchmarks/test_correctness.py \
 		$(addprefix tests/jbn/test_,$(addsuffix .py,contract derivatives_everywhere batch_norm batch_norm_gradients memory))
 
 test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
@@ -47,7 +47,7 @@ test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with e
 	VENV=$(VENV) .ci/wheel
 
 bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
-	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks speed $(if $(QUICK),--quick)
 
 lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,1 +1,1 @@
-"""jbn against its peers and against the physical limit; see `python -m benchmarks.correctness --help`."""
+"""jbn against its peers and against the memory's bandwidth: `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""What batch norm costs at inference, by placement, before and after folding: `python -m benchmarks.folding`.
+"""What batch norm costs at inference, by placement, before and after folding: `python -m benchmarks folding`.
 
 A norm before the activation folds into its layer without a trace. One after the activation folds into the next layer;
 where that pads with zeros, an array over positions takes the place of a bias vector. All networks of a shape are timed
@@ -8,14 +8,11 @@ in one run, interleaved, and given as ratios to the same network without batch n
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -28,10 +25,9 @@ from rich.table import Table
 
 import jbn
 import jbn.linen
+from benchmarks.output import RESULTS, write_json
 from jbn.fold import fold_linen
 from jbn.placement import Block, Placement
-
-OUT = Path(__file__).parent / "results" / "folding.json"
 
 
 class Stack(nn.Module):
@@ -123,13 +119,7 @@ def as_markdown(networks: dict[str, Any]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.folding", description=str(__doc__).split(":")[0])
-    parser.add_argument(
-        "--out", type=Path, default=OUT, metavar="FILE.json", help="the Markdown goes beside it, as .md"
-    )
-    parser.add_argument("--repeats", type=int, default=60, help="runs of each network, interleaved")
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
     console = Console()
     networks = {}
     for name, (shape, layer) in NETWORKS.items():
@@ -145,15 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
         "unit": "time of the same network without batch norm; median and quartiles over interleaved repeats",
         "networks": networks,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(networks))
+    out = options.out or RESULTS / "folding.json"
+    write_json(results, out)
+    out.with_suffix(".md").write_text(as_markdown(networks), encoding="utf-8")
     table = Table(*HEAD, title=f"{device.device_kind}: times as ratios to no batch norm, median [quartiles]")
     for line in table_rows(networks):
         table.add_row(*line)
     Console(width=max(console.width, 140)).print(table)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
-"""What XLA makes of batch norm for a GPU, read where there is none: `python -m benchmarks.programs [--out FILE.json]`.
+"""What XLA makes of batch norm for a GPU, read where there is none: `python -m benchmarks programs [--out FILE.json]`.
 
 XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is (`pip install 'jax[cuda12]'`). Of each
 library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over those
-of the input; and the bytes of a training step of the networks of `benchmarks.network`. Nothing is timed: a kernel may
+of the input; and the bytes of a training step of the networks of `training/network.py`. Nothing is timed: a kernel may
 be slower than the memory, never faster. Least passes: forward 3; forward and backward 7, for dy is given beforehand, so
 that the kernel that writes y writes dx, too; inference 2.
 """
@@ -10,14 +10,12 @@ that the kernel that writes y writes dx, too; inference 2.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,14 +25,14 @@ from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import network
+from benchmarks.machine import provenance
+from benchmarks.output import RESULTS, write_json
 from benchmarks.speed.cases import MODES, Case, Mode, cases
 from benchmarks.speed.contestants import JAX_PEERS, inputs, installed, step
 from benchmarks.speed.measure import geometric_mean
-from benchmarks.timing import provenance
+from benchmarks.training import network
 
 Row = dict[str, Any]
-OUT = Path(__file__).parent / "results" / "programs_nvidia_h100.json"
 LEAST: dict[Mode, int] = {"forward": 3, "forward+backward": 7, "inference": 2, "forward+backward, ReLU": 7}
 
 # As the driver describes an H100 SXM; the numbers are in NVIDIA's data sheet and the CUDA programming guide.
@@ -216,10 +214,7 @@ def show(result: Row, console: Console) -> None:
     wide.print(table)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.programs", description=str(__doc__).split(":")[0])
-    parser.add_argument("--out", type=Path, metavar="FILE.json", default=OUT, help="default: %(default)s")
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
     # The plugin looks for a GPU when it is loaded, unless it is told not to; there is none to try kernels on, either.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
@@ -233,12 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     about = {**provenance(), "device": "NVIDIA H100, compiled for and not run", "platform": "gpu"}
     result = {**about, "summary": summary(rows), "rows": rows, "networks": steps}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    out = options.out or RESULTS / "programs_nvidia_h100.json"
+    write_json(result, out)
     show(result, console)
-    console.print(f"written: {options.out}", soft_wrap=True)
+    console.print(f"written: {out}", soft_wrap=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

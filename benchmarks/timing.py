@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
-import os
-import platform
 import random
-import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -66,61 +60,6 @@ def _seconds_a_call(call: Callable[[], Any], count: int) -> float:
     return (time.perf_counter() - began) / count
 
 
-def keep_memory(module: str) -> None:
-    """Starts this program (`python -m module`) again, with an allocator that keeps what it has.
-
-    glibc gives large arrays back to the system when they are freed; to get them anew, zeroed page by page, costs
-    every contestant alike more than the work itself (an array of 51 MB: 11 ms instead of 2). The arenas that it makes
-    for threads hold 64 MB at most, and what an array finds there is chance (67 MB of results: 7 ms or 13): one for all.
-    """
-    kept = {f"MALLOC_{name}_THRESHOLD_": "4294967296" for name in ("MMAP", "TRIM")} | {"MALLOC_ARENA_MAX": "1"}
-    if sys.platform == "linux" and not kept.keys() <= os.environ.keys():
-        command = [sys.executable, "-m", module, *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | kept)
-
-
-def use_device(device: str | None) -> str | None:
-    """What `--device` asks for, "cpu" or "gpu"; None, and a line that says so, where there is no accelerator."""
-    if device == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-    platform = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    if device == "gpu" and platform == "cpu":
-        print("error: --device gpu, but jax finds no accelerator here; write --device cpu", file=sys.stderr)
-        return None
-    return platform
-
-
 def timed(samples: list[float]) -> Timed:
     ordered = sorted(samples)
     return Timed(statistics.median(ordered), ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4], samples)
-
-
-def provenance() -> dict[str, Any]:
-    """Device, machine and versions: what a number needs to be believed."""
-    packages = ("jax", "jaxlib", "flax", "optax", "dm-haiku", "equinox", "torch", "numpy")
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind if device.platform != "cpu" else f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
-        "platform": device.platform,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": found,
-    }
-
-
-def _cpu() -> str:
-    """The processor, and its widest vectors: virtual machines give several generations the same name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    vectors = next((said for flag, said in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f" {flag} " in text), None)
-    found = name[1].strip() if name else platform.processor() or "CPU"
-    return f"{found} ({vectors})" if vectors else found

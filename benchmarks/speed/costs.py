@@ -54,7 +54,7 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def synchronized_elsewhere(repeats: int) -> list[dict[str, Any]]:
+def synchronized_in_process(repeats: int) -> list[dict[str, Any]]:
     """`synchronized`, measured by a process with so many simulated CPU devices."""
     command = [sys.executable, "-m", "benchmarks.speed.costs", str(repeats)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}

@@ -59,7 +59,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def markdown(result: dict[str, Any]) -> str:
     """Summary, costs, and every row."""
     parts = [
-        f"<!-- written by python -m benchmarks -->\n{result['device']}, {result['date']}; "
+        f"<!-- written by python -m benchmarks speed -->\n{result['device']}, {result['date']}; "
         + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
         + ". Time of jbn over that of others, medians of interleaved rounds; below 1, jbn is faster.\n",
         _table(

@@ -163,7 +163,7 @@ def test_one_value_has_no_unbiased_variance_and_gives_0_not_nan():
 )
 @K
 def test_a_preset_is_the_recurrence_of_its_library(library, rate, epsilon, ddof, k):
-    """Written as each library writes it; the libraries themselves are in benchmarks.correctness."""
+    """Written as each library writes it; the libraries themselves are in benchmarks/correctness."""
     xs, options = inputs(k), jbn.preset(library)
     assert options.pop("epsilon") == epsilon
     stats = follow(xs, **options)

@@ -1,4 +1,4 @@
-"""The figure of `benchmarks.growth`: a panel for each quantity, log against log."""
+"""The figure: a panel for each quantity, log against log."""
 
 from __future__ import annotations
 

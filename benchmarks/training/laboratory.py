@@ -1,4 +1,4 @@
-"""How fast the laboratory trains, against plain loops: `python -m benchmarks.laboratory [--device cpu|gpu]`.
+"""How fast the laboratory trains, against plain loops: `python -m benchmarks laboratory [--device cpu|gpu]`.
 
 The MLP of configs/mnist_sigmoid.py, batch norm before the sigmoid, batches of 60, SGD, on images made up in MNIST's
 shape: plain PyTorch, plain Flax and optax in a `lax.scan`, and the laboratory with one seed and with many. All do the
@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
 import statistics
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import Timed, interleaved, provenance, use_device
-from benchmarks.trainings import EXAMPLES, RATE, Process, images, setup_of
+from benchmarks.machine import provenance
+from benchmarks.output import RESULTS, write_json
+from benchmarks.timing import Timed, interleaved
+from benchmarks.training.trainings import EXAMPLES, RATE, Process, images, setup_of
 from experiments import engine
 from experiments.programs import Lane
 
 Row = dict[str, Any]
-RESULTS = Path(__file__).parent / "results"
 STEPS, QUICK_STEPS = 450, 150  # of one sample
 REPEATS, QUICK_REPEATS = 9, 3
 SINGLE, ALONE = "laboratory, 1 seed", "laboratory, 1 seed, 1 device"
@@ -150,15 +147,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     wide.print(table)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.laboratory", description=str(__doc__).split(":")[0])
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/laboratory_<platform>.json")
-    parser.add_argument("--quick", action="store_true", help="fewer steps and repeats")
-    options = parser.parse_args(arguments)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the processes share a GPU
-    if (platform := use_device(options.device)) is None:
-        return 2
+def run(options: argparse.Namespace) -> int:
+    platform = options.platform
     console, about = Console(), provenance()
     steps, repeats = (QUICK_STEPS, QUICK_REPEATS) if options.quick else (STEPS, REPEATS)
     with console.status("") as status:
@@ -179,12 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         "strategies": ways,
     }
     out = options.out or RESULTS / f"laboratory_{platform}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(result, out)
     show(result, console)
     console.print(f"written: {out}", soft_wrap=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from benchmarks import folding
+from benchmarks.commands import main
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def small(monkeypatch):
 
 
 def test_each_network_is_measured_with_and_without_folding_and_saved(small, tmp_path, capsys):
-    assert folding.main(["--out", str(tmp_path / "f.json"), "--repeats", "3"]) == 0
+    assert main(["folding", "--out", str(tmp_path / "f.json"), "--repeats", "3"]) == 0
     networks = json.loads((tmp_path / "f.json").read_text())["networks"]
     for rows in networks.values():
         assert [(r["placement"], r["folded"]) for r in rows] == [

@@ -1,4 +1,4 @@
-"""What batch norm costs in a network: `python -m benchmarks.network [--device cpu|gpu] [--dtype float32|bfloat16]`.
+"""What batch norm costs in a network: `python -m benchmarks network [--device cpu|gpu] [--dtype float32|bfloat16]`.
 
 One training step (SGD with momentum, cross-entropy, images of CIFAR's shape) of ResNet-20 and of ResNet-18, jitted, its
 state donated, with the batch norm of Flax and of jbn, by turns in one run. A network without any norm runs along: what
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,11 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 import jbn.linen
-from benchmarks.timing import Timed, interleaved, provenance, use_device
+from benchmarks.machine import provenance
+from benchmarks.output import RESULTS, write_json
+from benchmarks.timing import Timed, interleaved
 from experiments.networks import ResNet, no_norm, resnet
 
 Row = dict[str, Any]
-RESULTS = Path(__file__).parent / "results"
 REPEATS, QUICK_REPEATS = 11, 3
 NORMS = ("flax", "jbn", "jbn, ReLU within", "none")
 
@@ -167,13 +167,13 @@ def peak_bytes(name: str, norm: str, dtype: str) -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def peak_elsewhere(cache: str, dtype: str, name: str, norm: str) -> int | None:
+def peak_in_process(cache: str, dtype: str, name: str, norm: str) -> int | None:
     """`peak_bytes` of a process of its own, since a peak is that of all that a process has done.
 
     It loads the step that was compiled for the timing: compiling tries out kernels, and they would be the peak.
     """
     always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    command = [sys.executable, "-m", "benchmarks.network", "--dtype", dtype, "--peak", name, norm]
+    command = [sys.executable, "-m", "benchmarks.training.network", name, norm, dtype]
     environment = os.environ | always | {"JAX_COMPILATION_CACHE_DIR": cache}
     done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
@@ -202,24 +202,12 @@ def tabled(rows: list[Row], title: str) -> Table:
     return table
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=str(__doc__).split(":")[0])
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what jax finds")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the activations")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.json", help="default: results/network_<platform>_<dtype>.json"
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "NORM"), help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves room for `peak_elsewhere`
-    if (platform := use_device(options.device)) is None:
-        return 2
-    gpu = platform == "gpu"
-    if options.peak:
-        name, norm = options.peak
-        print(json.dumps(peak_bytes(name, norm, options.dtype)))
-        return 0
+def print_peak(name: str, norm: str, dtype: str) -> None:
+    print(json.dumps(peak_bytes(name, norm, dtype)))
+
+
+def run(options: argparse.Namespace) -> int:
+    gpu = options.platform == "gpu"
     console, rows = Console(), []
     repeats = QUICK_REPEATS if options.quick else REPEATS
     with tempfile.TemporaryDirectory() as cache:
@@ -229,16 +217,15 @@ def main(arguments: list[str] | None = None) -> int:
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
         def peak(name: str, norm: str) -> int | None:
-            return peak_elsewhere(cache, options.dtype, name, norm) if gpu else None
+            return peak_in_process(cache, options.dtype, name, norm) if gpu else None
 
         for name in NETWORKS:
             with console.status(name):
                 rows += measure(name, options.dtype, repeats, gpu=gpu, peak=peak)
     about = provenance()
     out = options.out or RESULTS / f"network_{about['platform']}_{options.dtype}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
     result = {**about, "dtype": options.dtype, "quick": options.quick, "repeats": repeats, "rows": rows}
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(result, out)
     title = f"{about['device']}: a training step in {options.dtype}"
     Console(width=max(console.width, 132)).print(tabled(rows, title))
     console.print(f"written: {out}", soft_wrap=True)
@@ -246,4 +233,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print_peak(*sys.argv[1:])

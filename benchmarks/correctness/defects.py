@@ -2,7 +2,7 @@
 
 Each is a function of a `Peer`, registered by `@row`: the group and the sentence that the table shows, the unit of what
 is returned, and the limit up to which the result counts as right. Inputs are float32 `[batch, features]` unless the row
-says otherwise; truth is float64 NumPy (`benchmarks.oracle`). A measurement may raise: the table then shows "raises",
+says otherwise; truth is float64 NumPy (`oracle.py`). A measurement may raise: the table then shows "raises",
 unless a `NoSuchOption` says that the library does not offer it at all.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from benchmarks import oracle
+from benchmarks.correctness import oracle
 from benchmarks.peers import Layer, NoSuchOption, Peer
 
 Measured = float | tuple[float, str]  # with a note, such as the message of an error

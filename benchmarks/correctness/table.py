@@ -1,4 +1,4 @@
-"""Where batch norms go wrong, measured: `python -m benchmarks.correctness [--out FILE.json] [--markdown]`.
+"""Where batch norms go wrong, measured: `python -m benchmarks correctness [--out FILE.json] [--markdown]`.
 
 Every row of `benchmarks.defects` is measured on every library of `benchmarks.adapters` that is installed
 (`pip install -e '.[peers]'` installs all). Prints the table and writes it as JSON and, beside it, as Markdown. The exit
@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import json
 import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -26,10 +24,10 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.adapters import PEERS
-from benchmarks.defects import ROWS, Row
+from benchmarks.correctness.defects import ROWS, Row
+from benchmarks.output import RESULTS, write_json
 from benchmarks.peers import NoSuchOption, Peer
 
-OUT = Path(__file__).parent / "results" / "correctness.json"
 Status = Literal["right", "wrong", "raises", "cost", "no such option", "not installed"]
 MARK = {"right": "✓", "wrong": "✗", "raises": "✗", "cost": "", "no such option": "–", "not installed": ""}
 COLOUR = {
@@ -124,7 +122,7 @@ def as_json(cells: dict[str, dict[str, Cell]], peers: Sequence[Peer]) -> dict[st
 def as_markdown(cells: dict[str, dict[str, Cell]], peers: Sequence[Peer]) -> str:
     heads = ["what is measured", "unit", "right up to", *(peer.name for peer in peers)]
     lines = [
-        "<!-- written by python -m benchmarks.correctness -->",
+        "<!-- written by python -m benchmarks correctness -->",
         "| " + " | ".join(heads) + " |",
         "|:--|:--|--:|" + ":--|" * len(peers),
     ]
@@ -188,26 +186,20 @@ def broken(cells: dict[str, dict[str, Cell]]) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.correctness", description=str(__doc__).split("\n\n")[0])
-    parser.add_argument(
-        "--out", type=Path, default=OUT, metavar="FILE.json", help="the Markdown goes beside it, as .md"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of the coloured table")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="only these rows")
+def run(options: argparse.Namespace) -> int:
     names = [peer.name for peer in PEERS]
-    parser.add_argument("--peers", nargs="+", choices=names, default=names, metavar="PEER", help="only these columns")
-    options = parser.parse_args(arguments)
-
-    peers = [peer for peer in PEERS if peer.name in options.peers]
-    rows = [row for row in ROWS.values() if row.name in options.rows]
-    progress = Console(stderr=True)
+    for option, given, known in (("rows", options.rows, list(ROWS)), ("peers", options.peers, names)):
+        if unknown := [name for name in given or () if name not in known]:
+            print(f"error: --{option} {', '.join(unknown)}: choose from {', '.join(known)}", file=sys.stderr)
+            return 2
+    peers = [peer for peer in PEERS if options.peers is None or peer.name in options.peers]
+    rows = [row for row in ROWS.values() if options.rows is None or row.name in options.rows]
+    progress, out = Console(stderr=True), options.out or RESULTS / "correctness.json"
     cells = measure_all(track(rows, "measuring", console=progress, transient=True), peers)
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(as_json(cells, peers), indent=1, ensure_ascii=False) + "\n")
+    write_json(as_json(cells, peers), out, ensure_ascii=False)
     markdown = as_markdown(cells, peers)
-    options.out.with_suffix(".md").write_text(markdown)
+    out.with_suffix(".md").write_text(markdown, encoding="utf-8")
     if options.markdown:
         print(markdown, end="")
     else:
@@ -219,8 +211,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.print(f"jbn is wrong in: {', '.join(wrong)}")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 4)  # for the rows that spread a batch over devices
-    sys.exit(main())

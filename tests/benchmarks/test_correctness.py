@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
-from benchmarks import correctness, oracle
 from benchmarks.adapters import PEERS
-from benchmarks.defects import ROWS, largest
+from benchmarks.commands import main
+from benchmarks.correctness import oracle, table
+from benchmarks.correctness.defects import ROWS, largest
 from benchmarks.peers import Layer, Peer
 
 PEER = {peer.name: peer for peer in PEERS}
@@ -41,8 +42,8 @@ LINEN_FAILS = [
 ]
 
 
-def cell(row: str, peer: str) -> correctness.Cell:
-    return correctness.measure_all([ROWS[row]], [PEER[peer]])[row][peer]
+def cell(row: str, peer: str) -> table.Cell:
+    return table.measure_all([ROWS[row]], [PEER[peer]])[row][peer]
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -78,7 +79,7 @@ def test_a_library_that_is_not_installed_leaves_its_cells_empty():
     class Absent(Peer):
         name, package, module = "absent", "absent", "no_such_library.batch_norm"
 
-    measured = correctness.measure(ROWS["output_1e4"], Absent())
+    measured = table.measure(ROWS["output_1e4"], Absent())
     assert (measured.text, measured.note) == ("", "not installed")
 
 
@@ -86,13 +87,13 @@ def test_a_crash_and_a_missing_option_are_told_apart():
     # Flax offers groups and raises; torch's SyncBatchNorm is for GPUs, whether torch is here or not.
     assert cell("groups_vmap", "flax linen").text == "✗ raises NotImplementedError"
     missing = dataclasses.replace(ROWS["groups_vmap"], measure=lambda peer: PEER["torch"].spread(Layer(), None))  # type: ignore[arg-type]
-    assert correctness.measure(missing, PEER["jbn"]).status == "no such option"
+    assert table.measure(missing, PEER["jbn"]).status == "no such option"
 
 
 def test_nan_is_wrong_and_never_lost():
     assert np.isnan(largest(0.0, np.nan)) and np.isnan(largest(np.nan, 0.0))
     row = dataclasses.replace(ROWS["output_1e4"], measure=lambda peer: float("nan"))
-    assert correctness.measure(row, PEER["jbn"]).text == "✗ NaN"
+    assert table.measure(row, PEER["jbn"]).text == "✗ NaN"
 
 
 @pytest.mark.parametrize(
@@ -100,13 +101,13 @@ def test_nan_is_wrong_and_never_lost():
     [(0.0, "0"), (2, "2"), (2.25, "2.2"), (318.2, "318"), (63563.1, "6.4e4"), (3.8e-7, "3.8e-7"), (1e-3, "1e-3")],
 )
 def test_numbers_have_two_digits(value, text):
-    assert correctness.number(value) == text
+    assert table.number(value) == text
 
 
 def test_the_command_prints_and_writes_json_and_markdown(tmp_path, capsys):
     out = tmp_path / "new" / "table.json"
     rows, peers = ["output_1e4", "mask_all", "wrong_axis"], ["jbn", "flax linen"]
-    assert correctness.main(["--out", str(out), "--rows", *rows, "--peers", *peers]) == 0
+    assert main(["correctness", "--out", str(out), "--rows", *rows, "--peers", *peers]) == 0
     printed = capsys.readouterr().out
     assert "Large mean" in printed and "✗ NaN" in printed
 
@@ -120,15 +121,15 @@ def test_the_command_prints_and_writes_json_and_markdown(tmp_path, capsys):
     assert "tuple index out of range" in saved["rows"][2]["cells"]["flax linen"]["note"]
 
     markdown = out.with_suffix(".md").read_text()
-    table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1, "every line has as many columns"
-    assert correctness.main(["--out", str(out), "--rows", *rows, "--peers", *peers, "--markdown"]) == 0
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1, "every line has as many columns"
+    assert main(["correctness", "--out", str(out), "--rows", *rows, "--peers", *peers, "--markdown"]) == 0
     assert capsys.readouterr().out == markdown
 
 
 def test_the_command_fails_where_jbn_breaks_its_claim(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(ROWS, "mask_all", dataclasses.replace(ROWS["mask_all"], limit=-1.0))
-    assert correctness.main(["--out", str(tmp_path / "t.json"), "--rows", "mask_all", "--peers", "jbn"]) == 1
+    assert main(["correctness", "--out", str(tmp_path / "t.json"), "--rows", "mask_all", "--peers", "jbn"]) == 1
     assert "mask_all" in capsys.readouterr().err
 
 
@@ -147,9 +148,8 @@ def test_the_oracles_derivatives_are_those_of_its_output():
 
 
 def test_the_readme_shows_rows_of_the_saved_table():
-    root = Path(correctness.__file__).parents[1]
-    saved = (root / "benchmarks/results/correctness.md").read_text().splitlines()
-    shown = (root / "README.md").read_text().partition("## What goes wrong elsewhere")[2].partition("\n\n")[2]
+    saved = (ROOT / "benchmarks/results/correctness.md").read_text().splitlines()
+    shown = (ROOT / "README.md").read_text().partition("## What goes wrong elsewhere")[2].partition("\n\n")[2]
     rows = shown.partition("\n\n")[0].splitlines()
     assert len(rows) == 2 + 5 and set(rows) <= set(saved)
     count = sum(line.startswith("| ") and not line.startswith("| **") for line in saved) - 1

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import laboratory, timing, trainings
+from benchmarks import timing
+from benchmarks.commands import main
+from benchmarks.training import laboratory, trainings
 
 
 def timed(*samples):
@@ -67,7 +69,7 @@ def test_the_laboratory_is_measured_as_it_runs_and_the_rest_as_they_are(tmp_path
     measured = laboratory.engine.Measured(laboratory.engine.Engine("loop", "vmap"), ways)
     monkeypatch.setattr(laboratory.engine, "choose", lambda setup, data, lanes: measured)
     monkeypatch.setattr(laboratory, "EXAMPLES", 64)
-    assert laboratory.main(["--quick", "--out", str(tmp_path / "l.json")]) == 0
+    assert main(["laboratory", "--quick", "--out", str(tmp_path / "l.json")]) == 0
     assert {name for name, _, _, as_laboratory in Here.asked if as_laboratory} == {
         laboratory.SINGLE, "laboratory, 16 seeds"
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """The same training four ways: plain PyTorch, plain Flax and optax, and the laboratory; and processes to run them in.
 
-For `benchmarks.laboratory`. All start from the laboratory's initial weights and see its batches in its order.
+For `laboratory.py`. All start from the laboratory's initial weights and see its batches in its order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from experiments.data import Data, Split, batch_order
 from experiments.programs import Engine, Lane, mesh_of, run_steps, start
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RATE, CLASSES = 0.12, 10
 EXAMPLES = 54_000  # of MNIST, with a tenth kept for validation
 

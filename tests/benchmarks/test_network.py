@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import network, timing
+from benchmarks import timing
+from benchmarks.commands import main
+from benchmarks.training import network
 from experiments.networks import ResNet
 
 
@@ -33,7 +35,7 @@ def test_a_network_trains_alike_with_each_batch_norm(small, tmp_path, monkeypatc
         return {norm: timed(3e-3, 4e-3, 5e-3) for norm in calls}
 
     monkeypatch.setattr(network, "interleaved", interleaved)
-    assert network.main(["--quick", "--out", str(tmp_path / "n.json")]) == 0
+    assert main(["network", "--quick", "--out", str(tmp_path / "n.json")]) == 0
     assert list(trained) == ["flax", "jbn", "jbn, ReLU within", "none"]
     assert trained["flax"][0] > trained["flax"][-1]
     for norm in ("jbn", "jbn, ReLU within"):
@@ -81,5 +83,5 @@ def test_a_norms_share_is_what_a_network_without_one_does_not_take():
 
 
 def test_a_peak_is_measured_in_a_process_of_its_own_and_printed(small, capsys):
-    assert network.main(["--peak", "small", "none"]) == 0
+    network.print_peak("small", "none", "float32")
     assert capsys.readouterr().out == "null\n"

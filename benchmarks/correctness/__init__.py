@@ -1,0 +1,1 @@
+"""Known defects of batch norms, measured in every installed library: `python -m benchmarks correctness`."""

@@ -1,0 +1,1 @@
+"""How the cost of batch norm grows with its input: `python -m benchmarks growth`."""

@@ -1,0 +1,1 @@
+"""What batch norm and the laboratory cost in training: `python -m benchmarks network` and `laboratory`."""
