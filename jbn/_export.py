@@ -1,4 +1,7 @@
-"""Names of jbn's records on disk, by which a step that takes or returns them is exported. JAX takes each name once."""
+"""Registers jbn's NamedTuples with `jax.export`, so that functions that take or return them can be serialized.
+
+JAX takes each name once, so this is a module of its own: `importlib.reload(jbn)` does not run it again.
+"""
 
 from jax import export
 

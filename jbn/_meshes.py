@@ -1,15 +1,15 @@
-"""Arrays whose types say how they are spread over devices: explicit axes of a mesh, the default of `jax.make_mesh`.
+"""Explicit mesh axes, the default of `jax.make_mesh`: the type of an array says how it is sharded.
 
-On such axes JAX has rules for some operations alone: for few that cut or join a spread axis, or pick from it, and for
-none that chooses between two arrays that are spread differently. So a function that users call hands its arrays to the
-compiler, as under automatic axes, and says of its results alone how they are spread:
+On explicit axes JAX has sharding rules for some operations only: for few that split, join or index a sharded axis, and
+for none that selects between two arrays of different shardings. So a public function runs on automatic axes inside,
+where the compiler decides, and only its results get explicit shardings:
 
-    what is shaped as x            as x
-    new running statistics         as the old ones, so that a scan can carry them
-    what has the feature shape     as the feature axes of x
-    all else                       not at all
+    a result of the shape of x     the sharding of x
+    new running statistics         the sharding of the old ones, so that a scan can carry them
+    a result of the feature shape  the sharding of the feature axes of x
+    everything else                replicated
 
-On other meshes, and on none, nothing is done.
+Without a mesh, or on a mesh without explicit axes, nothing changes.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
-from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard, use_abstract_mesh
+from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
 from jbn import _axes
+from jbn._typed import jit, reshard
 
 F = TypeVar("F", bound=Callable[..., Any])
-_GIVEN: ContextVar[tuple[tuple[int, ...], P]] = ContextVar("jbn_given", default=((), P()))  # the input's shape and spec
+# Shape and spec of the input of the function that is being called.
+_input: ContextVar[tuple[tuple[int, ...], P]] = ContextVar("jbn_input", default=((), P()))
 
 
 def spread_axes(x: jax.Array) -> tuple[int, ...]:
-    """The axes along which an input of this shape was said to be spread: to cut there would move it."""
-    shape, spec = _GIVEN.get()
+    """The sharded axes of `x`, if it has the shape of the current call's input: slicing there would move data."""
+    shape, spec = _input.get()
     return tuple(a for a, names in enumerate(spec) if names is not None) if x.shape == shape else ()
 
 
 def by_compiler(function: F) -> F:
-    """`function` of an input (or of running statistics), on explicit axes, too.
+    """Decorates a function of an input (or of running statistics) to accept arrays on explicit axes.
 
-    The caller's own functions among its arguments, such as an activation, meet the types that the caller knows: they
-    may hold other arrays of that mesh.
+    Functions among its arguments, such as an activation, still see explicit axes, as their author expects: they may
+    close over other arrays of that mesh.
     """
 
     @functools.wraps(function)
@@ -55,12 +57,14 @@ def by_compiler(function: F) -> F:
 
         x = args[0] if args else options.get("x")
         given = (x.shape, _spec(x)) if isinstance(x, jax.Array) else ((), P())
-        records = {type(v): jax.tree.map(_spec, v) for v in (*args, *options.values()) if hasattr(v, "_fields")}
+        records: dict[type[Any], Any] = {
+            type(v): jax.tree.map(_spec, v) for v in (*args, *options.values()) if hasattr(v, "_fields")
+        }
 
         def enter(value: Any) -> Any:
             if isinstance(value, jax.Array):
                 return reshard(value, P())
-            return typed(value) if callable(value) and not isinstance(value, type) else value
+            return on_explicit(value) if callable(value) and not isinstance(value, type) else value
 
         def leave(value: Any, spec: P | None = None) -> Any:
             if not isinstance(value, jax.Array):
@@ -68,7 +72,7 @@ def by_compiler(function: F) -> F:
             spec = _by_shape(value.shape, *given, options.get("axis", -1)) if spec is None else spec
             return reshard(value, NamedSharding(mesh, spec))
 
-        def typed(f: Callable[..., Any]) -> Callable[..., Any]:
+        def on_explicit(f: Callable[..., Any]) -> Callable[..., Any]:
             def g(*args: Any) -> Any:
                 with use_abstract_mesh(outside):
                     result = f(*jax.tree.map(leave, args))
@@ -81,20 +85,20 @@ def by_compiler(function: F) -> F:
                 args, options = jax.tree.unflatten(tree, [enter(arrays.get(i, v)) for i, v in enumerate(leaves)])
                 results = function(*args, **options)
 
-            def restored(value: Any) -> Any:
-                specs = records.get(type(value))
+            def with_sharding(value: Any) -> Any:
+                specs = records.get(cast(type[Any], type(value)))
                 return leave(value) if specs is None else jax.tree.map(leave, value, specs)
 
-            return jax.tree.map(restored, results, is_leaf=lambda v: type(v) in records)
+            return jax.tree.map(with_sharding, results, is_leaf=lambda v: type(v) in records)
 
-        token = _GIVEN.set(given)
+        token = _input.set(given)
         try:
-            # Where no mesh is set, JAX knows of a constant's place in a program alone.
-            return (jax.jit(run) if outside.empty else run)(arrays)
+            # Without a mesh in context, JAX can place constants on this one only under jit.
+            return (jit(run) if outside.empty else run)(arrays)
         finally:
-            _GIVEN.reset(token)
+            _input.reset(token)
 
-    return call  # type: ignore[return-value]
+    return cast(F, call)
 
 
 def _spec(value: Any) -> P:
@@ -102,10 +106,10 @@ def _spec(value: Any) -> P:
 
 
 def _by_shape(shape: tuple[int, ...], given: tuple[int, ...], spec: P, axis: _axes.Axis) -> P:
-    """How a result of `shape` is spread, made from an input of the shape `given` that is spread by `spec`."""
+    """The spec of a result of shape `shape`, computed from an input of shape `given` with the spec `spec`."""
     if shape == given or not given:
         return spec
     axes = _axes.feature_axes(axis, len(given))
     more = len(shape) - len(axes)
-    alike = more >= 0 and shape[more:] == _axes.feature_shape(axis, given)
-    return P(*[None] * more, *(spec[a] for a in axes)) if alike else P()
+    has_features = more >= 0 and shape[more:] == _axes.feature_shape(axis, given)
+    return P(*[None] * more, *(spec[a] for a in axes)) if has_features else P()

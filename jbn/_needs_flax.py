@@ -1,4 +1,4 @@
-"""Imported before Flax is, so that whoever has none reads what to install."""
+"""Imported before Flax: where Flax is not installed, the error says what to install."""
 
 from importlib.util import find_spec
 

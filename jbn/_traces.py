@@ -1,21 +1,22 @@
-"""Traces of a model for a purpose of our own."""
+"""Traces of a model that are kept apart from the user's own."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-import jax
+from jbn._typed import make_user_context
 
-# JAX keeps traces by the value of such a context, too. One made after the first compilation would have all that was
-# compiled compiled once more, so it is made with the package.
-_purpose = jax.make_user_context()
+# The value of such a context is part of the key of JAX's trace cache. Creating one invalidates everything compiled
+# before, so it is created when the package is imported.
+_purpose = make_user_context()
 
 
 def own_traces() -> AbstractContextManager[None]:
-    """A context in which every function under `jit` is traced anew, and whose traces nothing outside it is served.
+    """A context in which every function under `jit` is traced anew, and whose traces are not reused outside it.
 
-    `nn.jit` keeps its traces from call to call of a model, and knows nothing of the interception of methods: without
-    this, a model is not watched where it was traced before, and is watched for good where it was not.
+    `nn.jit` caches the trace of a module from call to call, and the key of its cache does not include method
+    interceptors. Without this context, interceptors see nothing of a model that was traced before, and one that was
+    first traced here keeps them for good.
 
     Example:
       >>> import jax

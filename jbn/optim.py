@@ -1,48 +1,73 @@
-"""Which parameters belong to normalization layers, and which of them are frozen, as optax wants to know it.
+"""Masks and labels for optax: which parameters belong to normalization layers, and which of those are frozen.
 
-Many recipes leave scale and bias of a norm out of weight decay; others train these parameters at a rate of their own,
-or train nothing else (Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm"). All three need the same
-knowledge: which leaves of a parameter tree these are.
+Many recipes exclude the scale and bias of norms from weight decay; others train them at a learning rate of their own,
+or train nothing else (Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm").
 
-Given the model, its modules tell: scale and bias of a batch, layer, group, instance or RMS norm of linen, nnx or jbn,
-and of what is derived from one. Without it there are names alone, and only a pair tells: a `scale` and a `bias`, and
-nothing beside them. A lone one may be of an RMS norm, or else LayerScale, or the bias of an output: it is of no norm.
+With the model, its modules decide: the scale and bias of a batch, layer, group, instance or RMS norm of linen, nnx or
+jbn, and of subclasses of these. Without it, names decide: a module with exactly a `scale` and a `bias` is a norm. One
+of the two alone is not taken for a norm: it may be an RMS norm, but also LayerScale, or the bias of an output.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from jbn._traces import own_traces
+from jbn._typed import KeyPath, eval_shape, flatten_with_path, leaves_with_path
 
 if TYPE_CHECKING:
-    import optax
+    import optax  # pyright: ignore[reportMissingTypeStubs]
 
 Names = tuple[str, ...]
 
-_NORM = {"scale", "bias"}
-_KINDS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
+_SCALE_AND_BIAS = {"scale", "bias"}
+_FLAX_NORMS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
+
+
+class _Leaves(NamedTuple):
+    """The leaves of a parameter tree, in order.
+
+    Attributes:
+      names: the keys on the path to each leaf.
+      norm: whether each is the scale or bias of a norm.
+      frozen: whether each is the scale or bias of a frozen norm.
+      structure: the structure of the tree.
+    """
+
+    names: list[Names]
+    norm: list[bool]
+    frozen: list[bool]
+    structure: jax.tree_util.PyTreeDef
+
+
+class _Layers(NamedTuple):
+    """The names of a model's parameters, of its normalization layers, and of the frozen ones among them."""
+
+    params: set[Names]
+    norms: set[Names]
+    frozen: set[Names]
 
 
 def norm_mask(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
     """True at the scale and bias of normalization layers.
 
     Args:
-      params: parameters of a Flax model: a linen tree, an `nnx.State`, or a tree of gradients or updates shaped alike.
-      model: the linen or nnx module that they are of, whose layers then decide; by default pairs of names do, so that a
-        norm of a scale or a bias alone is not found.
-      *args: what a linen model is called with, such as a batch: arrays, or their `jax.ShapeDtypeStruct`. It is traced,
-        not computed. An nnx model needs none.
-      **kwargs: likewise, such as `train=True`, or `method`.
+      params: parameters of a Flax model: a linen tree, an `nnx.State`, or gradients or updates of the same structure.
+      model: the linen or nnx module that they belong to, whose layers then decide. By default names decide, and a norm
+        that has only a scale or only a bias is not found.
+      *args: inputs of a linen model, such as a batch: arrays, or their `jax.ShapeDtypeStruct`. The call is traced, not
+        computed. An nnx model needs none.
+      **kwargs: keyword arguments of that call, such as `train=True`, or `method`.
 
     Returns:
       A tree of the same structure, of bool.
 
     Raises:
-      ValueError: a tree without normalization layers, or that is not the model's.
+      ValueError: the tree has no normalization layer, or does not belong to the model.
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jbn.linen
@@ -55,30 +80,30 @@ def norm_mask(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
       >>> optim.norm_mask(params)["layers_1"], optim.norm_mask(params)["layers_2"]
       ({'bias': False, 'kernel': False}, {'bias': True, 'scale': True})
 
-    optax takes such a tree, or a function from parameters to it. For `nnx.Optimizer`, whose trees are of two kinds,
-    write the function: `functools.partial(optim.norm_mask, model=model)`.
+    optax takes such a tree, or a function that makes it from the parameters. `nnx.Optimizer` needs the function, since
+    it has two kinds of trees: `functools.partial(optim.norm_mask, model=model)`.
     """
-    names, norms, _, tree = _found(params, model, args, kwargs)
-    if not any(norms):
-        found = ", ".join(sorted("/".join(name) for name in names)[:5])
+    leaves = _leaves(params, model, args, kwargs)
+    if not any(leaves.norm):
+        found = ", ".join(sorted("/".join(names) for names in leaves.names)[:5])
         raise ValueError(
             f"no normalization layer {'(a pair of scale and bias)' if model is None else 'of Flax or jbn'} among "
-            f"{len(names)} parameters ({found}, ...); write the parameters of a model that has one, such as "
+            f"{len(leaves.names)} parameters ({found}, ...); pass the parameters of a model that has one, such as "
             "variables['params'] or nnx.state(model, nnx.Param)"
-            + (", and the model, whose layers tell where names do not" if model is None else "")
+            + (", and the model, whose layers decide where names cannot" if model is None else "")
         )
-    return jax.tree.unflatten(tree, norms)
+    return jax.tree.unflatten(leaves.structure, leaves.norm)
 
 
 def decay_mask(params: Any, model: Any = None, *args: Any, norms: bool = False, **kwargs: Any) -> Any:
-    """True where weight decay belongs: at everything but scales, biases and what is of normalization layers.
+    """True where weight decay applies: at all parameters but scales and biases, those of norms included.
 
     Args:
-      params: parameters of a Flax model, see `norm_mask`. A tree without normalization layers is fine.
+      params: parameters of a Flax model, see `norm_mask`. It need not have normalization layers.
       model: as in `norm_mask`.
       *args: as in `norm_mask`.
-      norms: whether scale and bias of normalization layers decay as well. Where `model` is given, those of frozen
-        layers do not.
+      norms: whether the scale and bias of normalization layers decay as well. Frozen layers, which only `model` can
+        tell, never decay.
       **kwargs: as in `norm_mask`.
 
     Returns:
@@ -93,43 +118,45 @@ def decay_mask(params: Any, model: Any = None, *args: Any, norms: bool = False, 
 
     Reference: He et al. 2019, "Bag of Tricks for Image Classification", section 3.1 (https://arxiv.org/abs/1812.01187).
     """
-    names, of_norm, frozen, tree = _found(params, model, args, kwargs)
-    trained = [norm and not still for norm, still in zip(of_norm, frozen, strict=True)]
-    return jax.tree.unflatten(
-        tree, [name[-1] not in _NORM or (norms and norm) for name, norm in zip(names, trained, strict=True)]
-    )
+    leaves = _leaves(params, model, args, kwargs)
+    decays = [
+        names[-1] not in _SCALE_AND_BIAS or (norms and norm and not frozen)
+        for names, norm, frozen in zip(leaves.names, leaves.norm, leaves.frozen, strict=True)
+    ]
+    return jax.tree.unflatten(leaves.structure, decays)
 
 
 def frozen_mask(params: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     """True at the scale and bias of frozen layers: `FrozenBatchNorm`, and batch norms with `trainable=False`.
 
-    No gradient reaches them; an optimizer may still move them, by weight decay, noise, or a momentum of earlier steps.
+    No gradient reaches them, but an optimizer may still change them, by weight decay, noise, or momentum from earlier
+    steps.
 
     Args:
       params: as in `norm_mask`.
-      model: as in `norm_mask`; names cannot tell.
+      model: as in `norm_mask`, but required: names do not say what is frozen.
       *args: as in `norm_mask`.
       **kwargs: as in `norm_mask`.
 
     Returns:
-      A tree of the same structure, of bool, False throughout where nothing is frozen.
+      A tree of the same structure, of bool; all False if no layer is frozen.
 
     Raises:
-      ValueError: a tree that is not the model's.
+      ValueError: the tree does not belong to the model.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jbn.linen
       >>> from jbn import optim
       >>> model, x = jbn.linen.FrozenBatchNorm(), jnp.ones((2, 1))
       >>> params = model.init(jax.random.key(0), x)["params"]
-      >>> still = optax.masked(optax.set_to_zero(), optim.frozen_mask(params, model, x))
-      >>> opt = optax.chain(optax.adamw(1e-2, weight_decay=0.1), still)
+      >>> freeze = optax.masked(optax.set_to_zero(), optim.frozen_mask(params, model, x))
+      >>> opt = optax.chain(optax.adamw(1e-2, weight_decay=0.1), freeze)
       >>> updates, _ = opt.update(params, opt.init(params), params)
       >>> print(updates["scale"])
       [0.]
     """
-    _, _, frozen, tree = _found(params, model, args, kwargs)
-    return jax.tree.unflatten(tree, frozen)
+    leaves = _leaves(params, model, args, kwargs)
+    return jax.tree.unflatten(leaves.structure, leaves.frozen)
 
 
 def norm_labels(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -160,12 +187,12 @@ def norm_labels(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> An
 def only_norm(
     optimizer: optax.GradientTransformation, mask: Any | Callable[[Any], Any] = norm_mask
 ) -> optax.GradientTransformation:
-    """Trains scale and bias of normalization layers by `optimizer`, and leaves all other parameters as they are.
+    """Trains the scale and bias of normalization layers with `optimizer`, and leaves all other parameters unchanged.
 
     Args:
-      optimizer: any optax optimizer. It keeps state for the trained parameters alone.
-      mask: which these are: a tree of bool, or a function from parameters to one. By default names decide; write
-        `optim.norm_mask(params, model, x)` to have the modules decide, see there.
+      optimizer: any optax optimizer. It keeps state for the trained parameters only.
+      mask: the parameters to train: a tree of bool, or a function that makes it from the parameters. By default names
+        decide; pass `optim.norm_mask(params, model, x)` to let the model's layers decide.
 
     Returns:
       An optax optimizer for the whole tree.
@@ -181,52 +208,57 @@ def only_norm(
 
     Reference: Frankle, Schwab & Morcos 2021, "Training BatchNorm and Only BatchNorm" (https://arxiv.org/abs/2003.00152).
     """
-    import optax
+    import optax  # pyright: ignore[reportMissingTypeStubs]
 
-    labels = (lambda params: _labels(mask(params))) if callable(mask) else _labels(mask)
+    def labels(params: Any) -> Any:
+        return _labels(mask(params) if callable(mask) else mask)
+
     return optax.multi_transform({"norm": optimizer, "rest": optax.set_to_zero()}, labels)
 
 
 def _labels(mask: Any) -> Any:
-    return jax.tree.map(lambda norm: "norm" if norm else "rest", mask)
+    def label(norm: bool) -> str:
+        return "norm" if norm else "rest"
+
+    return jax.tree.map(label, mask)
 
 
-def _found(params: Any, model: Any, args: Any, kwargs: Any) -> tuple[list[Names], list[bool], list[bool], Any]:
-    """The names on the way to each leaf, whether it is of a norm, and of a frozen one, and the tree's structure."""
-    paths, tree = jax.tree.flatten_with_path(params)
-    names = [_names(path) for path, _ in paths]
+def _leaves(params: Any, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Leaves:
+    leaves, structure = flatten_with_path(params)
+    names = [_names(path) for path, _ in leaves]
     if model is None:
         siblings: dict[Names, set[str]] = {}
         for *parent, name in names:
             siblings.setdefault(tuple(parent), set()).add(name)
-        return names, [siblings[name[:-1]] == _NORM for name in names], [False] * len(names), tree
-    known, norms, frozen = _layers(model, args, kwargs)
-    if unknown := [name for name in names if name not in known]:
+        norm = [siblings[name[:-1]] == _SCALE_AND_BIAS for name in names]
+        return _Leaves(names, norm, [False] * len(names), structure)
+    layers = _layers(model, args, kwargs)
+    if unknown := [name for name in names if name not in layers.params]:
         raise ValueError(
-            f"the tree has {'/'.join(unknown[0])}, which is no parameter of this {type(model).__name__} (they are "
-            f"{', '.join(sorted('/'.join(name) for name in known)[:5])}, ...); write its own parameters, such as "
-            "variables['params'] or nnx.state(model, nnx.Param)"
+            f"the tree has {'/'.join(unknown[0])}, which is no parameter of this {type(model).__name__} (it has "
+            f"{', '.join(sorted('/'.join(name) for name in layers.params)[:5])}, ...); pass its own parameters, such "
+            "as variables['params'] or nnx.state(model, nnx.Param)"
         )
 
-    def of(layers: set[Names]) -> list[bool]:
-        return [name[-1] in _NORM and name[:-1] in layers for name in names]
+    def belongs_to(modules: set[Names]) -> list[bool]:
+        return [name[-1] in _SCALE_AND_BIAS and name[:-1] in modules for name in names]
 
-    return names, of(norms), of(frozen), tree
+    return _Leaves(names, belongs_to(layers.norms), belongs_to(layers.frozen), structure)
 
 
-def _layers(model: Any, args: Any, kwargs: Any) -> tuple[set[Names], set[Names], set[Names]]:
-    """The names of a model's parameters, of its normalization layers, and of those that are frozen."""
+def _layers(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Layers:
     from flax import linen, nnx
 
     import jbn.linen
     import jbn.nnx
 
-    kinds = (*(getattr(flax, kind) for flax in (linen, nnx) for kind in _KINDS), jbn.linen.BatchNorm, jbn.nnx.BatchNorm)
+    flax_norms = [getattr(flax, name) for flax in (linen, nnx) for name in _FLAX_NORMS]
+    norm_types = (*flax_norms, jbn.linen.BatchNorm, jbn.nnx.BatchNorm)
     norms: set[Names] = set()
     frozen: set[Names] = set()
 
-    def see(path: tuple[Any, ...], layer: Any) -> None:
-        if isinstance(layer, kinds):
+    def visit(path: tuple[Any, ...], layer: Any) -> None:
+        if isinstance(layer, norm_types):
             norms.add(tuple(map(str, path)))
             if not getattr(layer, "trainable", True):
                 frozen.add(tuple(map(str, path)))
@@ -234,33 +266,34 @@ def _layers(model: Any, args: Any, kwargs: Any) -> tuple[set[Names], set[Names],
     if isinstance(model, nnx.Module):
         nodes = dict(nnx.iter_graph(model))
         for path, node in nodes.items():
-            see(path, node)
-        return {tuple(map(str, path)) for path, node in nodes.items() if isinstance(node, nnx.Variable)}, norms, frozen
+            visit(path, node)
+        params = {tuple(map(str, path)) for path, node in nodes.items() if isinstance(node, nnx.Variable)}
+        return _Layers(params, norms, frozen)
     if not isinstance(model, linen.Module):
-        raise ValueError(f"model is a {type(model).__name__}; write a linen or nnx module, or none to go by names")
+        raise ValueError(f"model is a {type(model).__name__}; pass a linen or nnx module, or no model to go by names")
     if not args and not kwargs:
         raise ValueError(
-            "a linen model has layers only where it is called; write its inputs as well: norm_mask(params, model, x)"
+            "a linen model has layers only when it is called; pass its inputs as well: norm_mask(params, model, x)"
         )
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        see(context.module.path, context.module)
+        visit(context.module.path, context.module)
         return call(*args, **kwargs)
 
     leaves, inputs = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
 
-    def init(arrays: dict[int, Any]) -> Any:
+    def init(model: Any, arrays: dict[int, Any]) -> Any:
         args, kwargs = jax.tree.unflatten(inputs, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
         return model.init(jax.random.key(0), *args, **kwargs).get("params", {})
 
     with own_traces(), linen.intercept_methods(intercept):
-        params = jax.eval_shape(init, arrays)
-    return {_names(path) for path, _ in jax.tree.leaves_with_path(params)}, norms, frozen
+        shapes = eval_shape(functools.partial(init, model), arrays)
+    return _Layers({_names(path) for path, _ in leaves_with_path(shapes)}, norms, frozen)
 
 
-def _names(path: tuple[Any, ...]) -> Names:
-    """The keys on the way to a leaf; what an nnx variable adds below its own name is left out."""
+def _names(path: KeyPath) -> Names:
+    """The keys on the path to a leaf, without those that an nnx variable adds below its own name."""
     names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
     while len(names) > 1 and names[-1] in ("value", "raw_value", "[Value]", ".value", ".raw_value"):
         names.pop()

@@ -1,4 +1,4 @@
-"""Where the norm sits around the activation: one block that receives its layer, its norm and its activation.
+"""A norm before or after the activation: one block, made of any layer, norm and activation.
 
     none         layer, activation
     before       layer, norm, activation          (Ioffe & Szegedy 2015)
@@ -6,7 +6,7 @@
     both         layer, norm, activation, norm
     pre_linear   norm, layer, activation          (the norm on the layer's input)
 
-The order is a table, `ORDER`, and the block walks through it, so Dense and Conv, any norm and any activation share it.
+`ORDER` is this table, and the block applies its steps one by one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def order(placement: Placement) -> tuple[Step, ...]:
         known = get_args(Placement)
         near = difflib.get_close_matches(str(placement), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"placement is {placement!r}; write one of {', '.join(known)}{hint}")
+        raise ValueError(f"placement is {placement!r}; use one of {', '.join(known)}{hint}")
     return ORDER[placement]
 
 
@@ -60,13 +60,13 @@ class Block(nn.Module):
     """A layer, an activation, and a norm where `placement` puts it.
 
     Attributes:
-      layer: makes the layer, given its name: `partial(nn.Dense, 100)`, `partial(nn.Conv, 64, (3, 3))`.
-      norm: makes a norm, given its name: `partial(jbn.linen.BatchNorm, use_running_average=False)`, `nn.LayerNorm`.
+      layer: called as `layer(name=...)`, returns the layer: `partial(nn.Dense, 100)`, `partial(nn.Conv, 64, (3, 3))`.
+      norm: called likewise, returns a norm: `partial(jbn.linen.BatchNorm, use_running_average=False)`, `nn.LayerNorm`.
       activation: a function of arrays, such as `jax.nn.relu`.
-      placement: where the norm sits.
+      placement: where the norm is, see the module's table.
 
     The layer's parameters are always under `layer`, the norms' under `norm` (and `norm_1` for the second of `both`), so
-    that one seed gives the layer the same initial weights whatever the placement. The activation's input is sown as
+    that a seed gives the layer the same initial weights in every placement. The activation's input is sown as
     `activation_input` in the collection `intermediates`.
 
     Example:

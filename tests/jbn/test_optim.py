@@ -121,7 +121,7 @@ def test_a_tree_without_norms_is_refused_with_what_was_found():
     for f in (optim.norm_mask, optim.norm_labels, optim.only_norm(optax.sgd(0.1)).init):
         with pytest.raises(
             ValueError,
-            match=r"no normalization layer .* \(dense/bias, dense/kernel.*\); write the param.* and the model",
+            match=r"no normalization layer .* \(dense/bias, dense/kernel.*\); pass the param.* and the model",
         ):
             f(tree)
 
@@ -311,13 +311,13 @@ def test_a_frozen_layer_stays_as_it_is_under_whatever_moves_the_others(case, nam
     [
         (
             lambda p: optim.norm_mask({"params": p}, Net(), X),
-            r"has params/.*, which is no parameter of this Net .*; write",
+            r"has params/.*, which is no parameter of this Net .*; pass",
         ),
-        (lambda p: optim.norm_mask(p, Net()), r"a linen model has layers only where it is called; write its inputs"),
-        (lambda p: optim.norm_mask(p, p), r"model is a dict; write a linen or nnx module, or none"),
+        (lambda p: optim.norm_mask(p, Net()), r"a linen model has layers only when it is called; pass its inputs"),
+        (lambda p: optim.norm_mask(p, p), r"model is a dict; pass a linen or nnx module, or no model"),
         (
             lambda p: optim.norm_mask({"kernel": 1.0, "bias": 1.0}, nn.Dense(3), X),
-            r"no normalization layer of Flax or jbn among 2 parameters \(bias, kernel, \.\.\.\); write the param",
+            r"no normalization layer of Flax or jbn among 2 parameters \(bias, kernel, \.\.\.\); pass the param",
         ),
     ],
 )

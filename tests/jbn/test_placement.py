@@ -121,7 +121,7 @@ def test_init_keeps_no_intermediates():
     ("wrong", "near"), [("befor", "before"), ("After", "after"), ("pre-linear", "pre_linear"), ("bothh", "both")]
 )
 def test_an_unknown_placement_is_refused_and_the_nearest_named(wrong, near):
-    says = rf"placement is '{wrong}'; write one of none, before, after, both, pre_linear; did you mean '{near}'\?"
+    says = rf"placement is '{wrong}'; use one of none, before, after, both, pre_linear; did you mean '{near}'\?"
     with pytest.raises(ValueError, match=says):
         order(wrong)
     with pytest.raises(ValueError, match=says):
@@ -129,5 +129,5 @@ def test_an_unknown_placement_is_refused_and_the_nearest_named(wrong, near):
 
 
 def test_a_placement_like_no_other_is_refused_without_a_guess():
-    with pytest.raises(ValueError, match=r"placement is 'xyzzy'; write one of none, before, after, both, pre_linear$"):
+    with pytest.raises(ValueError, match=r"placement is 'xyzzy'; use one of none, before, after, both, pre_linear$"):
         order("xyzzy")

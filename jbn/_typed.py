@@ -1,0 +1,27 @@
+"""JAX's functions whose own annotations are incomplete, with the types that jbn relies on."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import reshard as _reshard
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
+
+KeyPath = tuple[Any, ...]
+
+eval_shape: Callable[..., Any] = jax.eval_shape
+jit: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit
+make_jaxpr: Callable[[Callable[..., Any]], Callable[..., ClosedJaxpr]] = jax.make_jaxpr
+make_user_context: Callable[[], Callable[[Any], AbstractContextManager[None]]] = jax.make_user_context
+reshard: Callable[[jax.Array, PartitionSpec | NamedSharding], jax.Array] = _reshard
+flatten_with_path: Callable[[Any], tuple[list[tuple[KeyPath, Any]], jax.tree_util.PyTreeDef]] = (
+    jax.tree.flatten_with_path
+)
+leaves_with_path: Callable[[Any], list[tuple[KeyPath, Any]]] = jax.tree.leaves_with_path
