@@ -1,4 +1,4 @@
-"""The libraries that are compared, each behind the face of `benchmarks.peers.Peer`, and the order of the columns."""
+"""The libraries that are compared, each as a `benchmarks.peers.Peer`, in the order of the tables' columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers import Layer, NoSuchOption, Peer
 
 
 def _unless(option: Any, reason: str) -> None:
-    """Raises NoSuchOption if a caller wants what the library lacks."""
+    """Raises NoSuchOption if a measurement sets an option that the library lacks."""
     if option is not None:
         raise NoSuchOption(reason)
 
@@ -95,7 +95,7 @@ class Linen(Peer):
 
 
 class LinenTwoPass(Linen):
-    """use_fast_variance=False: the way out that Flax offers for large means, at the price of twice the collectives."""
+    """`use_fast_variance=False`, Flax's option for large means; it needs twice as many collectives."""
 
     name, fast = "flax linen two-pass", False
 
@@ -118,7 +118,7 @@ class Nnx(Peer):
     def _call(self, layer, stats, x, scale, bias, **options):
         graph, params, _ = self.lib.split(self._module(layer), self.lib.Param, self.lib.BatchStat)
         self.lib.replace_by_pure_dict(params, {"scale": scale, "bias": bias})
-        stats = jax.tree.map(jnp.asarray, stats)  # it writes into its variables, which must be of this trace
+        stats = jax.tree.map(jnp.asarray, stats)  # nnx assigns to its variables, which must belong to this trace
         module = self.lib.merge(graph, params, stats)
         return module(x, **options), module
 
@@ -171,7 +171,7 @@ class Haiku(Peer):
         return self._call(layer, None, None, jnp.zeros((2, layer.features), layer.dtype), True, init=True)[1]
 
     def _params(self, layer, scale, bias):
-        # Haiku makes its parameters in the input's dtype, one for each feature but shaped as the input.
+        # Haiku's parameters have the input's dtype and rank.
         row = {"scale": scale, "offset": bias}
         return {"batch_norm": {k: v.reshape(1, -1).astype(layer.dtype) for k, v in row.items()}}
 
@@ -194,18 +194,18 @@ class Haiku(Peer):
 
 
 class Equinox(Peer):
-    """mode="batch", which normalizes by the batch as all others do; its axis is always mapped."""
+    """With `mode="batch"`, which normalizes by the batch as all others do. The batch is always a mapped axis."""
 
     name, package, module = "equinox", "equinox", "equinox"
     debiased = True
     checked = False  # a psum over a vmapped and a sharded axis at once does not pass shard_map's replication check
 
-    def _made(self, layer):
+    def _build(self, layer):
         _unless(layer.axis_index_groups, "no axis_index_groups (several axis names instead)")
         return _equinox(self.lib, layer)
 
     def _call(self, layer, stats, x, scale, bias, inference):
-        module = self.lib.tree_at(lambda m: (m.weight, m.bias), self._made(layer)[0], (scale, bias))
+        module = self.lib.tree_at(lambda m: (m.weight, m.bias), self._build(layer)[0], (scale, bias))
 
         def one(row, stats):
             return module(row, stats, inference=inference)
@@ -213,7 +213,7 @@ class Equinox(Peer):
         return jax.vmap(one, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, stats)
 
     def start(self, layer):
-        return self._made(layer)[1]
+        return self._build(layer)[1]
 
     def train(self, layer, stats, x, scale, bias, mask=None):
         _unless(mask, "no mask")
@@ -224,24 +224,26 @@ class Equinox(Peer):
         return self._call(layer, stats, x, scale, bias, True)[0]
 
     def read(self, layer, stats):
-        # As in its inference; see "debiasing a non-zero start".
-        module = self._made(layer)[0]
+        # Debiased as in its inference.
+        module = self._build(layer)[0]
         mean, var = stats.get(module.batch_state_index)
         count = stats.get(module.batch_counter)
         total = jnp.where(count == 0, 1, 1 - layer.momentum**count)
         return mean / total, var / total
 
     def write(self, layer, mean, var):
-        module, stats = self._made(layer)
-        # After so many steps nothing is left to debias, and the statistics stand there as they are.
+        module, stats = self._build(layer)
+        # After so many steps debiasing divides by 1, so the statistics are stored as they are.
         hidden = jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32)
-        stats = jax.tree.unflatten(jax.tree.structure(stats), jax.tree.leaves(stats))  # a set() spends its state
+        stats = jax.tree.unflatten(
+            jax.tree.structure(stats), jax.tree.leaves(stats)
+        )  # a copy, since set() invalidates the state
         return stats.set(module.batch_counter, jnp.asarray(10**6)).set(module.batch_state_index, hidden)
 
 
 @functools.lru_cache
 def _equinox(lib: Any, layer: Layer) -> tuple[Any, Any]:
-    """Module and first state, which belong to each other by identity."""
+    """Module and initial state. Cached, since the state finds its entries by objects of the module."""
     axes = "batch" if layer.axis_name is None else ("batch", layer.axis_name)
     dtype = jnp.promote_types(layer.dtype, jnp.float32)
     return lib.nn.make_with_state(lib.nn.BatchNorm)(
@@ -253,7 +255,7 @@ class Keras(Peer):
     name, package, module = "keras (JAX)", "keras", "keras"
 
     def _module(self, layer):
-        os.environ["KERAS_BACKEND"] = "jax"  # read when keras is first imported
+        os.environ["KERAS_BACKEND"] = "jax"  # Keras reads it when it is imported
         _unless(layer.axis_index_groups, "no axis_index_groups")
         _unless(layer.axis_name, "synchronized=True is refused on JAX")
         module = self.lib.layers.BatchNormalization(
@@ -292,7 +294,7 @@ class Keras(Peer):
 
 
 class Torch(Peer):
-    """`torch.nn.functional.batch_norm`, on which its modules rest. SyncBatchNorm exists on GPUs alone."""
+    """`torch.nn.functional.batch_norm`, which torch's modules call. SyncBatchNorm needs GPUs."""
 
     name, package, module = "torch", "torch", "torch"
     unbiased = True
@@ -314,7 +316,7 @@ class Torch(Peer):
         _unless(None if layer.axis == -1 else layer.axis, "no axis argument")
         mean, var = (v.clone() for v in stats)
         norm = self.lib.nn.functional.batch_norm
-        # Its momentum is the weight of the new value.
+        # torch's momentum is the weight of the new value.
         y = norm(x, mean, var, scale, bias, True, 1 - layer.momentum, layer.epsilon)
         return y, (mean, var)
 
@@ -360,7 +362,7 @@ class Torch(Peer):
             (value,) = self.lib.autograd.grad(value, t, create_graph=True)
         return float(value)
 
-    def spread(self, layer, xs, masks=None, *, how="vmap"):
+    def sharded_step(self, layer, xs, masks=None, *, how="vmap"):
         raise NoSuchOption("SyncBatchNorm needs GPUs")
 
     def residual_bytes(self, layer, x):

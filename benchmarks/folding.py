@@ -1,8 +1,8 @@
 """What batch norm costs at inference, by placement, before and after folding: `python -m benchmarks folding`.
 
-A norm before the activation folds into its layer without a trace. One after the activation folds into the next layer;
-where that pads with zeros, an array over positions takes the place of a bias vector. All networks of a shape are timed
-in one run, interleaved, and given as ratios to the same network without batch norm.
+A norm before the activation folds into its layer and costs nothing. A norm after the activation folds into the next
+layer; where that layer pads with zeros, its bias becomes an array over positions. The networks of one shape are timed
+interleaved, and their times are given as ratios to the same network without batch norm.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 
 
 def variables_of(model: nn.Module, x: jax.Array) -> Any:
-    """Initial weights, with statistics as a trained network has them."""
+    """Initial weights, with running statistics that are not 0 and 1, as after training."""
     rng = np.random.default_rng(0)
     variables = dict(model.init(jax.random.key(0), x))
     if "batch_stats" in variables:

@@ -68,7 +68,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor, and its widest vectors: virtual machines give several generations the same name."""
+    """The processor and its widest vector instructions: virtual machines give several generations the same name."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

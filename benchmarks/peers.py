@@ -1,8 +1,8 @@
-"""One face for every batch norm: an adapter per library, so that a measurement is written once.
+"""One interface to every library's batch norm, so that a measurement is written once.
 
-An adapter is a set of pure functions: `start` makes running statistics, `train` and `evaluate` take and return them,
-`read` and `write` translate them. The base class builds upon these what a measurement needs (gradients, many steps, a
-batch spread over devices) with JAX's transformations; torch, which is no JAX library, brings its own.
+An adapter is a set of pure functions: `start` makes running statistics, `train` and `evaluate` use them, `read` and
+`write` convert them to and from a mean and a variance. The base class derives from these what measurements need
+(gradients, many steps, a batch sharded over devices) by JAX's transformations; torch's adapter has its own.
 Every library runs with its defaults, except for what `Layer` names.
 """
 
@@ -27,9 +27,9 @@ class NoSuchOption(Exception):
 
 @dataclass(frozen=True)
 class Layer:
-    """How a batch norm of `[batch, features]` arrays is set up, in Flax's words.
+    """The settings of a batch norm over `[batch, features]` arrays, named as in Flax.
 
-    `debias` and `skip_nonfinite` are wishes: a library that has no such option runs as it is.
+    `debias` and `skip_nonfinite` are set where the library has the option, and ignored elsewhere.
     """
 
     features: int = 3
@@ -44,14 +44,14 @@ class Layer:
 
 
 class Peer:
-    """What is measured of one library."""
+    """One library's batch norm, and what can be measured of it."""
 
     name: str  # the column's head
     package: str  # as on PyPI
     module: str  # as imported
-    debiased = False  # running statistics are free of their start
+    debiased = False  # running statistics do not depend on their initial values
     unbiased = False  # the running variance is divided by n - 1
-    checked = True  # passes the replication check that shard_map makes by default
+    checked = True  # passes shard_map's replication check, which is on by default
 
     @classmethod
     def installed(cls) -> bool:
@@ -61,18 +61,18 @@ class Peer:
     def lib(self) -> Any:
         return importlib.import_module(self.module)
 
-    # What an adapter brings.
+    # What an adapter implements.
 
     def start(self, layer: Layer) -> Any:
         """Running statistics before the first batch."""
         raise NotImplementedError
 
     def train(self, layer: Layer, stats: Any, x: Any, scale: Any, bias: Any, mask: Any = None) -> tuple[Any, Any]:
-        """y and the new running statistics; `mask` is one flag an example."""
+        """y and the new running statistics; `mask` has one boolean for each example."""
         raise NotImplementedError
 
     def evaluate(self, layer: Layer, stats: Any, x: Any, scale: Any, bias: Any) -> Any:
-        """y by the running statistics."""
+        """y, normalized with the running statistics."""
         raise NotImplementedError
 
     def read(self, layer: Layer, stats: Any) -> tuple[Any, Any]:
@@ -83,7 +83,7 @@ class Peer:
         """Running statistics with this mean and variance."""
         raise NotImplementedError
 
-    # What follows from it, by JAX's transformations.
+    # What follows, by JAX's transformations.
 
     def array(self, x: Any, dtype: str) -> Any:
         return jnp.asarray(x, dtype)
@@ -119,7 +119,7 @@ class Peer:
 
         def loss(x, scale):
             y = self.train(layer, self.start(layer), x, scale, self.affine(layer)[1], mask)[0]
-            # As a loss over padded examples is written; dy of padding is 0.
+            # As users write a loss over padded examples; dy of the padding is 0.
             return jnp.sum((y if mask is None else jnp.where(mask[:, None], y, 0)) * self.array(dy, layer.dtype))
 
         dx, dscale = jax.jit(jax.grad(loss, (0, 1)))(self.array(x, layer.dtype), self.affine(layer)[0])
@@ -135,10 +135,10 @@ class Peer:
 
             return float(jax.jit(jax.grad(jax.grad(jax.grad(loss))))(jnp.zeros((), layer.dtype)))
 
-    def spread(
+    def sharded_step(
         self, layer: Layer, xs: Any, masks: Any = None, *, how: str = "vmap"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """y, running mean and variance of each shard of a batch on the axis `layer.axis_name`."""
+        """y, running mean and variance of each shard, after a step on a batch sharded over `layer.axis_name`."""
         masks = np.ones(xs.shape[:2], bool) if masks is None else masks
         masked = not masks.all()
 
@@ -159,11 +159,11 @@ class Peer:
         return _numpy(y), _numpy(mean), _numpy(var)
 
     def with_relu(self, layer: Layer, stats: Any, x: Any, scale: Any, bias: Any) -> Any:
-        """ReLU(batch norm) in training, as the library has its user write it."""
+        """ReLU(batch norm) in training, as users of the library write it."""
         return jax.nn.relu(self.train(layer, stats, x, scale, bias)[0])
 
     def residual_bytes(self, layer: Layer, x: Any) -> int:
-        """What reverse mode keeps of ReLU(batch norm) between the passes, before any compiler looks at it."""
+        """Bytes that ReLU(batch norm) saves for the backward pass, before compilation."""
 
         def layer_and_relu(x, scale, bias):
             return self.with_relu(layer, self.start(layer), x, scale, bias)
@@ -193,7 +193,7 @@ class Peer:
 
 def _mesh(layer: Layer, size: int) -> Mesh:
     if jax.device_count() < size:
-        raise NoSuchOption(f"needs {size} devices, here are {jax.device_count()}")
+        raise NoSuchOption(f"needs {size} devices, jax has {jax.device_count()}")
     return Mesh(np.array(jax.devices()[:size]), (layer.axis_name,))
 
 

@@ -1,10 +1,10 @@
-"""What XLA makes of batch norm for a GPU, read where there is none: `python -m benchmarks programs [--out FILE.json]`.
+"""Memory traffic of batch norm compiled for a GPU, without a GPU: `python -m benchmarks programs`.
 
-XLA compiles for an H100 from a description of it, wherever jax's CUDA plugin is (`pip install 'jax[cuda12]'`). Of each
-library's program this counts kernels, and the passes over the input: the bytes that kernels read and write, over those
-of the input; and the bytes of a training step of the networks of `training/network.py`. Nothing is timed: a kernel may
-be slower than the memory, never faster. Least passes: forward 3; forward and backward 7, for dy is given beforehand, so
-that the kernel that writes y writes dx, too; inference 2.
+With jax's CUDA plugin (`pip install 'jax[cuda12]'`), XLA compiles for an H100 from a description of it. For each
+library's program this counts the kernels and the passes over the input, which are the bytes that kernels read and
+write over the bytes of the input; and for `training/network.py`, the bytes of a training step. Nothing is timed: a
+kernel may be slower than the memory, never faster. The least passes are 3 forward, 2 at inference, and 7 forward and
+backward, since dy is an input and so one kernel can write both y and dx.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.training import network
 Row = dict[str, Any]
 LEAST: dict[Mode, int] = {"forward": 3, "forward+backward": 7, "inference": 2, "forward+backward, ReLU": 7}
 
-# As the driver describes an H100 SXM; the numbers are in NVIDIA's data sheet and the CUDA programming guide.
+# An H100 SXM as the driver describes it; the numbers are in NVIDIA's data sheet and the CUDA programming guide.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -56,7 +56,7 @@ NO_KERNEL = ("parameter", "get-tuple-element", "tuple", "constant", "bitcast")
 
 
 class Instruction(NamedTuple):
-    """A line of XLA's text: its shape or shapes, operation, operands, and all of it."""
+    """A line of XLA's text: its shape or shapes, operation, operands, and the whole line."""
 
     shape: str
     operation: str
@@ -72,7 +72,7 @@ class Traffic(NamedTuple):
 
 
 def traffic(text: str) -> Traffic:
-    """Of a compiled program's text. An operand of which a kernel takes a slice is read as far as the slice goes."""
+    """Kernels and bytes, from a compiled program's text. Of an operand that a kernel slices, the slice is counted."""
     entry = computation(text, r"\nENTRY ")
     kernels = [i for i in entry.values() if i.operation not in NO_KERNEL]
     moved = 0
@@ -86,6 +86,7 @@ def traffic(text: str) -> Traffic:
 
 
 def computation(text: str, head: str) -> dict[str, Instruction]:
+    """The instructions of the computation whose head matches, by name."""
     found = re.search(head, text)
     if found is None:
         raise ValueError(f"the program has no computation {head!r}")
@@ -102,16 +103,16 @@ def read(inside: dict[str, Instruction], index: int) -> int:
     """The bytes of an operand that a kernel reads."""
 
     def used(name: str) -> float:
-        """The share that is."""
+        """The fraction of an array that is read."""
         users = [(user, i) for user, i in inside.items() if i.operation != "parameter" and name in i.operands]
-        shares = []
+        fractions = []
         for user, i in users:
             whole = size(inside[name].shape)
             if i.operation == "slice":
-                shares.append(size(i.shape) / whole)
+                fractions.append(size(i.shape) / whole)
             else:
-                shares.append(used(user) if i.operation in ("bitcast", "convert") else 1.0)
-        return min(1.0, sum(shares))
+                fractions.append(used(user) if i.operation in ("bitcast", "convert") else 1.0)
+        return min(1.0, sum(fractions))
 
     parameter = next(n for n, i in inside.items() if i.operation == "parameter" and i.operands == [str(index)])
     return round(used(parameter) * size(inside[parameter].shape))
@@ -124,16 +125,16 @@ def size(shape: str) -> int:
 
 
 def compiler() -> Callable[..., Any]:
-    """A function that compiles another for an H100, from shapes of its arguments.
+    """A function that compiles another function for an H100, from its arguments' shapes.
 
     Raises:
       NotImplementedError: jax's CUDA plugin is not installed.
     """
     device = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1").devices[0]
-    there = SingleDeviceSharding(device)
+    on_device = SingleDeviceSharding(device)
 
     def compiled(f: Callable[..., Any], *arguments: Any) -> Any:
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), arguments)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=on_device), arguments)
         return jax.jit(f).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
 
     return compiled
@@ -160,7 +161,7 @@ def measure(todo: list[Case], tell: Callable[[str], None]) -> list[Row]:
 
 
 def networks(tell: Callable[[str], None]) -> list[Row]:
-    """One row for each network, dtype and norm: what a training step moves, with the batch that a GPU is given."""
+    """One row for each network, dtype and norm: memory traffic of a training step at the batch size for a GPU."""
     compiled, rows = compiler(), []
     for name, (make, _, batch) in network.NETWORKS.items():
         x = jax.ShapeDtypeStruct((batch, network.SIZE, network.SIZE, 3), jnp.float32)
@@ -178,7 +179,7 @@ def networks(tell: Callable[[str], None]) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> dict[str, dict[str, float | None]]:
-    """Geometric means of jbn's passes over the least and over each library's, of inputs of 2^20 numbers and more."""
+    """Geometric means of jbn's passes over the least and over each library's, on inputs of at least 2^20 numbers."""
     found = {}
     for mode in MODES:
         for dtype in ("float32", "bfloat16"):
@@ -215,7 +216,7 @@ def show(result: Row, console: Console) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    # The plugin looks for a GPU when it is loaded, unless it is told not to; there is none to try kernels on, either.
+    # There is no GPU for the plugin to check when it is loaded, nor for XLA to tune kernels on.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     jax.config.update("jax_platforms", "cpu")
@@ -224,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
         with console.status("") as status:
             rows, steps = measure(cases(quick=True, gpu=True), status.update), networks(status.update)
     except NotImplementedError:
-        print("error: jax has no CUDA plugin here; write: pip install 'jax[cuda12]'", file=sys.stderr)
+        print("error: jax has no CUDA plugin here; install it: pip install 'jax[cuda12]'", file=sys.stderr)
         return 2
     about = {**provenance(), "device": "NVIDIA H100, compiled for and not run", "platform": "gpu"}
     result = {**about, "summary": summary(rows), "rows": rows, "networks": steps}

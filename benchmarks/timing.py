@@ -1,4 +1,4 @@
-"""Timing by turns: contestants run interleaved, so that a slow minute of the machine falls on all of them alike."""
+"""Timing in turns: contestants run interleaved, so that a slow minute of the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Timed(NamedTuple):
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timed]:
-    """Seconds of each call, which returns when its work is done or hands out jax arrays to wait for.
+    """Seconds of each call. A call returns when its work is done, or returns jax arrays to wait for.
 
-    `repeats` rounds, in which every contestant has its turn, in another order each round. A turn begins with a rest, in
-    which threads of the one before give up waiting for more (torch's spin for milliseconds, and two cores are soon
-    full), and with calls that are not timed: caches, threads and clocks are then its own.
+    In each of `repeats` rounds every contestant has a turn, in a new random order. A turn begins with a rest, in which
+    the threads of the previous contestant stop spinning (torch's spin for milliseconds, and two cores are soon busy),
+    and with untimed calls, which warm up caches, threads and clock rates.
     """
     counts = {}
     for name, call in calls.items():

@@ -26,14 +26,14 @@ class Row:
     """One row of the table.
 
     Attributes:
-      name: of the measuring function.
-      group: heading under which the row stands.
+      name: of the function that measures.
+      group: the heading above the row.
       what: what is fed in and what is measured, for a reader who sees nothing else.
       unit: of the number.
       limit: up to which the number counts as right.
       measure: peer to number, and perhaps a note.
       words: what to show instead of certain numbers.
-      cost: the number is a price and not an error: there is no verdict, and the limit is jbn's alone.
+      cost: the number is a cost and not an error: there is no verdict, and the limit is for jbn alone.
     """
 
     name: str
@@ -80,12 +80,12 @@ def relative(actual, exact) -> float:
 
 
 def largest(*errors: float) -> float:
-    """As max, which loses a NaN that is not the first."""
+    """The maximum; NaN if any is NaN, which Python's `max` may lose."""
     return float(np.max(errors))
 
 
 def batch_moments(peer: Peer, x) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of one batch, which a running average without memory shows."""
+    """Mean and biased variance of one batch, read from running statistics with momentum 0."""
     layer = Layer(features=x.shape[-1], momentum=0.0)
     mean, var = peer.statistics(layer, peer.step(layer, x)[1])
     return mean, var * (1 - 1 / len(x)) if peer.unbiased else var
@@ -133,7 +133,7 @@ def gradient_1e4(peer: Peer) -> float:
 def sync_1e4(peer: Peer) -> float:
     xs = normal(4, 256, 3, mean=1e4) + np.arange(4, dtype=np.float32)[:, None, None]
     layer, flat = Layer(axis_name="d"), xs.reshape(-1, 3)
-    y = peer.spread(layer, xs)[0].reshape(-1, 3)
+    y = peer.sharded_step(layer, xs)[0].reshape(-1, 3)
     return worst(y, oracle.normalize(flat, *oracle.moments(flat), epsilon=layer.epsilon))
 
 
@@ -147,14 +147,14 @@ def mask_sync_mean(peer: Peer) -> float:
     kept = np.array([4, 1])
     masks = np.arange(6) < kept[:, None]
     xs = np.where(masks[..., None], np.array([5.0, 1.0])[:, None, None], 100.0) * np.ones(3)
-    return worst(peer.spread(Layer(axis_name="d", momentum=0.0), xs, masks)[1], 4.2)
+    return worst(peer.sharded_step(Layer(axis_name="d", momentum=0.0), xs, masks)[1], 4.2)
 
 
 @row(SHARDS, "output where one of two shards is all padding", "max error in std", 1e-4)
 def mask_sync_empty_shard(peer: Peer) -> float:
     xs, layer = normal(2, 64, 3, mean=3), Layer(axis_name="d")
     masks = np.stack([np.ones(64, bool), np.zeros(64, bool)])
-    y = peer.spread(layer, xs, masks)[0]
+    y = peer.sharded_step(layer, xs, masks)[0]
     return worst(y[0], oracle.normalize(xs[0], *oracle.moments(xs[0]), epsilon=layer.epsilon))
 
 
@@ -177,7 +177,7 @@ def mask_all(peer: Peer) -> float:
 def _groups(peer: Peer, how: str) -> float:
     xs = normal(4, 64, 3) + np.array([0, 0, 10, 10], np.float32)[:, None, None]
     layer = Layer(axis_name="d", axis_index_groups=((0, 1), (2, 3)))
-    y = peer.spread(layer, xs, how=how)[0]
+    y = peer.sharded_step(layer, xs, how=how)[0]
     groups = xs.reshape(2, -1, 3)
     exact = [oracle.normalize(g, *oracle.moments(g), epsilon=layer.epsilon) for g in groups]
     return worst(y.reshape(2, -1, 3), np.stack(exact))
@@ -267,10 +267,10 @@ def half_decay(peer: Peer) -> float:
 @row(RUNNING, "bfloat16 inference at running mean 3.003, std 0.1", "max error in bfloat16 ulp", 1)
 def half_inference(peer: Peer) -> float:
     x, layer = _half(normal(4096, 3, mean=3, std=0.1)), Layer(dtype="bfloat16")
-    # As float32 numbers, for the state holds these.
+    # Rounded to float32, as the running statistics are.
     mean, var = np.full(3, 3.003, np.float32), np.full(3, 0.01, np.float32)
     exact = oracle.normalize(x, mean, var.astype(np.float64), epsilon=layer.epsilon)
-    ulp = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 1))) - 7)  # numbers below 1 are judged as 1
+    ulp = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 1))) - 7)  # below 1, the ulp of 1
     return float(np.max(np.abs(peer.inference(layer, peer.write(layer, mean, var), x) - exact) / ulp))
 
 

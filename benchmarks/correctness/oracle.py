@@ -1,6 +1,6 @@
-"""Batch norm of a `[batch, features]` array in float64 NumPy, from the equations: the truth of the benchmark.
+"""Batch norm of a `[batch, features]` array in float64 NumPy, from the equations: the reference of the benchmark.
 
-Written apart from the tests' oracle on purpose: a mistake would have to be made twice.
+Independent of the tests' oracle on purpose: a mistake would have to be made twice.
 """
 
 from __future__ import annotations
@@ -50,5 +50,5 @@ def moving_average(start, values, momentum: float) -> np.ndarray:
 
 
 def debiased_average(values, momentum: float) -> np.ndarray:
-    """The moving average without a trace of its start: the weights of the values add up to 1."""
+    """The moving average without its initial value: the weights of the values add up to 1."""
     return moving_average(0.0, values, momentum) / (1 - momentum ** len(values))

@@ -1,8 +1,8 @@
-"""Where batch norms go wrong, measured: `python -m benchmarks correctness [--out FILE.json] [--markdown]`.
+"""Where batch norms go wrong: `python -m benchmarks correctness`.
 
-Every row of `benchmarks.defects` is measured on every library of `benchmarks.adapters` that is installed
-(`pip install -e '.[peers]'` installs all). Prints the table and writes it as JSON and, beside it, as Markdown. The exit
-status is 1 if jbn is wrong in a row that it claims to get right.
+Every row of `defects.py` is measured on every installed library of `adapters.py` (`pip install -e '.[peers]'` installs
+all). Prints the table, and writes it as JSON and as Markdown. The exit status is 1 if jbn is wrong in a row that it
+claims to get right.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Cell:
 
 
 def measure(row: Row, peer: Peer) -> Cell:
-    """Runs one measurement; whatever a library raises is a result."""
+    """Runs one measurement; an error that the library raises is a result, too."""
     if not peer.installed():
         return Cell("not installed", note="not installed")
     try:
@@ -73,13 +73,13 @@ def measure(row: Row, peer: Peer) -> Cell:
         name = type(error).__name__
         return Cell("raises", note=f"{name}: {' '.join(str(error).split())[:300]}", words=f"raises {name}")
     value, note = measured if isinstance(measured, tuple) else (measured, "")
-    # So written that NaN is wrong.
+    # NaN <= limit is false, so NaN is wrong.
     status: Status = "cost" if row.cost else "right" if value <= row.limit else "wrong"
     return Cell(status, value, note, row.words.get(value) or number(value))
 
 
 def number(value: float) -> str:
-    """Two digits, which is what these numbers are good for."""
+    """Two digits; further ones depend on the machine."""
     if math.isnan(value):
         return "NaN"
     if value == 0 or 0.01 <= abs(value) < 1000:
@@ -91,7 +91,7 @@ def number(value: float) -> str:
 def measure_all(rows: Iterable[Row], peers: Sequence[Peer]) -> dict[str, dict[str, Cell]]:
     """Row name to peer name to cell."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NaN on purpose, and deprecations within the libraries
+        warnings.simplefilter("ignore")  # inputs with NaN, and deprecations in the libraries
         return {row.name: {peer.name: measure(row, peer) for peer in peers} for row in rows}
 
 
@@ -177,7 +177,7 @@ def as_table(cells: dict[str, dict[str, Cell]], peers: Sequence[Peer]) -> Table:
 
 
 def broken(cells: dict[str, dict[str, Cell]]) -> list[str]:
-    """Rows in which jbn is not what it claims to be."""
+    """Rows in which jbn raises, or is beyond the limit."""
     jbn = [(ROWS[name], by_peer["jbn"]) for name, by_peer in cells.items() if "jbn" in by_peer]
     return [
         row.name
@@ -204,7 +204,7 @@ def run(options: argparse.Namespace) -> int:
         print(markdown, end="")
     else:
         console = Console()
-        # A narrower table would break numbers apart.
+        # A narrower table would break numbers over lines.
         Console(width=max(console.width, 160)).print(as_table(cells, peers))
 
     if wrong := broken(cells):

@@ -14,7 +14,7 @@ SUPERLINEAR = 1.15
 
 
 def measured(panel: str, calls: Mapping[tuple[str, int], Callable[[], Any]], repeats: int) -> list[Curve]:
-    """The curves of one panel, all points by turns; keys are line and size."""
+    """The curves of one panel, all points timed in turns; the keys of `calls` are line and size."""
     times = interleaved({f"{line} {n}": call for (line, n), call in calls.items()}, repeats)
     found: dict[str, Curve] = {}
     for line, n in calls:
@@ -31,6 +31,6 @@ def judged(curve: Curve) -> Curve:
 
 
 def slope_of(sizes: Sequence[int], times: Sequence[float]) -> float:
-    """Of log time against log size by least squares, over the upper half: below, the price of a call hides it."""
+    """Slope of log time against log size by least squares, over the upper half: below, overhead per call hides it."""
     half = min(len(sizes) // 2, len(sizes) - 2)
     return float(np.polyfit(np.log(sizes[half:]), np.log(times[half:]), 1)[0])

@@ -1,15 +1,13 @@
 """One batch split over several devices.
 
 `python -m benchmarks.growth.devices REPEATS SIZE...` prints the curve as JSON. The benchmark starts it as a process of
-its own, since one that simulates eight devices on the cores of one would slow everything else that it times.
+its own, since a process with eight devices on the same cores would time everything else more slowly.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -22,14 +20,12 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.growth.curves import Curve, measured
 from benchmarks.growth.work import both_passes, normal
+from benchmarks.processes import json_of, simulated_devices
 
 
 def measure_in_process(sizes: Sequence[int], repeats: int) -> list[Curve]:
-    """`measure`, by a process with as many simulated CPU devices as the largest size."""
-    command = [sys.executable, "-m", "benchmarks.growth.devices", *map(str, (repeats, *sizes))]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(max(sizes))}
-    done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
+    """`measure`, by a process with simulated devices."""
+    return json_of("benchmarks.growth.devices", repeats, *sizes, environment=simulated_devices(max(sizes)))
 
 
 def measure(sizes: Sequence[int], repeats: int, shape: tuple[int, ...] = (64, 32, 32, 64)) -> list[Curve]:

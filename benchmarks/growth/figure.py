@@ -23,8 +23,8 @@ TITLES = {
     "layers": "Layers: 4096 x 32",
     "compile": "Layers: time to compile",
 }
-LOOKS = {"jbn": PLACEMENTS["after"], "copy": OTHERS[5], "unrolled": PLACEMENTS["after"], "scan": PLACEMENTS["before"]}
-LOOKS |= {"norms alone": PLACEMENTS["both"], "norms alone, flax": PLACEMENTS["pre_linear"], "residual": OTHERS[0]}
+STYLES = {"jbn": PLACEMENTS["after"], "copy": OTHERS[5], "unrolled": PLACEMENTS["after"], "scan": PLACEMENTS["before"]}
+STYLES |= {"norms alone": PLACEMENTS["both"], "norms alone, flax": PLACEMENTS["pre_linear"], "residual": OTHERS[0]}
 
 
 def write(found: Sequence[Curve], device: str, out: Path) -> None:
@@ -36,7 +36,7 @@ def write(found: Sequence[Curve], device: str, out: Path) -> None:
 
 
 def figure(found: Sequence[Curve], device: str) -> Figure:
-    """A panel for each quantity, its line proportional to size through the middle point."""
+    """A panel for each quantity, with a dotted line through the middle point, in proportion to size."""
     drawn, panels = panels_of(list(TITLES.values()), 2.5)
     for curve in found:
         _draw(panels[TITLES[curve["panel"]]], curve)
@@ -62,14 +62,14 @@ def figure(found: Sequence[Curve], device: str) -> Figure:
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
-    look, points = LOOKS[curve["line"]], curve["points"]
+    look, points = STYLES[curve["line"]], curve["points"]
     sizes, times = [p["size"] for p in points], [p["milliseconds"] for p in points]
     label = f"{curve['line']}: {curve['slope']:.2f}"
     axes.plot(sizes, times, color=look.colour, marker=look.marker, lw=1.8, ms=4, label=label)
     if "quartiles" in points[0]:
         low, high = zip(*(p["quartiles"] for p in points), strict=True)
         axes.fill_between(sizes, low, high, color=look.colour, alpha=0.2, lw=0)
-    # Devices that share one batch on the same cores have no more to do.
+    # Devices that share one batch on the same cores have no more work in all.
     if curve["line"] in ("jbn", "unrolled", "scan") and curve["panel"] != "devices":
         middle = len(sizes) // 2
         axes.plot(sizes, [times[middle] * n / sizes[middle] for n in sizes], ":", color=GREY, lw=1, zorder=1)

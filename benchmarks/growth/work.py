@@ -17,7 +17,7 @@ import jbn.linen
 from experiments.networks import MLP
 
 STACKS = ("unrolled", "scan", "residual", "norms alone", "norms alone, flax")
-COMPILES = 3  # of which the fastest counts
+COMPILES = 3  # the fastest counts
 
 
 def normal(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
@@ -41,7 +41,7 @@ def norm_call(shape: tuple[int, ...]) -> Callable[[], Any]:
 
 
 def seeds_call(seeds: int) -> Callable[[], Any]:
-    """Gradients of the MLP 784-100-100-100-10 on batches of 60, for so many seeds at once."""
+    """Gradients of the MLP 784-100-100-100-10 on batches of 60, for `seeds` seeds by vmap."""
     norm = partial(jbn.linen.BatchNorm, use_running_average=False)
     model = MLP(classes=10, activation=jax.nn.sigmoid, norm=norm, placement="before")
     x, y = normal((seeds, 60, 784)), jnp.zeros((seeds, 60), jnp.int32)
@@ -58,11 +58,11 @@ def seeds_call(seeds: int) -> Callable[[], Any]:
 
 
 def stack_call(layers: int, how: str) -> tuple[Callable[[], Any], float]:
-    """So many layers, one after another, forward and backward; and the seconds that it took to compile.
+    """A call that runs a stack of layers forward and backward, and the seconds that it took to compile.
 
-    A layer is a product with a small matrix, batch norm and ReLU; in "residual" these two first, and the input added
-    last. In "norms alone" it has no product: XLA then computes the norms before it anew for each sum over its input,
-    whosever norms they are, which is work for layers².
+    A layer is a product with a small matrix, batch norm and ReLU. In "residual", batch norm and ReLU come before the
+    product, and the layer's input is added. In "norms alone" there is no product: unless something stops it, XLA
+    recomputes all preceding norms in each sum over a norm's input, which makes the work grow with layers².
     """
     x, weight, affine = normal((4096, 32)), normal((32, 32)) / 6, (jnp.ones((layers, 32)), jnp.zeros((layers, 32)))
     norm = flax_norm if how.endswith("flax") else jbn_norm
@@ -81,7 +81,7 @@ def stack_call(layers: int, how: str) -> tuple[Callable[[], Any], float]:
 
     calls = {}
     for _ in range(COMPILES):
-        # A new function each time: jax remembers what it has compiled.
+        # A new function each time, since jax caches what it has compiled.
         step = jax.jit(jax.grad(lambda *arrays: loss(*arrays), (0, 1))).lower(x, affine)
         began = time.perf_counter()
         compiled = step.compile()

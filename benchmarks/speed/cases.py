@@ -1,4 +1,4 @@
-"""What is timed: inputs as networks have them, and what is done with them."""
+"""What is timed: inputs with the shapes of common networks, and the modes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ QUICK: dict[str, tuple[tuple[int, ...], ...]] = {
     "CIFAR ResNet": ((128, 32, 32, 16), (128, 8, 8, 64)),
     "MLP": ((60, 100), (1024, 2048)),
 }
-GPU_BATCH = 16  # times as many examples there
+GPU_BATCH = 16  # how many times as many examples a GPU gets
 
 
 def cases(*, quick: bool, gpu: bool) -> list[Case]:
@@ -75,7 +75,7 @@ def cases(*, quick: bool, gpu: bool) -> list[Case]:
         return (shape[0] * GPU_BATCH, *shape[1:]) if gpu else shape
 
     shapes = QUICK if quick else SHAPES
-    # In a hurry, half precision for every other shape.
+    # A quick run has bfloat16 for every other shape only.
     found = [
         Case(network, scaled(shape), dtype)
         for network, some in shapes.items()

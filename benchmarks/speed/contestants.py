@@ -1,4 +1,4 @@
-"""Each library's batch norm as a call without arguments that does one mode's work on one input."""
+"""Each library's batch norm as a call without arguments that runs one mode on one input."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COMPILED = ("torch contiguous, compiled", "torch channels_last, compiled")
 
 
 def calls(case: Case, mode: Mode, *, compiled: bool = False, gpu: bool = False) -> dict[str, Call]:
-    """The contestants that are installed and can do it, jbn first.
+    """The contestants that are installed and support the case, jbn first.
 
     Args:
-      compiled: torch.compile, too; seconds of compiling each.
+      compiled: whether torch.compile takes part; it takes seconds for each call.
     """
     found = {name: call for name in ("jbn", *JAX_PEERS) if (call := _jax(name, case, mode))}
     if mode == "inference" and case.option == "plain":
@@ -36,7 +36,7 @@ def calls(case: Case, mode: Mode, *, compiled: bool = False, gpu: bool = False) 
     torch = _peer("torch")
     if case.option == "plain" and torch.installed() and (not gpu or torch.lib.cuda.is_available()):
         names = TORCH + (COMPILED if compiled else ())
-        if len(case.shape) == 2:  # without positions there is one layout
+        if len(case.shape) == 2:  # matrices have only one layout
             names = tuple(name for name in names if "channels_last" not in name)
         for name in names:
             found[name] = _torch(torch.lib, case, mode, name, gpu)
@@ -44,10 +44,10 @@ def calls(case: Case, mode: Mode, *, compiled: bool = False, gpu: bool = False) 
 
 
 def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, dy, scale, bias: features with means and spreads of their own."""
+    """x, dy, scale, bias; each feature has its own mean and standard deviation."""
     rng = np.random.default_rng(0)
-    mean, spread = rng.normal(size=case.features), rng.uniform(0.5, 2, case.features)
-    x = rng.standard_normal(case.shape, np.float32) * spread.astype(np.float32) + mean.astype(np.float32)
+    mean, std = rng.normal(size=case.features), rng.uniform(0.5, 2, case.features)
+    x = rng.standard_normal(case.shape, np.float32) * std.astype(np.float32) + mean.astype(np.float32)
     dy = rng.standard_normal(case.shape, np.float32)
     return x, dy, rng.uniform(0.5, 2, case.features), rng.normal(size=case.features)
 
@@ -57,7 +57,7 @@ def _peer(name: str) -> Peer:
 
 
 def installed(name: str, case: Case) -> Peer | None:
-    """The JAX library of that name, if it is there and can do the case."""
+    """The JAX library of that name, if it is installed and supports the case."""
     peer = _peer(name)
     return peer if peer.installed() and (case.option == "plain" or name in ("jbn", "flax linen")) else None
 
@@ -68,18 +68,17 @@ def _layer(case: Case) -> Layer:
 
 def inputs(peer: Peer, case: Case, mode: Mode) -> tuple[Any, ...]:
     """Statistics, x, scale, bias, and dy where the mode has a backward pass: the statistics, and shapes of the rest."""
-    flat = peer.name in ("haiku", "equinox")  # they know rows of features; the reshape moves nothing
+    flat = peer.name in ("haiku", "equinox")  # they take [rows, features]; the reshape copies nothing
     shape = (math.prod(case.shape[:-1]), case.features) if flat else case.shape
     x, vector = jax.ShapeDtypeStruct(shape, jnp.dtype(case.dtype)), jax.ShapeDtypeStruct((case.features,), jnp.float32)
-    # At inference the same for all: haiku's start has no variance yet.
-    as_given = mode == "inference"
+    # At inference all have the same statistics, since Haiku's initial ones have no variance.
     numbers = np.zeros(case.features), np.ones(case.features)
-    stats = peer.write(_layer(case), *numbers) if as_given else peer.start(_layer(case))
+    stats = peer.write(_layer(case), *numbers) if mode == "inference" else peer.start(_layer(case))
     return (stats, x, vector, vector, x)[: 5 if "backward" in mode else 4]
 
 
 def step(peer: Peer, case: Case, mode: Mode) -> Callable[..., Any]:
-    """One mode's work as a function of `inputs`."""
+    """One mode as a function of `inputs`."""
     layer = _layer(case)
     train = partial(_train, peer, layer, case)
     if mode == "inference":
@@ -114,7 +113,7 @@ def _jax(name: str, case: Case, mode: Mode) -> Call | None:
 
 
 def _train(peer: Peer, layer: Layer, case: Case, stats: Any, x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:
-    """One training step of the layer, in the way that its user writes the case's option."""
+    """One training step of the layer, with the case's option as users of the library write it."""
     if case.option == "ghost":
         if peer.name == "jbn":
             return jbn.batch_norm(x, scale, bias, stats, train=True, virtual_batch_size=GHOST)[:2]
@@ -125,12 +124,12 @@ def _train(peer: Peer, layer: Layer, case: Case, stats: Any, x: Any, scale: Any,
         keep = (jnp.arange(len(x)) % 5 != 0).reshape(-1, *(1,) * (x.ndim - 1))
         if peer.name == "jbn":
             return jbn.batch_norm(x, scale, bias, stats, train=True, where=keep)[:2]
-        return peer.train(layer, stats, x, scale, bias, keep[:, 0])  # it adds an axis
+        return peer.train(layer, stats, x, scale, bias, keep[:, 0])  # the peer adds an axis
     return peer.train(layer, stats, x, scale, bias)
 
 
 def _multiply_add(case: Case) -> Call:
-    """The least that inference can be: one number per feature times x, plus another."""
+    """The least work of inference: one number per feature times x, plus another."""
     x, _, scale, bias = arrays(case)
     x = jnp.asarray(x, case.dtype)
     a, b = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
@@ -159,8 +158,9 @@ def _torch(torch: Any, case: Case, mode: Mode, name: str, gpu: bool) -> Call:
         return functional.relu(y) if mode.endswith("ReLU") else y
 
     if "compiled" in name:
-        torch.compiler.reset()  # or it gives up after eight inputs
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # it would fork, which jax's threads forbid
+        torch.compiler.reset()  # else it stops compiling after eight inputs
+        # Else it forks, which is unsafe beside jax's threads.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         forward = torch.compile(forward, dynamic=False)
     finish = torch.cuda.synchronize if gpu else (lambda: None)
     backward = mode.startswith("forward+backward")

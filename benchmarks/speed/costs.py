@@ -1,15 +1,13 @@
-"""What is not time: memory of the compiled step, what the backward pass keeps, collectives, and compile time.
+"""Costs other than speed: time to compile, memory of the compiled step and of what is saved for backward, collectives.
 
-`python -m benchmarks.speed.costs REPEATS` prints what needs several devices: it is a process of its own, since one that
-simulates four devices on the cores of one would slow everything else that it times.
+`python -m benchmarks.speed.costs REPEATS` prints what needs several devices as JSON. The benchmark starts it as a
+process of its own, since a process with four devices on the same cores would time everything else more slowly.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from functools import partial
@@ -23,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.adapters import PEERS
 from benchmarks.peers import Layer
+from benchmarks.processes import json_of, simulated_devices
 from benchmarks.timing import interleaved
 
 SHAPE = (128, 32, 32, 16)
@@ -30,7 +29,7 @@ DEVICES = 4
 
 
 def measure() -> list[dict[str, Any]]:
-    """Of each library that is installed: batch norm and ReLU, forward and backward, on one input."""
+    """One row for each installed library: batch norm and ReLU, forward and backward, on one input."""
     layer = Layer(features=SHAPE[-1])
     x = np.random.default_rng(0).standard_normal((int(np.prod(SHAPE[:-1])), SHAPE[-1]), np.float32)
     rows = []
@@ -55,11 +54,8 @@ def measure() -> list[dict[str, Any]]:
 
 
 def synchronized_in_process(repeats: int) -> list[dict[str, Any]]:
-    """`synchronized`, measured by a process with so many simulated CPU devices."""
-    command = [sys.executable, "-m", "benchmarks.speed.costs", str(repeats)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(DEVICES)}
-    done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
+    """`synchronized`, by a process with simulated devices."""
+    return json_of("benchmarks.speed.costs", repeats, environment=simulated_devices(DEVICES))
 
 
 def synchronized(repeats: int) -> list[dict[str, Any]]:

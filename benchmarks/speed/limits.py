@@ -1,10 +1,10 @@
-"""What the memory allows: the least passes over an array, at the bandwidth measured on arrays of its size.
+"""The memory's limit: the least passes over an array, at the bandwidth measured on arrays of its size.
 
     forward               read (statistics), then read and write (normalize)
     backward              read two (sums), then read two and write one
     inference             read and write
 
-Measured in the same rounds as the contestants, so arrays that fit into a cache have the cache's bandwidth.
+It is measured in the same rounds as the contestants. Arrays that fit into a cache have the cache's bandwidth.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PASSES: Mapping[Mode, tuple[int, int, int]] = {
 
 
 class Bandwidth:
-    """Passes over float32 arrays of so many bytes."""
+    """Passes over float32 arrays of `size` bytes."""
 
     def __init__(self, size: int):
         # 64 columns: a sum over rows that XLA runs at the speed of the memory, on CPU and GPU.
@@ -44,7 +44,7 @@ class Bandwidth:
 
 
 def limit_seconds(mode: Mode, times: Mapping[str, Timed]) -> float:
-    """Of one call: the passes, each at its fastest, for that was possible; the price of a call counted once."""
+    """Seconds of one call: its passes, each at its fastest, with the overhead of a call counted once."""
     fastest = {name: min(times[name].samples) for name in ("read", "copy", "triad", "nothing")}
     reads, copies, triads = PASSES[mode]
     passes = reads * fastest["read"] + copies * fastest["copy"] + triads * fastest["triad"]
@@ -52,6 +52,6 @@ def limit_seconds(mode: Mode, times: Mapping[str, Timed]) -> float:
 
 
 def gigabytes_per_second(size: int, times: Mapping[str, Timed]) -> dict[str, float]:
-    """Bytes that the passes read and write, over their time."""
+    """What each pass reads and writes, over its fastest time."""
     moved = {"read": 1, "copy": 2, "triad": 3}
     return {name: count * size / min(times[name].samples) / 1e9 for name, count in moved.items()}

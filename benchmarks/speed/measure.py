@@ -1,4 +1,4 @@
-"""All contestants on all inputs, and what the ratios come to."""
+"""All contestants on all inputs, and a summary of the ratios."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _row(case: Case, mode: Mode, names: list[str], times: dict[str, Timed]) -> R
 
 
 def ratios(times: dict[str, float], ours: float, limit: float) -> dict[str, float | None]:
-    """jbn's time over that of others; None where they are not there."""
+    """jbn's time over that of others; None where none of these is installed."""
 
     def over(names: Iterable[str]) -> float | None:
         found = [times[name] for name in names if name in times]

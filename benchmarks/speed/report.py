@@ -19,7 +19,7 @@ from experiments.plotting import STYLE
 Row = dict[str, Any]
 HEAD = ("input", "MB", "mode", "jbn, ms", "/ flax linen", "/ best JAX", "/ torch", "/ limit")
 KEYS = ("vs_linen", "vs_best_jax", "vs_torch", "vs_limit")
-LOOKS = {
+MARKERS = {
     "jbn": ("#D55E00", "D"),
     "flax linen": ("#0072B2", "o"),
     "flax nnx": ("#56B4E9", "s"),
@@ -112,7 +112,7 @@ def figure(result: dict[str, Any]) -> Figure:
 
 
 def _panel(ax: Any, rows: Sequence[Row], *, first: bool) -> None:
-    for name, (colour, marker) in LOOKS.items():
+    for name, (colour, marker) in MARKERS.items():
         points = [(_time(row, name), y, row) for y, row in enumerate(rows)]
         points = [(t / row["limit_milliseconds"], y) for t, y, row in points if t is not None]
         if points:
@@ -140,12 +140,12 @@ def _time(row: Row, name: str) -> float | None:
 
 
 def _costs(row: Row, synchronized: Sequence[Row]) -> tuple[str, ...]:
-    spread = next((s for s in synchronized if s["library"] == row["library"]), None)
+    step = next((s for s in synchronized if s["library"] == row["library"]), None)
     return (
         row["library"],
         f"{row['kept_over_input']:.2f}",
         *(f"{row[k]:.2f}" if row.get(k) is not None else "–" for k in ("temporary_over_input", "compile_seconds")),
-        *((f"{spread['milliseconds']:.2f}", str(spread["collectives"])) if spread else ("–", "–")),
+        *((f"{step['milliseconds']:.2f}", str(step["collectives"])) if step else ("–", "–")),
     )
 
 

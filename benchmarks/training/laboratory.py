@@ -1,11 +1,11 @@
 """How fast the laboratory trains, against plain loops: `python -m benchmarks laboratory [--device cpu|gpu]`.
 
-The MLP of configs/mnist_sigmoid.py, batch norm before the sigmoid, batches of 60, SGD, on images made up in MNIST's
-shape: plain PyTorch, plain Flax and optax in a `lax.scan`, and the laboratory with one seed and with many. All do the
-same work and evaluate nothing; tests hold them to the same final weights. Then that MLP and the small CNNs of the other
-configs, by every way that the laboratory has of running steps and seeds.
+Trains the MLP of configs/mnist_sigmoid.py (batch norm before the sigmoid, batches of 60, SGD) on random images of
+MNIST's shape: in plain PyTorch, in plain Flax and optax with `lax.scan`, and in the laboratory with one seed and with
+many. All do the same work, without evaluation; tests check that they end with the same weights. Then it times that MLP
+and the small CNNs of other configs in each way in which the laboratory can run steps and seeds.
 
-Each library has a process of its own: the laboratory makes one jax device of every core, which plain loops do not.
+Each library has a process of its own, since the laboratory makes a jax device of every core and plain loops do not.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from experiments.programs import Lane
 Row = dict[str, Any]
 STEPS, QUICK_STEPS = 450, 150  # of one sample
 REPEATS, QUICK_REPEATS = 9, 3
-SINGLE, ALONE = "laboratory, 1 seed", "laboratory, 1 seed, 1 device"
+SINGLE, SINGLE_DEVICE = "laboratory, 1 seed", "laboratory, 1 seed, 1 device"
 STRATEGIES = {"MLP": "mnist_sigmoid", "strided_cnn": "strided_mnist", "cnn9 of 8 features, 16 x 16": "cnn9_small"}
 STRATEGY_LANES = 4
-MOST_SINGLES = {"cpu": 12.0, "gpu": 4.0}  # the time of many seeds, in that of one
+MOST_SINGLES = {"cpu": 12.0, "gpu": 4.0}  # target: the time of many seeds over that of one
 
 
 def has_torch() -> bool:
@@ -48,7 +48,7 @@ def measure(platform: str, steps: int, repeats: int, tell: Callable[[str], None]
     contestants = [("flax, scan", "plain", "flax", 1), (SINGLE, "laboratory", "laboratory", 1)]
     contestants += [(f"laboratory, {many} seeds", "laboratory", "laboratory", many)]
     if cpu:  # elsewhere there is one device anyway
-        contestants += [(ALONE, "plain", "laboratory", 1)]
+        contestants += [(SINGLE_DEVICE, "plain", "laboratory", 1)]
     if has_torch():
         contestants += [("torch, eager", "torch", "torch", 1)]
     processes = {
@@ -79,7 +79,7 @@ def _row(name: str, seeds: int, devices: str, t: Timed, steps: int) -> Row:
 
 
 def summary(rows: list[Row], platform: str) -> dict[str, Row]:
-    """Ratios of times, and what they are to be."""
+    """Ratios of times, with their targets."""
     times = {row["contestant"]: row["milliseconds_per_step"] for row in rows}
     seeds = max(row["seeds"] for row in rows)
     single = times[SINGLE]
@@ -89,20 +89,20 @@ def summary(rows: list[Row], platform: str) -> dict[str, Row]:
         found[f"{key}_vs_laboratory"] = {"value": value, "at_least": least if platform == "cpu" else None}
     many = times[f"laboratory, {seeds} seeds"]
     found[f"{seeds}_seeds_vs_single"] = {"value": many / single, "at_most": MOST_SINGLES[platform]}
-    if ALONE in times:
-        found["single_vs_single_on_1_device"] = {"value": single / times[ALONE]}
-        found[f"{seeds}_seeds_vs_single_on_1_device"] = {"value": many / times[ALONE]}
+    if SINGLE_DEVICE in times:
+        found["single_vs_single_on_1_device"] = {"value": single / times[SINGLE_DEVICE]}
+        found[f"{seeds}_seeds_vs_single_on_1_device"] = {"value": many / times[SINGLE_DEVICE]}
     return found
 
 
 def strategies(rounds: int, examples: int | None = None) -> list[Row]:
-    """Milliseconds for each step and lane, by each way of running them; None where it does not fit into memory."""
+    """Milliseconds per step and lane, for each way of running them; None where it does not fit into memory."""
     rows = []
     for name, config in STRATEGIES.items():
         setup = setup_of(config)
         data = images(setup, examples or setup.data.train_examples or EXAMPLES)
         lanes = [Lane(RATE, 0.0, False, seed) for seed in range(STRATEGY_LANES)]
-        # Each round of `choose` measures all ways; those after the first compile nothing.
+        # `choose` measures all ways. Only its first round compiles.
         found = [engine.choose(setup, data, lanes) for _ in range(rounds)]
         ways = {way: _median([f.milliseconds[way] for f in found]) for way in found[0].milliseconds}
         fitting = {way: value for way, value in ways.items() if value is not None}

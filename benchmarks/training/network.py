@@ -1,16 +1,14 @@
 """What batch norm costs in a network: `python -m benchmarks network [--device cpu|gpu] [--dtype float32|bfloat16]`.
 
-One training step (SGD with momentum, cross-entropy, images of CIFAR's shape) of ResNet-20 and of ResNet-18, jitted, its
-state donated, with the batch norm of Flax and of jbn, by turns in one run. A network without any norm runs along: what
-a norm takes is the rest. On a GPU also the peak of the allocated memory.
+Times a training step (SGD with momentum, cross-entropy, images of CIFAR's shape; jitted, with its state donated) of
+ResNet-20 and of ResNet-18, with the batch norms of Flax and of jbn and without any, in turns. The difference to the
+network without a norm is what the norm costs. On a GPU also the peak of the allocated memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ from rich.table import Table
 import jbn.linen
 from benchmarks.machine import provenance
 from benchmarks.output import RESULTS, write_json
+from benchmarks.processes import json_of
 from benchmarks.timing import Timed, interleaved
 from experiments.networks import ResNet, no_norm, resnet
 
@@ -45,9 +44,9 @@ SIZE = 32  # pixels a side
 
 
 class Fused:
-    """jbn's batch norm with the ReLU within, for a unit that calls one after the other.
+    """jbn's batch norm with the ReLU inside, for a unit that calls first the norm and then the activation.
 
-    Where no ReLU follows (ahead of the addition and on the shortcut), it is batch norm alone.
+    Where no ReLU follows (before the addition and on the shortcut), it is batch norm alone.
     """
 
     def __init__(self, make: Callable[..., Any]):
@@ -55,9 +54,9 @@ class Fused:
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
         layer = self.make(name=name)
-        return self._remember(layer) if name == "norm_0" else layer
+        return self._with_relu(layer) if name == "norm_0" else layer
 
-    def _remember(self, layer: Any) -> Callable[[jax.Array], jax.Array]:
+    def _with_relu(self, layer: Any) -> Callable[[jax.Array], jax.Array]:
         def call(x: jax.Array) -> jax.Array:
             self.done = layer(x, activation=nn.relu)
             return self.done
@@ -78,13 +77,14 @@ def build(make: Callable[..., ResNet], norm: str, dtype: str) -> ResNet:
     return make(unit="original", classes=10, activation=activation, norm=norms[norm], dtype=options["dtype"])
 
 
-# So slow a rate that without a norm the loss stays finite, too.
+# With this rate the loss stays finite without a norm, too.
 OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
 
 
 def begin(model: nn.Module, x: jax.Array) -> tuple[Any, Any, Any]:
     """Parameters, running statistics and the optimizer's state before the first step."""
-    variables = model.init(jax.random.key(0, impl="rbg"), x)  # compiles in a third of the time
+    # The default generator takes three times as long to compile.
+    variables = model.init(jax.random.key(0, impl="rbg"), x)
     return variables["params"], variables.get("batch_stats", {}), OPTIMIZER.init(variables["params"])
 
 
@@ -124,7 +124,7 @@ class Training:
 
 
 def measure(name: str, dtype: str, repeats: int, *, gpu: bool, peak: Callable[[str, str], int | None]) -> list[Row]:
-    """One row for each norm."""
+    """One row for each norm of one network."""
     make, *batches = NETWORKS[name]
     trainings = {norm: Training(build(make, norm, dtype), batches[gpu]) for norm in NORMS}
     times = interleaved(trainings, repeats)
@@ -142,7 +142,7 @@ def measure(name: str, dtype: str, repeats: int, *, gpu: bool, peak: Callable[[s
 
 
 def compared(times: Mapping[str, Timed]) -> list[Row]:
-    """Milliseconds of a step, how many of them are the norm's, and both over those of Flax's batch norm."""
+    """Milliseconds of a step, the part that the norm takes, and both relative to Flax's batch norm."""
     flax, none = times["flax"].median, times["none"].median
     return [
         {
@@ -159,7 +159,7 @@ def compared(times: Mapping[str, Timed]) -> list[Row]:
 
 
 def peak_bytes(name: str, norm: str, dtype: str) -> int | None:
-    """The most memory that the device has had in use, after a few steps; None on a CPU, which does not count it."""
+    """The device's peak memory after a few steps; None on a CPU, which has no such counter."""
     make, _, batch = NETWORKS[name]
     training = Training(build(make, norm, dtype), batch)
     for _ in range(3):
@@ -168,15 +168,14 @@ def peak_bytes(name: str, norm: str, dtype: str) -> int | None:
 
 
 def peak_in_process(cache: str, dtype: str, name: str, norm: str) -> int | None:
-    """`peak_bytes` of a process of its own, since a peak is that of all that a process has done.
+    """`peak_bytes` of a process of its own, since the counter covers all that a process has done.
 
-    It loads the step that was compiled for the timing: compiling tries out kernels, and they would be the peak.
+    That process finds the compiled step in the cache: compiling it would run kernels to tune them, and their memory
+    would be counted.
     """
     always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    command = [sys.executable, "-m", "benchmarks.training.network", name, norm, dtype]
-    environment = os.environ | always | {"JAX_COMPILATION_CACHE_DIR": cache}
-    done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
+    environment = always | {"JAX_COMPILATION_CACHE_DIR": cache}
+    return json_of("benchmarks.training.network", name, norm, dtype, environment=environment)
 
 
 def tabled(rows: list[Row], title: str) -> Table:

@@ -1,6 +1,6 @@
-"""The same training four ways: plain PyTorch, plain Flax and optax, and the laboratory; and processes to run them in.
+"""The same training in PyTorch, in Flax and optax, and in the laboratory; and processes to run them in.
 
-For `laboratory.py`. All start from the laboratory's initial weights and see its batches in its order.
+All start from the laboratory's initial weights, and take its batches in its order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def setup_of(config: str) -> Setup:
 
 
 def images(setup: Setup, examples: int) -> Data:
-    """Pixels and classes by chance, in the shape of the config's set."""
+    """Random pixels and classes, in the shape of the config's data set."""
     side = 32 // setup.data.shrink
     shape, rng = (side, side, 3) if setup.data.name == "cifar10" else (28, 28, 1), np.random.default_rng(0)
     x = rng.integers(0, 256, (examples, *shape), np.uint8).astype(np.float32) / 255
@@ -51,10 +51,10 @@ def _count(number: int, what: str) -> str:
 
 
 class Laboratory:
-    """Lanes of the laboratory, spread over jax's devices; each call is `steps` steps more."""
+    """Lanes of the laboratory, sharded over jax's devices; each call trains for `steps` more steps."""
 
     def __init__(self, setup: Setup, data: Data, seeds: int, steps: int):
-        # As `train_arm` does it: every device in use has equally many lanes, be they needed or not.
+        # As in `train_arm`, every device in use has the same number of lanes; surplus lanes are dropped.
         mesh = mesh_of(seeds)
         width = -(-seeds // mesh.size) * mesh.size
         dropped = f", {width - seeds} dropped" if width > seeds else ""
@@ -71,14 +71,14 @@ class Laboratory:
         self.state, _ = jax.block_until_ready(self.run(self.state, self.tuned, self.order, self.split))
 
     def layers(self) -> Layers:
-        """Of the first lane."""
+        """The first lane's."""
         params = jax.tree.map(lambda a: a[0], jax.device_get(self.state.params))
         dense = [params[name].get("layer", params[name]) for name in sorted(params)]  # block_0 ... head
         return [(layer["kernel"], layer["bias"]) for layer in dense]
 
 
 class MLP(nn.Module):
-    """As one writes it in Flax."""
+    """The network as users of Flax write it."""
 
     hidden: Sequence[int]
 
@@ -128,7 +128,7 @@ class Flax:
 
 
 class Torch:
-    """PyTorch, eager, on as many threads as it takes by itself."""
+    """PyTorch, eager, with its default number of threads."""
 
     def __init__(self, data: Data, order: np.ndarray, layers: Layers):
         self.torch: Any = importlib.import_module("torch")
@@ -163,9 +163,9 @@ class Torch:
 
 
 class Process:
-    """A process of its own, with one jax device of each CPU core, as the laboratory has it, or as jax is by itself.
+    """A process that holds trainings by name; `call(name)` makes a call that trains one to its end.
 
-    It holds trainings by name; `call(name)` trains the one, and returns when that is done.
+    It has a jax device for each CPU core, as the laboratory does (`as_laboratory`), or jax's default devices.
     """
 
     def __init__(self, platform: str | None, *, as_laboratory: bool):
@@ -175,7 +175,7 @@ class Process:
         return self._pool.submit(function, *arguments).result()
 
     def hold(self, name: str, kind: str, seeds: int, steps: int, examples: int) -> str:
-        """Makes a training; returns the devices that it has."""
+        """Makes a training, and returns a description of its devices."""
         return self.run(_hold, name, kind, seeds, steps, examples)
 
     def call(self, name: str) -> Callable[[], None]:
@@ -205,7 +205,7 @@ def _train(name: str) -> None:
 
 
 def contestant(kind: str, seeds: int, steps: int, examples: int) -> Laboratory | Flax | Torch:
-    """torch, flax or laboratory: a call without arguments, which trains for so many steps."""
+    """A training by kind (torch, flax or laboratory): a call without arguments, which trains for `steps` steps."""
     setup = setup_of("mnist_sigmoid")
     data = images(setup, examples)
     laboratory = Laboratory(setup, data, seeds, steps)

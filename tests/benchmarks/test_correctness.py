@@ -17,7 +17,7 @@ from benchmarks.peers import Layer, Peer
 
 PEER = {peer.name: peer for peer in PEERS}
 
-# Known of Flax, each by its row.
+# Rows in which Flax linen is known to fail.
 LINEN_FAILS = [
     "variance_1e4",
     "variance_1e6",
@@ -84,9 +84,9 @@ def test_a_library_that_is_not_installed_leaves_its_cells_empty():
 
 
 def test_a_crash_and_a_missing_option_are_told_apart():
-    # Flax offers groups and raises; torch's SyncBatchNorm is for GPUs, whether torch is here or not.
+    # Flax offers groups and raises; torch's adapter refuses before it imports torch.
     assert cell("groups_vmap", "flax linen").text == "✗ raises NotImplementedError"
-    missing = dataclasses.replace(ROWS["groups_vmap"], measure=lambda peer: PEER["torch"].spread(Layer(), None))  # type: ignore[arg-type]
+    missing = dataclasses.replace(ROWS["groups_vmap"], measure=lambda peer: PEER["torch"].sharded_step(Layer(), None))  # type: ignore[arg-type]
     assert table.measure(missing, PEER["jbn"]).status == "no such option"
 
 

@@ -44,7 +44,7 @@ def test_a_slope_is_that_of_the_upper_half_and_superlinear_when_steeper_than_pro
 
     assert curve(lambda n: 3 * n**1.2)["slope"] == 1.2 and curve(lambda n: 3 * n**1.2)["superlinear"]
     assert curve(lambda n: 3 * n**1.1)["slope"] == 1.1 and not curve(lambda n: 3 * n**1.1)["superlinear"]
-    assert curve(lambda n: max(n, 4.0))["slope"] == 1.0  # flat, where a call's price is all
+    assert curve(lambda n: max(n, 4.0))["slope"] == 1.0  # flat where a call's overhead is all
 
 
 @pytest.mark.parametrize(("one", "other"), [("unrolled", "scan"), ("norms alone", "norms alone, flax")])

@@ -61,7 +61,7 @@ class Here:
 
 
 def test_the_laboratory_is_measured_as_it_runs_and_the_rest_as_they_are(tmp_path, monkeypatch, capsys):
-    seconds = {"flax, scan": 2.0, laboratory.SINGLE: 1.0, laboratory.ALONE: 0.5, "laboratory, 16 seeds": 10.0}
+    seconds = {"flax, scan": 2.0, laboratory.SINGLE: 1.0, laboratory.SINGLE_DEVICE: 0.5, "laboratory, 16 seeds": 10.0}
     monkeypatch.setattr(laboratory, "Process", Here)
     monkeypatch.setattr(laboratory, "has_torch", lambda: True)
     monkeypatch.setattr(laboratory, "interleaved", lambda calls, n: {k: timed(seconds.get(k, 3.0)) for k in calls})

@@ -48,7 +48,7 @@ def test_a_network_trains_alike_with_each_batch_norm(small, tmp_path, monkeypatc
     for row in found["rows"]:
         assert row["milliseconds"] == 4 and row["quartiles"] == [3, 5] and row["compile_seconds"] > 0
         assert row["temporary_bytes"] is None or row["temporary_bytes"] >= 0
-        assert row["peak_bytes"] is None  # on a CPU nobody counts
+        assert row["peak_bytes"] is None  # a CPU has no counter
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

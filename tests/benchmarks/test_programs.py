@@ -38,7 +38,7 @@ ENTRY %main (x: f32[64,64]) -> (f32[64], bf16[64,64]) {
 
 
 def test_kernels_and_what_they_read_and_write_are_counted():
-    """A slice counts as far as it goes, unless all is read as well."""
+    """Of an operand that is sliced only the slice counts, unless all of it is read as well."""
     whole, eighth, row = 64 * 64 * 4, 8 * 64 * 4, 64 * 4
     first, second, third = eighth + eighth, eighth + row, (whole + row) + (row + whole // 2)
     assert programs.traffic(PROGRAM) == (3, first + second + third)
@@ -69,7 +69,7 @@ PLUGIN = importlib.util.find_spec("jax_plugins") is not None
 @pytest.fixture
 def environment(monkeypatch):
     for name in ("XLA_FLAGS", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"):
-        monkeypatch.setenv(name, "")  # and is put back
+        monkeypatch.setenv(name, "")  # and restored after the test
 
 
 @pytest.mark.skipif(PLUGIN, reason="jax's CUDA plugin is here")

@@ -1,4 +1,4 @@
-"""The speed benchmark: contestants do the same work by turns, limits and ratios are what they say."""
+"""The speed benchmark: contestants do the same work in turns, limits and ratios are what they say."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_all_contestants_compute_the_same(option, mode):
     ours = numbers("jbn")
     for name in found.keys() - {"jbn", "multiply-add"}:
         if name.startswith("torch"):
-            continue  # it hands out nothing; the correctness table compares its numbers
+            continue  # torch's call returns nothing; the correctness table compares its numbers
         for a, b in zip(ours, numbers(name), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max(), err_msg=f"{name}, {mode}, {option}")
 
