@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.config import Config
-from experiments.formats import number, signed
+from experiments.formatting import number, signed
 from experiments.tables import NOTHING, STATISTICS, interval
 from experiments.typeset import Table
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import engine, record, stats
+from experiments import engine, record
+from experiments.analysis import stats
 from experiments.computed import describe
 from experiments.config import Arm, Config, Setup
 from experiments.data import Data, load

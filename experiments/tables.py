@@ -9,7 +9,7 @@ from experiments.config import Arm, Config, to_json
 from experiments.config.ablation import Setup
 from experiments.config.effects import EFFECT
 from experiments.config.model import POOLED, RESIDUAL
-from experiments.formats import join, number, p_text, signed
+from experiments.formatting import join, number, p_text, signed
 from experiments.typeset import Table
 
 NOTHING = "n/a"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import record, stats
+from experiments import record
+from experiments.analysis import stats
 from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
 
 CONFIG = Config(

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from experiments.config import Arm, Config
 from experiments.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
-from experiments.formats import number, signed
+from experiments.formatting import number, signed
 from experiments.plotting import (
     GREY,
     RIMS,

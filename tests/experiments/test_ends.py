@@ -5,9 +5,10 @@ import pytest
 import synthetic
 from synthetic import run_folder
 
-from experiments import ends, report, stats
+from experiments import ends, report
+from experiments.analysis import stats
 from experiments.config import Arm
-from experiments.formats import signed
+from experiments.formatting import signed
 
 CONFIG = synthetic.CONFIG
 

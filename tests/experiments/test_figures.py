@@ -12,7 +12,8 @@ import synthetic
 from matplotlib.colors import to_hex
 from synthetic import SMALL
 
-from experiments import figures, plotting, stats
+from experiments import figures, plotting
+from experiments.analysis import stats
 from experiments.config import Config, SweepConfig, vary
 from experiments.figures import probed
 

@@ -12,7 +12,7 @@ from synthetic import SMALL, run_folder
 from experiments import report
 from experiments.__main__ import main
 from experiments.config import ConfigError, from_json, load
-from experiments.formats import number, signed
+from experiments.formatting import number, signed
 from experiments.publish import EXACT, publish, whole
 
 PUBLISHED = ROOT / "experiments/published"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from experiments import stats, tables
+from experiments import tables
+from experiments.analysis import stats
 from experiments.config import (
     AnalysisConfig,
     Arm,

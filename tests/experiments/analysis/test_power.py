@@ -1,11 +1,18 @@
-"""experiments.power: textbook sample sizes, statsmodels, and simulation."""
+"""experiments.analysis.power: textbook sample sizes, statsmodels, and simulation."""
 
 import numpy as np
 import pytest
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from experiments.comparison import compare
-from experiments.power import detectable, detection_power, equivalence_power, n_to_detect, n_to_show_equivalence, power
+from experiments.analysis.comparison import compare
+from experiments.analysis.power import (
+    detectable,
+    detection_power,
+    equivalence_power,
+    n_to_detect,
+    n_to_show_equivalence,
+    power,
+)
 
 ALPHA = {"alpha": 0.05}
 

@@ -1,8 +1,8 @@
 """From records to a result: what each arm was tuned to, and what the evaluation trainings say.
 
 Pure functions of the config and the records. Accuracies are in percent. What one arm is tuned to is decided in
-`experiments.tuning`, how two arms compare in `experiments.comparison`, what may be said about it in
-`experiments.verdict`.
+`experiments.analysis.tuning`, how two arms compare in `experiments.analysis.comparison`, what may be said about it in
+`experiments.analysis.verdict`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from experiments import literature
-from experiments.cautions import warnings
-from experiments.comparison import DIGITS, RESOLUTION_PP, Comparison, compare, holm
+from experiments.analysis import replication
+from experiments.analysis.caveats import warnings
+from experiments.analysis.comparison import DIGITS, RESOLUTION_PP, Comparison, compare, holm
+from experiments.analysis.power import power
+from experiments.analysis.tuning import Choice as Choice
+from experiments.analysis.tuning import Point as Point
+from experiments.analysis.tuning import Record, diverged, look_up
+from experiments.analysis.tuning import choose as choose
+from experiments.analysis.tuning import grid as grid
+from experiments.analysis.verdict import Contrast, finding, sentence, verdict
 from experiments.config import Arm, Config, ConfigError
-from experiments.power import power
-from experiments.tuning import Choice as Choice
-from experiments.tuning import Point as Point
-from experiments.tuning import Record, diverged, look_up
-from experiments.tuning import choose as choose
-from experiments.tuning import grid as grid
-from experiments.verdict import Contrast, finding, sentence, verdict
 
 METRICS = ("test_accuracy", "test_accuracy_population", "test_accuracy_batch")
 
@@ -66,7 +66,7 @@ def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:
             for context, comparison, p in zip(contexts, comparisons, adjusted, strict=True)
         ]
     published = [
-        literature.row(row, compared_in(row.context, row.a, row.b), margin_pp=analysis.margin_pp, alpha=analysis.alpha)
+        replication.row(row, compared_in(row.context, row.a, row.b), margin_pp=analysis.margin_pp, alpha=analysis.alpha)
         for row in analysis.published
     ]
     return {

@@ -1,4 +1,4 @@
-"""experiments.comparison and experiments.verdict: textbook values, laws, and what may be concluded from what."""
+"""experiments.analysis.comparison and experiments.analysis.verdict: textbook values, laws, and what may be concluded from what."""
 
 import itertools
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.comparison import compare, holm
-from experiments.formats import number, p_text, signed
-from experiments.verdict import Contrast, finding, sentence, verdict
+from experiments.analysis.comparison import compare, holm
+from experiments.analysis.verdict import Contrast, finding, sentence, verdict
+from experiments.formatting import number, p_text, signed
 
 OPTIONS = {"margin_pp": 1.0, "alpha": 0.05, "resamples": 1999}
 # Hours of sleep gained under two drugs, ten patients: Cushny and Peebles (1905), the example of Student (1908).

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.comparison import DIGITS
+from experiments.analysis.comparison import DIGITS
 from experiments.config import Arm, Config, ConfigError
 
 Record = dict[str, Any]

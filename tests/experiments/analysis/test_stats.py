@@ -1,4 +1,4 @@
-"""experiments.stats: from records to a result, and what a reader is warned of."""
+"""experiments.analysis.stats: from records to a result, and what a reader is warned of."""
 
 import json
 import random
@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 import synthetic
 
-from experiments import stats
-from experiments.comparison import compare, holm
+from experiments.analysis import stats
+from experiments.analysis.comparison import compare, holm
 from experiments.config import Arm, ConfigError, Published, SweepConfig, vary
 
 CONFIG = synthetic.CONFIG

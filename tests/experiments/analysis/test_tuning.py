@@ -1,4 +1,4 @@
-"""experiments.tuning: every arm gets the best of the same grid, by validation data alone."""
+"""experiments.analysis.tuning: every arm gets the best of the same grid, by validation data alone."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from experiments import stats
+from experiments.analysis import stats
 from experiments.config import Arm, ConfigError, vary
 
 CONFIG = synthetic.CONFIG

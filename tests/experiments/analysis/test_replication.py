@@ -1,11 +1,11 @@
-"""experiments.literature: the declared rule, case by case, on both sides of 0."""
+"""experiments.analysis.replication: the declared rule, case by case, on both sides of 0."""
 
 import numpy as np
 import pytest
 
-from experiments.comparison import compare
+from experiments.analysis.comparison import compare
+from experiments.analysis.replication import judge, row
 from experiments.config import Published
-from experiments.literature import judge, row
 
 
 def ours(difference: float, half: float, n: int = 12):

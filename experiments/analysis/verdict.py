@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from experiments.comparison import RESOLUTION_PP, Comparison
-from experiments.formats import number, p_text, signed
+from experiments.analysis.comparison import RESOLUTION_PP, Comparison
+from experiments.formatting import number, p_text, signed
 
 Finding = Literal[
     "different", "different_within_margin", "equivalent", "inconclusive", "same_arm_agrees", "same_arm_differs"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from experiments.analysis.tuning import Choice, Record, diverged
+from experiments.analysis.verdict import Contrast, finding
 from experiments.config import Arm, Config
-from experiments.formats import join
-from experiments.tuning import Choice, Record, diverged
-from experiments.verdict import Contrast, finding
+from experiments.formatting import join
 
 PUBLISHABLE_SEEDS, PUBLISHABLE_TUNING_SEEDS, PUBLISHABLE_RATES = 10, 3, 7
 

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from experiments.comparison import Comparison
+from experiments.analysis.comparison import Comparison
+from experiments.analysis.verdict import interval_text
 from experiments.config import Published
-from experiments.formats import number, p_text, signed
-from experiments.verdict import interval_text
+from experiments.formatting import number, p_text, signed
 
 Answer = Literal["reproduced", "not reproduced", "undecided"]
 Verdict = Literal["reproduced", "reproduced in sign only", "not reproduced", "undecided"]

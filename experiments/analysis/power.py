@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from experiments.comparison import Comparison
+from experiments.analysis.comparison import Comparison
 
 POWER = 0.8
 MOST_SEEDS = 10**6
