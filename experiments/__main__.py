@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from experiments import record, report
+from experiments import report
 from experiments.config import Config, ConfigError, load
 from experiments.config.errors import near
+from experiments.store import record
 
 USAGE = """usage: python -m experiments run CONFIG.py [--field value ...] [--out FOLDER]
        python -m experiments run CONFIG.py --help     explains every field
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             case ["report", path] if not path.startswith("-"):
                 redraw(Path(path), console)
             case ["publish", path, *to] if not path.startswith("-") and (not to or (to[0] == "--to" and len(to) == 2)):
-                from experiments.publish import PUBLISHED, publish
+                from experiments.store.publish import PUBLISHED, publish
 
                 written = publish(Path(path), Path(to[1]) if to else PUBLISHED)
                 console.print(f"published: {written.resolve()}", soft_wrap=True)

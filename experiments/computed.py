@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import record
 from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.config.errors import raised, require
 from experiments.data import Data, Split, batch_order, batches
@@ -22,6 +21,7 @@ from experiments.look import LANCZOS, layer_names
 from experiments.models import build, initializing
 from experiments.networks import multiply_adds, parameter_count
 from experiments.optimizers import Tuned
+from experiments.store import record
 from experiments.train import evaluate, init, train_step
 
 TRACERS = ("jbn", "jax", "flax", "optax")

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.checked import fit_past, parse
 from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
 from experiments.data import Batches, Data, Split, batch_order
@@ -39,6 +38,7 @@ from experiments.programs import (
     run_steps,
     start,
 )
+from experiments.store.validation import fit_past, parse
 from experiments.train import State
 
 EVALUATION_BATCH = 512
@@ -81,7 +81,7 @@ def train_arm(
       note: called with a sentence that the user should see.
 
     Returns:
-      One record per lane: learning rate, seed, and the curves (see `experiments.record`).
+      One record per lane: learning rate, seed, and the curves (see `experiments.store.record`).
     """
     mesh = mesh_of(len(lanes))
     at_once = engine.at_once(mesh.size, setup.training.vmap_lanes)

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from experiments import ends, tables
 from experiments.config import Config, ConfigError
-from experiments.record import Run, read
+from experiments.store.record import Run, read
 from experiments.typeset import Table, csv_text, latex, markdown
 
 FLAG = re.compile(r"(--[\w.-]+(?: \d\S*)+)")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import engine, record
+from experiments import engine
 from experiments.analysis import stats
 from experiments.computed import describe
 from experiments.config import Arm, Config, Setup
@@ -24,8 +24,9 @@ from experiments.data import Data, load
 from experiments.dispatch import dispatched
 from experiments.lanes import Epoch, train_arm
 from experiments.programs import Engine, Lane
-from experiments.watchdog import Watchdog
-from experiments.writers import Writer, open_writers
+from experiments.store import record
+from experiments.store.watchdog import Watchdog
+from experiments.store.writers import Writer, open_writers
 
 
 class Stage(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import record
 from experiments.analysis import stats
 from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
+from experiments.store import record
 
 CONFIG = Config(
     name="synthetic",

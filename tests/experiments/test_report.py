@@ -15,8 +15,9 @@ from rich.console import Console
 from synthetic import SMALL
 
 import experiments
-from experiments import record, report
+from experiments import report
 from experiments.config import ConfigError, ModelConfig, SweepConfig, vary
+from experiments.store import record
 
 FIGURES = (
     *("accuracy", "learning_curves", "learning_rate", "statistics_at_test", "percentiles_relu", "saturation_relu"),
@@ -31,7 +32,8 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from rich.console import Console
-from experiments import record, report
+from experiments import report
+from experiments.store import record
 print(*report.write(Path(sys.argv[1])), sep="\\n")
 report.print_answer(Console(), record.read(Path(sys.argv[1])))
 """

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from helpers import ROOT
 
-from experiments import record, sweep
+from experiments import sweep
 from experiments.__main__ import main
 from experiments.config import (
     AugmentationConfig,
@@ -24,6 +24,7 @@ from experiments.config import (
     vary,
 )
 from experiments.networks import no_norm
+from experiments.store import record
 
 TINY = Config(
     name="tiny",

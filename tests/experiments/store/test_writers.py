@@ -13,9 +13,9 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import writers
 from experiments.config import ConfigError
-from experiments.writers import JsonLines, TensorBoard, Writers, open_writers
+from experiments.store import writers
+from experiments.store.writers import JsonLines, TensorBoard, Writers, open_writers
 
 CALLS = [
     ("tune/before", 0, {"train_loss": 2.5, "val_loss": 1 / 3}),
@@ -166,7 +166,7 @@ def test_a_writer_that_is_not_asked_for_is_not_imported(tmp_path):
     code = f"""
         import sys
         from pathlib import Path
-        from experiments.writers import open_writers
+        from experiments.store.writers import open_writers
         with open_writers([], Path({str(tmp_path)!r}), "digits") as writer:
             writer.scalars("a", 0, {{"loss": 1.0}})
         print([name for name in ("jax", "wandb", "tensorboardX") if name in sys.modules])
@@ -275,7 +275,7 @@ SENT = """
     socket.getaddrinfo = refuse
     socket.socket.connect = lambda self, to: connect(self, to) if self.family == socket.AF_UNIX else refuse(to)
 
-    from experiments.writers import open_writers
+    from experiments.store.writers import open_writers
     from calls import CALLS
 
     with open_writers(["wandb"], Path(FOLDER) / "run1", "digits/placement") as writer:
@@ -325,7 +325,7 @@ def test_wandb_offline_keeps_every_run_of_a_group_says_nothing_and_reaches_nobod
 AGAIN = """
     import os, signal
     from pathlib import Path
-    from experiments.writers import open_writers
+    from experiments.store.writers import open_writers
 
     for end in ENDS:
         with open_writers(["wandb"], Path(FOLDER), "digits") as writer:

@@ -1,4 +1,4 @@
-"""What the files of a run folder hold, as types; `experiments.checked` holds what is read against them."""
+"""What the files of a run folder hold, as types; `experiments.store.validation` holds what is read against them."""
 
 from __future__ import annotations
 

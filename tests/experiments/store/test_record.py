@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from experiments import record
 from experiments.config import Config, ConfigError
+from experiments.store import record
 
 CONFIG = Config(name="x")
 TRAINED = {

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from test_sweep import TINY
 
-from experiments import sweep, watchdog
-from experiments.watchdog import LEAST, STACKS, TIMES, Standstill, Watchdog
+from experiments import sweep
+from experiments.store import watchdog
+from experiments.store.watchdog import LEAST, STACKS, TIMES, Standstill, Watchdog
 
 
 def spoken(advances, seconds):

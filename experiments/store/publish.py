@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.config import ConfigError
 from experiments.plotting import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
-from experiments.record import read
+from experiments.store.record import read
 
 PUBLISHED = Path(__file__).parent / "published"
 KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv")

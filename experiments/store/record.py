@@ -5,9 +5,9 @@
     data.json       what the data look like before and after standardization
     arms.json       parameters and multiply-adds of every arm's network
     engine.json     how steps and seeds run on this device, and what was measured to decide it
-    metrics.jsonl   one JSON object per epoch of every training, while it runs (experiments.writers)
+    metrics.jsonl   one JSON object per epoch of every training, while it runs (experiments.store.writers)
     records.jsonl   one JSON object per training, appended when it ends
-    stalled.txt     where each thread stood, if once nothing advanced for long (experiments.watchdog)
+    stalled.txt     where each thread stood, if once nothing advanced for long (experiments.store.watchdog)
     result.json     the summary; written last and atomically, so its presence means "finished"
 
 Only this file writes numbers into a run folder. JSON knows no NaN: what is not finite is written as null.
@@ -28,8 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import checked
 from experiments.config import Config, ConfigError, from_json, to_json
+from experiments.store import validation as checked
 
 try:
     import fcntl

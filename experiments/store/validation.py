@@ -14,7 +14,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from experiments.config import Arm, Config
 from experiments.config.errors import shortened
-from experiments.stored import Description, Engine, Environment, Network, Past, Probes, Result, Training
+from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Result, Training
 
 
 def _described(data: Description) -> Description:

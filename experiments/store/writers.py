@@ -8,7 +8,7 @@ A training that was interrupted and is repeated tells again what it told before.
 a second time, there or elsewhere.
 
 TensorBoard and Weights & Biases are an extra, imported when asked for. The results of a run are not here but in
-records.jsonl and result.json, which `experiments.record` writes.
+records.jsonl and result.json, which `experiments.store.record` writes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from experiments.config import ConfigError
-from experiments.record import finite, read_lines, repair
+from experiments.store.record import finite, read_lines, repair
 
 Told = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Metrics by run and step."""
