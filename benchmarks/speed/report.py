@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.speed.cases import SUMMED
 from benchmarks.speed.contestants import TORCH
-from experiments.plotting import STYLE
+from experiments.report.plotting import STYLE
 
 Row = dict[str, Any]
 HEAD = ("input", "MB", "mode", "jbn, ms", "/ flax linen", "/ best JAX", "/ torch", "/ limit")

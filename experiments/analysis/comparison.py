@@ -1,4 +1,4 @@
-"""Two arms: how large the difference is, and how sure it is. What may be said about it is in `experiments.analysis.verdict`.
+"""Two arms: how large the difference is, and how sure it is. `verdict` says what may be concluded.
 
 Pure functions of numbers; every statistic is scipy's or statsmodels'. Accuracies are in percent, their differences in
 percentage points (pp), and standard deviations are sample standard deviations (ddof = 1).

@@ -1,1 +1,1 @@
-"""All that touches a run folder: what its files hold, how they are read, checked, written and published. Imports no jax."""
+"""All that touches a run folder: what its files hold; reading, checking, writing, publishing. Imports no jax."""

@@ -14,10 +14,11 @@ from helpers import ROOT
 from hostile import ODD, command_lines, places
 from synthetic import SMALL, run_folder
 
-from experiments import figures, sweep
+from experiments import sweep
 from experiments.__main__ import main
 from experiments.computed import describe
 from experiments.config import ConfigError
+from experiments.report import figures
 from experiments.store import record
 
 SMOKE = str(ROOT / "configs" / "smoke.py")

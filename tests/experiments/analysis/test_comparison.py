@@ -1,4 +1,4 @@
-"""experiments.analysis.comparison and experiments.analysis.verdict: textbook values, laws, and what may be concluded from what."""
+"""experiments.analysis, comparison and verdict: textbook values, laws, and what may be concluded from what."""
 
 import itertools
 

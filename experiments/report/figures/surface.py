@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
-from experiments.figures.probed import LAST, MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
-from experiments.plotting import (
+from experiments.report.figures.probed import LAST, MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
+from experiments.report.plotting import (
     GREY,
     WIDTH,
     Drawing,

@@ -6,11 +6,11 @@ then of Tol). No pyplot and no global state: STYLE holds only while a figure is 
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -74,12 +74,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Saved(NamedTuple):
-    svg: Path
-    png: Path
-    pdf: Path
-
-
 class Drawing(NamedTuple):
     name: str
     """Name of the file, without its ending."""
@@ -90,16 +84,22 @@ class Drawing(NamedTuple):
     figure: Figure
 
 
-def save(drawing: Drawing, folder: Path) -> Saved:
-    """Writes NAME.svg, NAME.png and NAME.pdf; the same drawing gives the same bytes."""
-    saved = Saved(*(folder / f"{drawing.name}.{ending}" for ending in Saved._fields))
+def saved(drawing: Drawing) -> dict[str, bytes]:
+    """The contents of the files by their ending: svg, png and pdf. The same drawing gives the same bytes."""
+    options: dict[str, dict[str, Any]] = {
+        "svg": {"metadata": {"Date": None, "Creator": None}},
+        "png": {"metadata": {"Software": None}, "dpi": 150},
+        "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
+    }
+    contents = {}
     with matplotlib.rc_context(STYLE):
         drawing.figure.draw_without_rendering()
         drawing.figure.set_layout_engine("none")  # laid out once, not once a file: that is half of the time
-        drawing.figure.savefig(saved.svg, metadata={"Date": None, "Creator": None})
-        drawing.figure.savefig(saved.png, dpi=150, metadata={"Software": None})
-        drawing.figure.savefig(saved.pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    return saved
+        for ending, how in options.items():
+            file = io.BytesIO()
+            drawing.figure.savefig(file, format=ending, **how)
+            contents[ending] = file.getvalue()
+    return contents
 
 
 def treatments_of(config: Config) -> tuple[list[str], list[str]]:

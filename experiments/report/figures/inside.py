@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
-from experiments.figures.probed import (
+from experiments.report.figures.probed import (
     MOST_MARKS,
     Probes,
     Seen,
@@ -25,7 +25,7 @@ from experiments.figures.probed import (
     some_layers,
     stacked,
 )
-from experiments.plotting import (
+from experiments.report.plotting import (
     GREY,
     LAYER_DASHES,
     RIMS,

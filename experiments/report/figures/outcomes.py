@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from experiments.config import Arm, Config
-from experiments.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
 from experiments.formatting import number, signed
-from experiments.plotting import (
+from experiments.report.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
+from experiments.report.plotting import (
     GREY,
     RIMS,
     Drawing,

@@ -1,4 +1,4 @@
-"""experiments.figures and experiments.plotting: what is drawn is what was recorded."""
+"""experiments.report.figures and experiments.report.plotting: what is drawn is what was recorded."""
 
 import itertools
 import re
@@ -12,10 +12,10 @@ import synthetic
 from matplotlib.colors import to_hex
 from synthetic import SMALL
 
-from experiments import figures, plotting
 from experiments.analysis import stats
 from experiments.config import Config, SweepConfig, vary
-from experiments.figures import probed
+from experiments.report import figures, plotting
+from experiments.report.figures import probed
 
 EVERY = ("none", "before", "after", "both", "pre_linear")
 

@@ -1,4 +1,4 @@
-"""The figures of a run: data in, figures out. How they look is decided in `experiments.plotting`.
+"""The figures of a run: data in, figures out. How they look is decided in `experiments.report.plotting`.
 
 Every title says what is seen, computed from what is drawn; every caption says how to read the figure.
 """
@@ -11,20 +11,20 @@ from typing import Any
 import matplotlib
 
 from experiments.config import Config
-from experiments.figures.inputs import inputs as inputs
-from experiments.figures.inside import gradient_norms as gradient_norms
-from experiments.figures.inside import percentiles as percentiles
-from experiments.figures.inside import running_statistics as running_statistics
-from experiments.figures.inside import saturation as saturation
-from experiments.figures.outcomes import accuracy as accuracy
-from experiments.figures.outcomes import learning_curves as learning_curves
-from experiments.figures.outcomes import learning_rate as learning_rate
-from experiments.figures.outcomes import statistics_at_test as statistics_at_test
-from experiments.figures.probed import Record, Seen, has, probed_arms
-from experiments.figures.surface import eigenvalues as eigenvalues
-from experiments.figures.surface import mean_logit as mean_logit
-from experiments.figures.surface import predictiveness as predictiveness
-from experiments.plotting import STYLE, Drawing
+from experiments.report.figures.inputs import inputs as inputs
+from experiments.report.figures.inside import gradient_norms as gradient_norms
+from experiments.report.figures.inside import percentiles as percentiles
+from experiments.report.figures.inside import running_statistics as running_statistics
+from experiments.report.figures.inside import saturation as saturation
+from experiments.report.figures.outcomes import accuracy as accuracy
+from experiments.report.figures.outcomes import learning_curves as learning_curves
+from experiments.report.figures.outcomes import learning_rate as learning_rate
+from experiments.report.figures.outcomes import statistics_at_test as statistics_at_test
+from experiments.report.figures.probed import Record, Seen, has, probed_arms
+from experiments.report.figures.surface import eigenvalues as eigenvalues
+from experiments.report.figures.surface import mean_logit as mean_logit
+from experiments.report.figures.surface import predictiveness as predictiveness
+from experiments.report.plotting import STYLE, Drawing
 
 
 def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data: dict[str, Any]) -> list[Drawing]:

@@ -17,6 +17,7 @@ from synthetic import SMALL
 import experiments
 from experiments import report
 from experiments.config import ConfigError, ModelConfig, SweepConfig, vary
+from experiments.report import pages
 from experiments.store import record
 
 FIGURES = (
@@ -33,6 +34,7 @@ sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from rich.console import Console
 from experiments import report
+from experiments.report import pages
 from experiments.store import record
 print(*report.write(Path(sys.argv[1])), sep="\\n")
 report.print_answer(Console(), record.read(Path(sys.argv[1])))
@@ -232,9 +234,9 @@ def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(t
 
 def test_flags_of_several_values_are_code_as_a_whole():
     text = "add to the list: --sweep.weight-decays 0.0 0.0001"
-    assert report.FLAG.sub(r"`\1`", text) == "add to the list: `--sweep.weight-decays 0.0 0.0001`"
+    assert pages.FLAG.sub(r"`\1`", text) == "add to the list: `--sweep.weight-decays 0.0 0.0001`"
     two = "extend: --sweep.lowest-learning-rate 0.1 --sweep.learning-rate-points 7"
-    assert report.FLAG.findall(two) == ["--sweep.lowest-learning-rate 0.1", "--sweep.learning-rate-points 7"]
+    assert pages.FLAG.findall(two) == ["--sweep.lowest-learning-rate 0.1", "--sweep.learning-rate-points 7"]
 
 
 def test_the_name_of_a_unit_is_broken_at_an_underscore_for_a_terminal_only(tmp_path):

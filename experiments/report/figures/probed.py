@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import Config
-from experiments.plotting import Floats, array
+from experiments.report.plotting import Floats, array
 
 Record = dict[str, Any]
 Probes = list[dict[str, Any]]
