@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.config.errors import raised, require
-from experiments.data import Data, Split, batch_order, batches
+from experiments.data.arrays import Data, Split, batch_order, batches
 from experiments.look import LANCZOS, layer_names
 from experiments.models import build, initializing
 from experiments.networks import multiply_adds, parameter_count

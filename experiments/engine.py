@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.computed import memory
 from experiments.config import ConfigError, Setup
-from experiments.data import Data, batch_order
+from experiments.data.arrays import Data, batch_order
 from experiments.programs import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
 from experiments.train import init
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
-from experiments.data import Batches, Data, Split, batch_order
+from experiments.data.arrays import Batches, Data, Split, batch_order
 from experiments.dispatch import dispatch
 from experiments.look import STEP_SIZES, Look, layer_names
 from experiments.optimizers import Tuned

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from experiments import curvature, probes
 from experiments.config import Setup
-from experiments.data import Split
+from experiments.data.arrays import Split
 from experiments.models import ACTIVATIONS, build, measuring
 from experiments.networks.residual import ResidualUnit
 from experiments.train import State, apply, batch_loss

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Setup
-from experiments.data import Split, batches
+from experiments.data.arrays import Split, batches
 from experiments.dispatch import dispatch, program
 from experiments.look import curve, look
 from experiments.optimizers import Tuned

@@ -20,7 +20,7 @@ from experiments import engine
 from experiments.analysis import stats
 from experiments.computed import describe
 from experiments.config import Arm, Config, Setup
-from experiments.data import Data, load
+from experiments.data.arrays import Data, load
 from experiments.dispatch import dispatched
 from experiments.lanes import Epoch, train_arm
 from experiments.programs import Engine, Lane

@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PyTree
 
-from experiments.augment import augment
 from experiments.config import Setup
-from experiments.data import Batches, Split
+from experiments.data.arrays import Batches, Split
+from experiments.data.augment import augment
 from experiments.models import build, initializing, measuring
 from experiments.networks import whiten
 from experiments.optimizers import Tuned, optimizer

@@ -84,7 +84,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 3)
 from experiments.config import *
 config = {config!r}
-from experiments import computed, data
+from experiments import computed
+from experiments.data import arrays as data
 print(computed.describe(config, data.load(config.data))["before/relu"]["program"])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from helpers import ROOT
 
 from experiments.config import load
-from experiments.data import Split, batches
+from experiments.data.arrays import Split, batches
 from experiments.optimizers import Tuned
 from experiments.train import evaluate, init, train_step, with_population_statistics
 

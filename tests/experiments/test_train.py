@@ -22,7 +22,7 @@ from experiments.config import (
     SweepConfig,
     TrainingConfig,
 )
-from experiments.data import Batches, Data, Split, batch_order, batches
+from experiments.data.arrays import Batches, Data, Split, batch_order, batches
 from experiments.lanes import Epoch, train_arm
 from experiments.look import look
 from experiments.models import build

@@ -28,9 +28,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from experiments import images
 from experiments.config import ConfigError
-from experiments.images import cache_folder, carve, fast_checksum, load
+from experiments.data import cache as images
+from experiments.data.cache import cache_folder, carve, fast_checksum, load
 
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -422,7 +422,7 @@ def test_a_full_disk_is_found_before_decoding_and_a_limit_that_is_hit_on_the_way
 # In other processes.
 
 SMALL_CHUNKS = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1000;"  # as if the files were large
-LOAD = "from experiments.images import load; found = load({name!r}); print(found.train_x.sum(), *found.train_y)"
+LOAD = "from experiments.data.cache import load; found = load({name!r}); print(found.train_x.sum(), *found.train_y)"
 WITHOUT = (
     "import sys; sys.modules.update(dict.fromkeys(['datasets', 'pyarrow', 'PIL', 'huggingface_hub', 'filelock']));"
 )
@@ -481,7 +481,7 @@ def test_on_a_terminal_there_are_progress_bars_and_none_where_they_are_unwanted(
     put_set(mirror, n=2000)
     code = """
 import sys
-from experiments.images import load
+from experiments.data.cache import load
 load("some/set", progress=False)
 print("MIDDLE", file=sys.stderr)
 load("some/set", cache=sys.argv[1])
@@ -651,7 +651,7 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub, tmp_path, cache):
     tries = [("uoft-cs/cifar-10", None), ("some/set", None), ("some/set", "plian"), ("some/set", "other")]
     tries += [("some/set", "plain")]
     code = f"""
-from experiments.images import ConfigError, load
+from experiments.data.cache import ConfigError, load
 for name, config in {tries!r}:
     try:
         load(name, config=config)
@@ -746,7 +746,7 @@ def test_mnist_has_its_published_mean_and_spread_starts_fast_anywhere_and_surviv
     again, starting = timed("mnist")
     code = f"""
 from time import perf_counter
-from experiments.images import load
+from experiments.data.cache import load
 began = perf_counter()
 found = load("mnist")
 print(found.source["sha256"] == {found.source["sha256"]!r}, 1000 * (perf_counter() - began))

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import ConfigError
-from experiments.decode import FULL, KNOWN, Request, decode, line, mirrored, nearest
+from experiments.data.hub import FULL, KNOWN, Request, decode, line, mirrored, nearest
 
 FORMAT = 1
 CHECKED_BYTES = 2**31  # of larger arrays, a start reads only every k-th block

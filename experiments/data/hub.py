@@ -1,6 +1,6 @@
 """Image data sets read with Hugging Face `datasets`, from a mirror folder or the hub, and decoded.
 
-`datasets` is imported where it is used: who has the decoded arrays (`experiments.images`) does not need it.
+`datasets` is imported where it is used: who has the decoded arrays (`experiments.data.cache`) does not need it.
 """
 
 from __future__ import annotations

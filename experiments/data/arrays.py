@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import jbn
-from experiments import images
 from experiments.config import ConfigError, DataConfig, TrainingConfig
+from experiments.data import cache as images
 
 
 class Split(NamedTuple):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.augment import augment, compose, cutout, flip, pad_crop, translate
 from experiments.config import ConfigError
+from experiments.data.augment import augment, compose, cutout, flip, pad_crop, translate
 
 pytestmark = pytest.mark.usefixtures("strict")
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 import jbn
-from experiments import images
 from experiments.config import DATA_SETS, ConfigError, DataConfig, TrainingConfig
-from experiments.data import Split, batch_order, batches, load, standardize
+from experiments.data import cache as images
+from experiments.data.arrays import Split, batch_order, batches, load, standardize
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_classes_that_do_not_fit_the_batch_or_the_set_are_refused(classes):
 
 @pytest.fixture
 def small_images(monkeypatch):
-    """A set of grey images [9, 8] in three classes, as experiments.images would hand it over."""
+    """A set of grey images [9, 8] in three classes, as experiments.data.cache would hand it over."""
     rng = np.random.default_rng(0)
     y = np.arange(120, dtype=np.int32) % 3
     x = rng.integers(0, 200, (120, 9, 8, 1)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Data sets as arrays: read from a mirror or the hub, cached, split, standardized, ordered and augmented."""
