@@ -12,7 +12,7 @@ from jaxtyping import Array
 from experiments import curvature, probes
 from experiments.config import Setup
 from experiments.data.arrays import Split
-from experiments.models import ACTIVATIONS, build, measuring
+from experiments.networks.build import ACTIVATIONS, build, measuring
 from experiments.networks.residual import ResidualUnit
 from experiments.train import State, apply, batch_loss
 from jbn.placement import Block

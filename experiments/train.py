@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.config import Setup
 from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
-from experiments.models import build, initializing, measuring
 from experiments.networks import whiten
+from experiments.networks.build import build, initializing, measuring
 from experiments.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # training images that a whitening layer is computed from

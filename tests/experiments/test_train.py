@@ -25,7 +25,7 @@ from experiments.config import (
 from experiments.data.arrays import Batches, Data, Split, batch_order, batches
 from experiments.lanes import Epoch, train_arm
 from experiments.look import look
-from experiments.models import build
+from experiments.networks.build import build
 from experiments.optimizers import Tuned, optimizer, schedule
 from experiments.programs import Engine, Lane, start
 from experiments.train import evaluate, init, train_step, with_population_statistics

@@ -73,7 +73,7 @@ def test_the_flax_shell_does_not_need_the_laboratory():
 def test_the_config_which_imports_no_jax_knows_the_same_names_as_the_library():
     """Imported here, so that the tests of the core run where the laboratory is not installed."""
     config, placement = pytest.importorskip("experiments.config"), pytest.importorskip("jbn.placement")
-    networks, models = pytest.importorskip("experiments.networks"), pytest.importorskip("experiments.models")
+    networks, models = pytest.importorskip("experiments.networks"), pytest.importorskip("experiments.networks.build")
     assert get_args(config.Placement) == get_args(placement.Placement)
     assert get_args(config.Unit) == tuple(networks.UNITS)
     assert get_args(config.Activation) == tuple(models.ACTIVATIONS)

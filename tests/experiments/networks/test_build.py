@@ -15,7 +15,7 @@ from helpers import ROOT
 
 from experiments.config import Arm, ConfigError, ModelConfig, load
 from experiments.config.model import RESIDUAL
-from experiments.models import ACTIVATIONS, build, measuring
+from experiments.networks.build import ACTIVATIONS, build, measuring
 from jbn.placement import ORDER, Block
 
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
