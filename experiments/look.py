@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array
 
-from experiments import curvature, probes
 from experiments.config import Setup
 from experiments.data.arrays import Split
 from experiments.networks.build import ACTIVATIONS, build, measuring
 from experiments.networks.residual import ResidualUnit
+from experiments.probes import activations, curvature, gradients
 from experiments.train import State, apply, batch_loss
 from jbn.placement import Block
 
@@ -75,11 +75,11 @@ def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
         layers.append(
             {
                 "inputs": _some(z),
-                "saturation": probes.saturation(a).mean(),
-                "sparsity": probes.sparsity(output).mean(),
-                "skewness": jnp.abs(probes.skewness(a)).mean(),
-                "dead": probes.dead(a).mean(dtype=jnp.float32),
-                "zero_share": probes.zero_share(a),
+                "saturation": activations.saturation(a).mean(),
+                "sparsity": activations.sparsity(output).mean(),
+                "skewness": jnp.abs(activations.skewness(a)).mean(),
+                "dead": activations.dead(a).mean(dtype=jnp.float32),
+                "zero_share": activations.zero_share(a),
             }
         )
     gaps, ratios, scales = [], [], []
@@ -89,13 +89,13 @@ def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
         gaps.append((jnp.abs(running[*norm, "mean"] - true[*norm, "mean"]) / std).mean())
         ratios.append(jnp.median((running[*norm, "var"] + 1e-5) / std**2))
         scales.append(jnp.abs(params.get((*norm, "scale"), jnp.ones(()))).mean())
-    gradients: dict[str, Array] = {}
+    norms_of_gradients: dict[str, Array] = {}
     predictiveness = ()
     loss = batch_loss(setup, classes, state)
     if setup.probes.gradients:
-        gradients = probes.gradient_norms(jax.grad(loss)(state.params, data))
+        norms_of_gradients = gradients.gradient_norms(jax.grad(loss)(state.params, data))
     if setup.probes.predictiveness:
-        predictiveness = probes.gradient_predictiveness(
+        predictiveness = gradients.gradient_predictiveness(
             lambda params: loss(params, data), state.params, jnp.array(STEP_SIZES)
         )
     return Look(
@@ -103,7 +103,7 @@ def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
         mean_gap=gaps,
         var_ratio=ratios,
         scale=scales,
-        gradient_norms=gradients,
+        gradient_norms=norms_of_gradients,
         predictiveness=predictiveness,
     )
 
@@ -139,7 +139,7 @@ def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) 
                 # Batch by batch, and computed again for the derivative: the memory of one batch will do.
                 return jax.lax.map(jax.checkpoint(of, prevent_cse=False), batched.x).mean(0)
 
-            mean_logit[name] = probes.mean_logit_gradients(mean_logits, at.params)
+            mean_logit[name] = gradients.mean_logit_gradients(mean_logits, at.params)
     return Curvature(eigenvalues, residuals, mean_logit)
 
 
@@ -172,7 +172,7 @@ def _activations(intermediates: dict[str, Any]) -> list[tuple[str, Any, Any]]:
 def _norms(batch_stats: Any) -> list[tuple[str, ...]]:
     flat = _flat(batch_stats)
     found = {tuple(norm) for *norm, field in flat if field == "mean" and (*norm, "var") in flat}
-    return sorted(found, key=probes.position)
+    return sorted(found, key=gradients.position)
 
 
 def _flat(tree: Any) -> dict[tuple, Any]:

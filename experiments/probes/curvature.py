@@ -66,7 +66,7 @@ def hessian_vector_product(loss: Loss, params: PyTree, v: PyTree) -> PyTree:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from experiments.curvature import hessian_vector_product
+      >>> from experiments.probes.curvature import hessian_vector_product
       >>> print(hessian_vector_product(lambda x: (x**3).sum(), jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0])))
       [  6. -12.]
 
@@ -119,7 +119,7 @@ def ritz(tridiagonal: Tridiagonal) -> Ritz:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from experiments.curvature import Tridiagonal, ritz
+      >>> from experiments.probes.curvature import Tridiagonal, ritz
       >>> values, residuals = ritz(Tridiagonal(alpha=jnp.array([0.0, 0.0]), beta=jnp.array([2.0, 0.0])))
       >>> print(values.round(4), residuals)
       [ 2. -2.] [0. 0.]
@@ -148,7 +148,7 @@ def top_eigenvalues(loss: Loss, params: PyTree, key: Key[Array, ""], k: int, ite
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from experiments.curvature import top_eigenvalues
+      >>> from experiments.probes.curvature import top_eigenvalues
       >>> loss = lambda x: (jnp.array([3.0, -5.0, 1.0]) * x**2).sum() / 2
       >>> print(top_eigenvalues(loss, jnp.zeros(3), jax.random.key(0), 2, 3).values.round(4))
       [3. 1.]

@@ -1,4 +1,4 @@
-"""experiments.curvature: eigenvalues found without the Hessian are those of the Hessian."""
+"""experiments.probes.curvature: eigenvalues found without the Hessian are those of the Hessian."""
 
 from functools import partial
 
@@ -11,14 +11,14 @@ from helpers import assert_close
 from jax.flatten_util import ravel_pytree
 
 import jbn.linen
-from experiments.curvature import (
+from experiments.networks import NETWORKS
+from experiments.probes.curvature import (
     batched_loss,
     hessian_vector_product,
     lanczos,
     ritz,
     top_eigenvalues,
 )
-from experiments.networks import NETWORKS
 
 BATCH = partial(jbn.linen.BatchNorm, use_running_average=False)
 # Networks run once: compile them fast.
