@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import engine
 from experiments.analysis import stats
-from experiments.computed import describe
 from experiments.config import Arm, Config, Setup
 from experiments.data.arrays import Data, load
-from experiments.dispatch import dispatched
-from experiments.lanes import Epoch, train_arm
-from experiments.programs import Engine, Lane
 from experiments.store import record
 from experiments.store.watchdog import Watchdog
 from experiments.store.writers import Writer, open_writers
+from experiments.training import autotune
+from experiments.training.compiled import Engine, Lane
+from experiments.training.dispatch import dispatched
+from experiments.training.fingerprint import describe
+from experiments.training.loop import Epoch, train_arm
 
 
 class Stage(NamedTuple):
@@ -154,7 +154,7 @@ class _Work:
         """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
 
         Two stages are under way at a time, so that one compiles, on one core, while the other one trains; their
-        programs take turns (`experiments.dispatch`).
+        programs take turns (`experiments.training.dispatch`).
         """
         done = {_key(r) for r in records}
         new: list[dict[str, Any]] = []
@@ -215,7 +215,7 @@ def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> di
         kind = _kind(config, stage.arm)
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
-            measured = engine.choose(config.setup(stage.arm), data, stage.lanes)
+            measured = autotune.choose(config.setup(stage.arm), data, stage.lanes)
             found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
             record.write_json(path, found)
     return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}

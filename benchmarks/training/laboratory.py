@@ -24,8 +24,8 @@ from benchmarks.machine import provenance
 from benchmarks.output import RESULTS, write_json
 from benchmarks.timing import Timed, interleaved
 from benchmarks.training.trainings import EXAMPLES, RATE, Process, images, setup_of
-from experiments import engine
-from experiments.programs import Lane
+from experiments.training import autotune
+from experiments.training.compiled import Lane
 
 Row = dict[str, Any]
 STEPS, QUICK_STEPS = 450, 150  # of one sample
@@ -103,7 +103,7 @@ def strategies(rounds: int, examples: int | None = None) -> list[Row]:
         data = images(setup, examples or setup.data.train_examples or EXAMPLES)
         lanes = [Lane(RATE, 0.0, False, seed) for seed in range(STRATEGY_LANES)]
         # `choose` measures all ways. Only its first round compiles.
-        found = [engine.choose(setup, data, lanes) for _ in range(rounds)]
+        found = [autotune.choose(setup, data, lanes) for _ in range(rounds)]
         ways = {way: _median([f.milliseconds[way] for f in found]) for way in found[0].milliseconds}
         fitting = {way: value for way, value in ways.items() if value is not None}
         best = min(fitting, key=lambda way: fitting[way])

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments.__main__ import use_all_cores
 from experiments.config import Arm, Setup, load
 from experiments.data.arrays import Data, Split, batch_order
-from experiments.programs import Engine, Lane, mesh_of, run_steps, start
+from experiments.training.compiled import Engine, Lane, mesh_of, run_steps, start
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
 ROOT = Path(__file__).parents[2]

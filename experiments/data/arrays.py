@@ -18,7 +18,8 @@ from sklearn.model_selection import train_test_split
 
 import jbn
 from experiments.config import ConfigError, DataConfig, TrainingConfig
-from experiments.data import cache as images
+from experiments.data import cache
+from experiments.data.carve import carve
 
 
 class Split(NamedTuple):
@@ -169,10 +170,10 @@ def _too_small(config: DataConfig, leaves: str) -> ConfigError:
 
 def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
     """A set of images in [0, 1]; validation is carved from train, test is the set's own."""
-    found = images.load(
+    found = cache.load(
         config.name, image_column=config.image_column, label_column=config.label_column, config=config.subset
     )
-    train, validation = images.carve(found.train_y, config.validation_fraction, config.split_seed)
+    train, validation = carve(found.train_y, config.validation_fraction, config.split_seed)
     if len(validation) < len(found.classes):
         raise _too_small(config, f"{len(validation)} examples for validation, fewer than {len(found.classes)} classes")
 
@@ -191,7 +192,7 @@ def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, s
 
 def _checksum(*arrays: np.ndarray) -> str:
     """Tells one data set from another, so that a run goes on with the one that it began with."""
-    return hashlib.sha256("".join(map(images.fast_checksum, arrays)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(cache.fast_checksum, arrays)).encode()).hexdigest()
 
 
 def _shrunk(x: np.ndarray, by: int) -> np.ndarray:

@@ -34,7 +34,7 @@ _BLOCK = 8192  # words of 8 bytes
 
 
 class Images(NamedTuple):
-    """An image-classification set, memory-mapped and read-only. Validation data is still in training: see `carve`."""
+    """An image-classification set, memory-mapped and read-only. Validation data is still in training."""
 
     train_x: np.ndarray
     """uint8 [n, height, width, channels]; greyscale has one channel."""
@@ -111,44 +111,6 @@ def load(
         if not note:
             raise
         raise ConfigError(f"{note}; it cannot be decoded again: {error}") from error
-
-
-def carve(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training set without its validation part, and of that part; the classes keep their shares.
-
-    Args:
-      y: class of each example, int [n].
-      fraction: share of the examples for validation, in (0, 1). Their number is `fraction` of n, rounded; each class
-        gives its share of it, rounded up or down.
-      seed: the same seed carves the same part, on every machine.
-
-    Returns:
-      Two arrays of int32, each ascending: every index from 0 to n - 1 is in exactly one.
-
-    Raises:
-      ConfigError: `fraction` out of range, or such that validation, or a class in training, is left empty.
-
-    >>> train, validation = carve(np.array([0, 1, 0, 1, 0, 1, 0, 1]), 0.25, seed=0)
-    >>> len(train), len(validation)
-    (6, 2)
-    """
-    if not 0 < fraction < 1:
-        raise ConfigError(f"the validation fraction is {fraction}; write a share between 0 and 1, such as 0.1")
-    classes, counts = np.unique(y, return_counts=True)
-    quotas = fraction * counts
-    takes = np.floor(quotas).astype(int)
-    by_remainder = np.argsort(takes - quotas, kind="stable")
-    takes[by_remainder[: round(fraction * len(y)) - takes.sum()]] += 1
-    if takes.sum() == 0 or (takes >= counts).any():
-        raise ConfigError(
-            f"a validation fraction of {fraction} of {len(y)} examples leaves nothing to validate on, or a class "
-            "without training examples; write another share, such as 0.1"
-        )
-    rng = np.random.default_rng(seed)
-    held_out = np.zeros(len(y), bool)
-    for k, n in zip(classes, takes, strict=True):
-        held_out[rng.permutation(np.flatnonzero(y == k))[:n]] = True
-    return np.flatnonzero(~held_out).astype(np.int32), np.flatnonzero(held_out).astype(np.int32)
 
 
 def fast_checksum(array: np.ndarray) -> str:

@@ -168,7 +168,7 @@ class Along(TypedDict):
 
 @_nan
 class Look(TypedDict):
-    """One look into one lane, see `experiments.look.Look`."""
+    """One look into one lane, see `experiments.training.observe.Look`."""
 
     saturation: list[float]
     sparsity: list[float]

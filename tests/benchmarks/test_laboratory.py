@@ -66,8 +66,8 @@ def test_the_laboratory_is_measured_as_it_runs_and_the_rest_as_they_are(tmp_path
     monkeypatch.setattr(laboratory, "has_torch", lambda: True)
     monkeypatch.setattr(laboratory, "interleaved", lambda calls, n: {k: timed(seconds.get(k, 3.0)) for k in calls})
     ways = {"scan, vmap": 4.0, "loop, vmap": 2.0, "loop, sequence": None}
-    measured = laboratory.engine.Measured(laboratory.engine.Engine("loop", "vmap"), ways)
-    monkeypatch.setattr(laboratory.engine, "choose", lambda setup, data, lanes: measured)
+    measured = laboratory.autotune.Measured(laboratory.autotune.Engine("loop", "vmap"), ways)
+    monkeypatch.setattr(laboratory.autotune, "choose", lambda setup, data, lanes: measured)
     monkeypatch.setattr(laboratory, "EXAMPLES", 64)
     assert main(["laboratory", "--quick", "--out", str(tmp_path / "l.json")]) == 0
     assert {name for name, _, _, as_laboratory in Here.asked if as_laboratory} == {

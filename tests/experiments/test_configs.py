@@ -12,8 +12,8 @@ from helpers import ROOT
 
 from experiments.config import load
 from experiments.data.arrays import Split, batches
-from experiments.optimizers import Tuned
-from experiments.train import evaluate, init, train_step, with_population_statistics
+from experiments.training.optimizers import Tuned
+from experiments.training.step import evaluate, init, train_step, with_population_statistics
 
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
 SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}

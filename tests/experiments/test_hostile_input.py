@@ -16,10 +16,10 @@ from synthetic import SMALL, run_folder
 
 from experiments import sweep
 from experiments.__main__ import main
-from experiments.computed import describe
 from experiments.config import ConfigError
 from experiments.report import figures
 from experiments.store import record
+from experiments.training.fingerprint import describe
 
 SMOKE = str(ROOT / "configs" / "smoke.py")
 TINY = """

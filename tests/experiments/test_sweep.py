@@ -9,12 +9,12 @@ import jax
 import pytest
 from flax import linen as nn
 from helpers import ROOT
+from small_arms import BEFORE, TINY, lane, make_data
 
 from experiments import sweep
 from experiments.__main__ import main
 from experiments.config import (
     AugmentationConfig,
-    Config,
     ConfigError,
     DataConfig,
     ModelConfig,
@@ -25,15 +25,6 @@ from experiments.config import (
 )
 from experiments.networks import no_norm
 from experiments.store import record
-
-TINY = Config(
-    name="tiny",
-    placements=("before",),
-    activations=("tanh",),
-    model=ModelConfig(hidden=(5,)),
-    training=TrainingConfig(epochs=3, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, tuning_seeds=1, evaluation_seeds=3),
-)
 
 
 class Plain(nn.Module):
@@ -217,9 +208,7 @@ def test_a_setting_of_every_context_is_changed_in_the_config(capsys):
 
 
 def test_a_training_step_gives_its_state_away():
-    from test_train import BEFORE, lane, make_data
-
-    from experiments.programs import Engine, run_steps, start
+    from experiments.training.compiled import Engine, run_steps, start
 
     data = make_data()
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("lanes",))

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 import jbn
 from experiments.config import DATA_SETS, ConfigError, DataConfig, TrainingConfig
-from experiments.data import cache as images
+from experiments.data import cache
 from experiments.data.arrays import Split, batch_order, batches, load, standardize
 
 
@@ -128,8 +128,8 @@ def small_images(monkeypatch):
     y = np.arange(120, dtype=np.int32) % 3
     x = rng.integers(0, 200, (120, 9, 8, 1)).astype(np.uint8)
     x[:, 0, 0] = 7  # a constant pixel
-    found = images.Images(x[:90], y[:90], x[90:], y[90:], ("a", "b", "c"), {"name": "some/set"})
-    monkeypatch.setattr(images, "load", lambda name, **_: found)
+    found = cache.Images(x[:90], y[:90], x[90:], y[90:], ("a", "b", "c"), {"name": "some/set"})
+    monkeypatch.setattr(cache, "load", lambda name, **_: found)
     return found
 
 
@@ -187,4 +187,4 @@ def test_a_wrong_set_is_refused_before_anything_is_read(options, says):
 
 
 def test_the_config_knows_the_sets_that_can_be_loaded():
-    assert ("digits", *images.KNOWN) == DATA_SETS
+    assert ("digits", *cache.KNOWN) == DATA_SETS

@@ -104,7 +104,7 @@ def test_a_norm_in_front_of_the_classifier_takes_the_mean_shift_from_its_kernel(
         if final_norm:
             params["final_norm"]["bias"] *= 0
         measure = partial(gradients.mean_logit_gradients, partial(logits_of, model, x=x))
-        found = fast(gradients)(params)
+        found = fast(measure)(params)
         assert list(found) == ["block_0/layer", "block_1/layer", "head"]
         heads[final_norm] = found["head"]
     assert heads[True] < 1e-12 < 1e-2 < heads[False]

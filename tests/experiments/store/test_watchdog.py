@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_sweep import TINY
+from small_arms import TINY
 
 from experiments import sweep
 from experiments.store import watchdog

@@ -14,7 +14,7 @@ from experiments.data.arrays import Split
 from experiments.networks.build import ACTIVATIONS, build, measuring
 from experiments.networks.residual import ResidualUnit
 from experiments.probes import activations, curvature, gradients
-from experiments.train import State, apply, batch_loss
+from experiments.training.step import State, apply, batch_loss
 from jbn.placement import Block
 
 VALUES = 2**17  # of an activation's input, that percentiles are taken of

@@ -1,6 +1,6 @@
 """One training as pure functions of arrays: initialize, step, evaluate.
 
-Learning rate, weight decay and seed are arrays, so that `experiments.lanes` can run many trainings as one program.
+Learning rate, weight decay and seed are arrays, so that `loop` can run many trainings as one program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
 from experiments.networks import whiten
 from experiments.networks.build import build, initializing, measuring
-from experiments.optimizers import Tuned, optimizer
+from experiments.training.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # training images that a whitening layer is computed from
 

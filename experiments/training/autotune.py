@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.computed import memory
 from experiments.config import ConfigError, Setup
 from experiments.data.arrays import Data, batch_order
-from experiments.programs import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
-from experiments.train import init
+from experiments.training.compiled import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
+from experiments.training.fingerprint import memory
+from experiments.training.step import init
 
 MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2

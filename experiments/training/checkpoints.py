@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.config import ConfigError
-from experiments.dispatch import dispatch
+from experiments.training.dispatch import dispatch
 
 SUMS = "SHA256SUMS"
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import jax
 import pytest
 from helpers import ROOT
-from test_train import BEFORE, lane, make_data
+from small_arms import BEFORE, lane, make_data
 
-from experiments import engine, sweep
+from experiments import sweep
 from experiments.config import ConfigError, TrainingConfig, load
-from experiments.programs import Engine
-from experiments.train import init
+from experiments.training import autotune
+from experiments.training.compiled import Engine
+from experiments.training.step import init
 
 
 def fixed(steps="auto", lanes="auto"):
@@ -26,42 +27,42 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
         tried.append(way)
         return cost[", ".join(way)]
 
-    monkeypatch.setattr(engine, "_milliseconds", measure)
+    monkeypatch.setattr(autotune, "_milliseconds", measure)
     data, lanes = make_data(), [lane(0.1, 0)]
-    found = engine.choose(fixed(), data, lanes)
+    found = autotune.choose(fixed(), data, lanes)
     assert (found.engine, found.milliseconds) == (Engine("loop", "vmap"), cost)
-    assert engine.choose(fixed(lanes="sequence"), data, lanes).engine == Engine("scan", "sequence")
-    assert engine.choose(fixed(steps="scan"), data, lanes).engine == Engine("scan", "sequence")
+    assert autotune.choose(fixed(lanes="sequence"), data, lanes).engine == Engine("scan", "sequence")
+    assert autotune.choose(fixed(steps="scan"), data, lanes).engine == Engine("scan", "sequence")
     tried.clear()
-    assert engine.choose(fixed("loop", "sequence"), data, lanes) == (Engine("loop", "sequence"), {})
+    assert autotune.choose(fixed("loop", "sequence"), data, lanes) == (Engine("loop", "sequence"), {})
     assert not tried
 
 
 def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
-    monkeypatch.setattr(engine, "_milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
-    found = engine.choose(fixed(), make_data(), [lane(0.1, 0)])
+    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
+    found = autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
     assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
-    monkeypatch.setattr(engine, "_milliseconds", lambda *a: None)
+    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None)
     with pytest.raises(ConfigError, match=r"fits into memory; write a smaller training\.batch_size"):
-        engine.choose(fixed(), make_data(), [lane(0.1, 0)])
+        autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
 
 
 def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr(engine, "_milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
+    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
     state = init(BEFORE, 3, jax.numpy.int32(0), data.train.x)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    monkeypatch.setattr(engine, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
-    monkeypatch.setattr(engine, "memory", lambda: 2 * size)  # two devices, one lane each
-    found = engine.choose(fixed(), data, lanes)
+    monkeypatch.setattr(autotune, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
+    monkeypatch.setattr(autotune, "memory", lambda: 2 * size)  # two devices, one lane each
+    found = autotune.choose(fixed(), data, lanes)
     assert {way.lanes for way in tried} == {"sequence"} and found.milliseconds["scan, vmap"] is None
     with pytest.raises(ConfigError, match=r"fits into memory; .* training.lanes='sequence'"):
-        engine.choose(fixed("scan", "vmap"), data, lanes)
+        autotune.choose(fixed("scan", "vmap"), data, lanes)
 
 
 def test_a_measurement_is_of_real_steps_and_takes_time():
-    found = engine.choose(fixed(steps="scan"), make_data(), [lane(0.1, seed) for seed in range(9)])
+    found = autotune.choose(fixed(steps="scan"), make_data(), [lane(0.1, seed) for seed in range(9)])
     assert set(found.milliseconds) == {"scan, sequence", "scan, vmap"}
     assert all(0 < value < 1e4 for value in found.milliseconds.values())
 
@@ -70,12 +71,12 @@ def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, mon
     """Another would give other last digits, and a run that was stopped must end with the same numbers."""
     config = load(ROOT / "configs" / "smoke.py")
     config = replace(config, training=TrainingConfig(epochs=1))
-    measured = engine.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})
-    monkeypatch.setattr(engine, "choose", lambda *a: measured)
+    measured = autotune.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})
+    monkeypatch.setattr(autotune, "choose", lambda *a: measured)
     first = sweep._engines(config, None, tmp_path, sweep.SILENT)
     written = json.loads((tmp_path / "engine.json").read_text())
     (kind,) = written
     assert kind == "mlp, 16-12, float32, batch 60"
     assert written[kind]["milliseconds per step"] == measured.milliseconds
-    monkeypatch.setattr(engine, "choose", lambda *a: engine.Measured(Engine("scan", "vmap"), {}))
+    monkeypatch.setattr(autotune, "choose", lambda *a: autotune.Measured(Engine("scan", "vmap"), {}))
     assert sweep._engines(config, None, tmp_path, sweep.SILENT) == first == {kind: Engine("loop", "sequence")}

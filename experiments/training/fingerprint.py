@@ -17,12 +17,12 @@ import numpy as np
 from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.config.errors import raised, require
 from experiments.data.arrays import Data, Split, batch_order, batches
-from experiments.look import LANCZOS, layer_names
 from experiments.networks import multiply_adds, parameter_count
 from experiments.networks.build import build, initializing
-from experiments.optimizers import Tuned
 from experiments.store import record
-from experiments.train import evaluate, init, train_step
+from experiments.training.observe import LANCZOS, layer_names
+from experiments.training.optimizers import Tuned
+from experiments.training.step import evaluate, init, train_step
 
 TRACERS = ("jbn", "jax", "flax", "optax")
 

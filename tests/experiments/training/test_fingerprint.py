@@ -7,8 +7,9 @@ import sys
 import pytest
 from helpers import ROOT
 
-from experiments import computed, sweep
+from experiments import sweep
 from experiments.config import Config, ConfigError, ModelConfig, SweepConfig, TrainingConfig
+from experiments.training import fingerprint
 
 NETWORK = """
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def data():
 
 def test_the_hash_tells_every_edit_from_the_network_that_was_there_and_nothing_else(own, data):
     def found():
-        return computed.describe(CONFIG, data)["before/relu"]
+        return fingerprint.describe(CONFIG, data)["before/relu"]
 
     first = found()
     own(NETWORK.replace("class Own", "# a comment\n\nclass Own"))
@@ -84,12 +85,12 @@ import jax
 jax.config.update("jax_num_cpu_devices", 3)
 from experiments.config import *
 config = {config!r}
-from experiments import computed
+from experiments.training import fingerprint
 from experiments.data import arrays as data
-print(computed.describe(config, data.load(config.data))["before/relu"]["program"])
+print(fingerprint.describe(config, data.load(config.data))["before/relu"]["program"])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
-    assert done.stdout.strip() == computed.describe(config, data)["before/relu"]["program"]
+    assert done.stdout.strip() == fingerprint.describe(config, data)["before/relu"]["program"]
 
 
 class Stopped(BaseException):
@@ -125,19 +126,19 @@ def test_a_run_whose_network_was_edited_is_not_gone_on_with(own, tmp_path, edit)
 def test_an_error_of_the_users_network_is_one_line_with_its_place(own, data, code, words):
     own(code)
     with pytest.raises(ConfigError, match=words) as refused:
-        computed.describe(CONFIG, data)
+        fingerprint.describe(CONFIG, data)
     assert "\n" not in str(refused.value)
 
 
 def test_a_network_that_does_not_fit_into_memory_is_refused(data, monkeypatch):
     config = dataclasses.replace(CONFIG, model=ModelConfig(hidden=(1000,)))
     parameters = 64 * 1000 + 1000 + 2 * 1000 + 1000 * 10 + 10
-    monkeypatch.setattr(computed, "memory", lambda: 3 * 4 * parameters)  # weights, gradients, momentum
-    assert computed.describe(config, data)["before/relu"]["parameters"] == parameters
-    monkeypatch.setattr(computed, "memory", lambda: 3 * 4 * parameters - 1)
+    monkeypatch.setattr(fingerprint, "memory", lambda: 3 * 4 * parameters)  # weights, gradients, momentum
+    assert fingerprint.describe(config, data)["before/relu"]["parameters"] == parameters
+    monkeypatch.setattr(fingerprint, "memory", lambda: 3 * 4 * parameters - 1)
     with pytest.raises(ConfigError, match=r"the network has 77,010 parameters; .* 0.000924 GB at least, but there are"):
-        computed.describe(config, data)
+        fingerprint.describe(config, data)
 
 
 def test_memory_is_what_this_process_may_have():
-    assert 2**28 < (computed.memory() or 2**29) < 2**50
+    assert 2**28 < (fingerprint.memory() or 2**29) < 2**50

@@ -1,7 +1,7 @@
 """Many trainings at once: their epochs, what is written down of them, and how they go on after a crash.
 
 The lanes of an arm run side by side under vmap, or one after another, and are spread over the devices there are
-(`experiments.engine` decides), so one compiled program per arm serves tuning and evaluation alike. Initial weights,
+(`autotune` decides), so one compiled program per arm serves tuning and evaluation alike. Initial weights,
 batch order and augmentation depend on the seed alone: arms are paired.
 """
 
@@ -18,13 +18,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.checkpoints import Checkpoints
 from experiments.config import Setup
 from experiments.data.arrays import Batches, Data, Split, batch_order
-from experiments.dispatch import dispatch
-from experiments.look import STEP_SIZES, Look, layer_names
-from experiments.optimizers import Tuned
-from experiments.programs import (
+from experiments.store.validation import fit_past, parse
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.compiled import (
     Engine,
     Lane,
     curve_lane,
@@ -38,8 +36,10 @@ from experiments.programs import (
     run_steps,
     start,
 )
-from experiments.store.validation import fit_past, parse
-from experiments.train import State
+from experiments.training.dispatch import dispatch
+from experiments.training.observe import STEP_SIZES, Look, layer_names
+from experiments.training.optimizers import Tuned
+from experiments.training.step import State
 
 EVALUATION_BATCH = 512
 PERCENTILES = (15, 50, 85)

@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError
+from experiments.training.checkpoints import Checkpoints
 
 # Quiet and signalling NaNs with payloads, both signs; -0.0; both infinities; a denormal number.
 AWKWARD = np.array([0x7FC12345, 0xFFC00001, 0x7F800001, 0x80000000, 0x7F800000, 0xFF800000, 1], np.uint32).view(
@@ -280,7 +280,7 @@ KILLED = textwrap.dedent(
     import os, signal, sys, threading
     from pathlib import Path
     import numpy as np
-    from experiments.checkpoints import Checkpoints
+    from experiments.training.checkpoints import Checkpoints
 
     folder = Path(sys.argv[1])
     checkpoints = Checkpoints(folder, keep=1)

@@ -15,10 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Setup
 from experiments.data.arrays import Split, batches
-from experiments.dispatch import dispatch, program
-from experiments.look import curve, look
-from experiments.optimizers import Tuned
-from experiments.train import State, evaluate, init, train_step, with_population_statistics
+from experiments.training.dispatch import dispatch, program
+from experiments.training.observe import curve, look
+from experiments.training.optimizers import Tuned
+from experiments.training.step import State, evaluate, init, train_step, with_population_statistics
 
 _ONCE, _OFTEN = 0, 1
 

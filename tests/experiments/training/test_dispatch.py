@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from experiments.dispatch import dispatch, dispatched, program
+from experiments.training.dispatch import dispatch, dispatched, program
 
-TESTS = ROOT / "tests"
 
 # Two devices, as on a machine with two cores; with more of them, threads meet less often. Where nothing advances any
 # more there is no Python to say so: faulthandler's own thread ends the process and prints where it stood.
@@ -33,7 +32,7 @@ HEAD = """
 """
 
 STEPS = """
-    from experiments.programs import mesh_of, over_lanes, program, put_by_lane
+    from experiments.training.compiled import mesh_of, over_lanes, program, put_by_lane
 
     @program(1, static_argnums=(0,), donate_argnums=1)
     def step(mesh, x):
@@ -51,11 +50,12 @@ STEPS = """
 """
 
 STAGES = """
-    from test_train import BEFORE, NONE, Data, Split, lane
+    from small_arms import BEFORE, NONE, lane
 
     from experiments.config import TrainingConfig
-    from experiments.lanes import train_arm
-    from experiments.programs import Engine
+    from experiments.data.arrays import Data, Split
+    from experiments.training.loop import train_arm
+    from experiments.training.compiled import Engine
 
     rng = np.random.default_rng(0)
 
@@ -76,7 +76,7 @@ STAGES = """
 def last_line_of(script, limit, **settings):
     """What the script, a process of its own that ends itself after `limit` seconds, prints last."""
     code = textwrap.dedent(HEAD) + textwrap.dedent(script)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
     done = subprocess.run(
         [sys.executable, "-c", code.format(limit=limit, parent="{parent}", **settings)],
         capture_output=True,

@@ -1,0 +1,53 @@
+"""Arms that train in a moment, on data drawn at random, and a config that runs in one."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.config import (
+    Arm,
+    Config,
+    ModelConfig,
+    SweepConfig,
+    TrainingConfig,
+)
+from experiments.data.arrays import Data, Split
+from experiments.training.compiled import Engine, Lane
+
+CONFIG = Config(
+    name="x",
+    model=ModelConfig(hidden=(9, 8), momentum=0.8),
+    training=TrainingConfig(batch_size=10, epochs=3),
+    sweep=SweepConfig(evaluation_seeds=4),
+)
+# A config that runs in a moment, on the digits.
+TINY = Config(
+    name="tiny",
+    placements=("before",),
+    activations=("tanh",),
+    model=ModelConfig(hidden=(5,)),
+    training=TrainingConfig(epochs=3, steps="scan", lanes="vmap"),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, tuning_seeds=1, evaluation_seeds=3),
+)
+BEFORE = CONFIG.setup(Arm("before", "tanh"))
+NONE = CONFIG.setup(Arm("none", "relu"))
+ENGINES = [Engine(steps, lanes) for steps in ("scan", "loop") for lanes in ("vmap", "sequence")]
+SCAN = ENGINES[0]
+# The other two mix the same parts; they take minutes on a busy machine.
+TESTED = [pytest.param(engine, id="-".join(engine), marks=[pytest.mark.long] if i in (1, 2) else [])
+          for i, engine in enumerate(ENGINES)]  # fmt: skip
+
+
+def lane(rate, seed, decay=0.0, norms=False):
+    return Lane(rate, decay, norms, seed)
+
+
+def make_data(rng=0):
+    rng = np.random.default_rng(rng)
+
+    def split(n):
+        y = rng.integers(0, 3, n)
+        x = rng.normal(0, 1, (n, 5)) + 1.5 * np.eye(3)[y] @ rng.normal(0, 1, (3, 5))
+        return Split(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32))
+
+    return Data(split(47), split(13), split(23), 3, {})
