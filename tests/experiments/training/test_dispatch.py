@@ -15,7 +15,6 @@ from helpers import ROOT
 
 from experiments.training.dispatch import dispatch, dispatched, program
 
-
 # Two devices, as on a machine with two cores; with more of them, threads meet less often. Where nothing advances any
 # more there is no Python to say so: faulthandler's own thread ends the process and prints where it stood.
 HEAD = """
