@@ -235,9 +235,8 @@ class Equinox(Peer):
         module, stats = self._build(layer)
         # After so many steps debiasing divides by 1, so the statistics are stored as they are.
         hidden = jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32)
-        stats = jax.tree.unflatten(
-            jax.tree.structure(stats), jax.tree.leaves(stats)
-        )  # a copy, since set() invalidates the state
+        # A copy, since set() invalidates the state.
+        stats = jax.tree.unflatten(jax.tree.structure(stats), jax.tree.leaves(stats))
         return stats.set(module.batch_counter, jnp.asarray(10**6)).set(module.batch_state_index, hidden)
 
 
