@@ -16,9 +16,9 @@ from jbn._moments import Moments as Moments
 from jbn._moments import merge as merge
 from jbn._moments import moments as moments
 from jbn._normalize import normalize as normalize
+from jbn._presets import preset as preset
 from jbn._running_stats import BatchStats as BatchStats
 from jbn._running_stats import init_stats as init_stats
-from jbn._running_stats import preset as preset
 from jbn._running_stats import update_stats as update_stats
 from jbn._variants.adapt import adaptive_batch_norm as adaptive_batch_norm
 from jbn._variants.domains import domain_batch_norm as domain_batch_norm

@@ -9,31 +9,36 @@ checkpoint whose moments are saved and whose large arrays are computed again. An
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _dtypes, _meshes, _running_stats
-from jbn._axes import Axis
+from jbn import _axes, _dtypes, _meshes
+from jbn._activation import Activation, Side, activate, with_activation
+from jbn._axes import Axes, Axis
 from jbn._dtypes import abs2
 from jbn._kernels import fusion_barrier, upcast
 from jbn._kernels.plain import checkpoint, named
-from jbn._moments import Moments, axis_members, moments, shifted_moments
-from jbn._normalize import check_features, normalize_shifted
+from jbn._moments import AxisName, Groups, Moments, axis_members, shifted_moments, unshifted
+from jbn._normalize import normalize_shifted
 from jbn._refusal import refused
-from jbn._running_stats import BatchStats, Momentum, Variance, update_stats
+from jbn._running_stats import BatchStats, Momentum, UpdateRule, Variance, drift, follow
 from jbn._virtual_batches import Ragged, VirtualBatches, virtual_batches
 
-Activation = Callable[[jax.Array], jax.Array]
-# What has the feature shape, broadcastable against moments of virtual batches.
-Share = Callable[[Any], Any]
-# scale and bias, changed by the moments (relative to a shift) that the batch is normalized by.
-Correction = Callable[[Any, Any, jax.Array, Moments, Share], tuple[Any, Any]]
+Vector = jax.Array | None
+T = TypeVar("T")
+# x, scale, bias, mask and the dtype of y -> y, and what was measured.
+Norm = Callable[[jax.Array, Vector, Vector, jax.Array | None, DTypeLike], tuple[jax.Array, T]]
+# scale, bias, a shift, and the moments of x - shift that normalize each batch -> scale and bias to use.
+Correction = Callable[[Vector, Vector, jax.Array, Moments, VirtualBatches | None], tuple[Vector, Vector]]
+_correction: ContextVar[Correction | None] = ContextVar("jbn_correction", default=None)
 
 SAVE_MOMENTS = jax.checkpoint_policies.save_only_these_names("jbn_moments")
 
@@ -77,14 +82,13 @@ def batch_norm(
     epsilon: float = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
-    axis_name: str | Sequence[str] | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
     virtual_batch_size: int | None = None,
     ragged_groups: Ragged = "refuse",
     activation: Activation | None = None,
-    placement: Literal["before", "after"] = "before",
+    placement: Side = "before",
     dtype: DTypeLike | None = None,
-    correction: Correction | None = None,
 ) -> tuple[jax.Array, BatchStats | None, Info]:
     """Batch normalization: a pure function of input, parameters and running statistics.
 
@@ -131,9 +135,6 @@ def batch_norm(
       placement: where the norm sits around that activation: "before", activation(norm(x)), or "after",
         norm(activation(x)).
       dtype: of y; by default that of `x`. Statistics are float32 or wider in any case.
-      correction: called with scale, bias (or None), a shift, the moments of x - shift by which the batch is
-        normalized, and a function that makes what has the feature shape broadcast against them (virtual batches add an
-        axis); returns the scale and bias to use. For variants such as `batch_renorm`.
 
     Returns:
       y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info. On a
@@ -160,202 +161,173 @@ def batch_norm(
     `jax.experimental.jet` goes through a call, also one under `jax.jit`; but a function under `jax.jit` that was called
     before without jet keeps a trace that jet cannot follow: jit a new function for it.
     """
-    _axes.check_static(
-        train=train,
-        use_running_average=use_running_average,
-        update=update,
-        trainable=trainable,
-        debias=debias,
-        skip_nonfinite=skip_nonfinite,
-        accumulate_steps=accumulate_steps,
-        virtual_batch_size=virtual_batch_size,
-    )
-    for name, value in (("scale", scale), ("bias", bias)):
-        check_features(name, value, axis, x.shape)
-    where = None if where is None else _axes.expand_mask(where, x.shape)
-    if stats is not None:
-        check_features("stats.mean", stats.mean, axis, x.shape)
-        check_features("stats.var", stats.var, axis, x.shape)
-    if placement not in ("before", "after"):
-        raise ValueError(f"placement is {placement!r}; write 'before' or 'after': the norm before or after activation")
-    if ragged_groups not in ("refuse", "exact"):
-        raise ValueError(f"ragged_groups is {ragged_groups!r}; write 'refuse' or 'exact'")
+    _axes.check_static(train=train, use_running_average=use_running_average, update=update, trainable=trainable)
     running = not train if use_running_average is None else use_running_average
     update = train if update is None else update
+    axes, rule = _axes.canonical(axis, x.ndim), UpdateRule(momentum, debias, variance, skip_nonfinite, accumulate_steps)
+    if (error := _disagreement(stats, train, running, placement, ragged_groups)) is not None:
+        raise ValueError(error)
+    _axes.check_features(axes, x.shape, scale=scale, bias=bias)
+    if stats is not None:
+        _axes.check_features(axes, x.shape, **{"stats.mean": stats.mean, "stats.var": stats.var})
+    where = None if where is None else _axes.expand_mask(where, x.shape)
+    groups = None if running else virtual_batches(x.shape, axes, virtual_batch_size)
+    if groups is not None and ragged_groups == "refuse" and (error := groups.ragged):
+        x = refused(x, error)
+    how = How(axes, where, axis_name, axis_index_groups, groups, activation, placement, epsilon, dtype)
+    if not running or update:
+        x = refuse_one_value(x, how, "training", "train=False to normalize by the running statistics")
     if not trainable:
         scale, bias = lax.stop_gradient((scale, bias))
-    if running and stats is None:
-        raise ValueError(
-            f"stats is None and {'train is False' if not train else 'use_running_average is True'}; write running "
-            "statistics, such as jbn.init_stats(n)"
-        )
-    if not running or update:
-        groups = None if running else _split(x.shape, axis, virtual_batch_size)
-        if groups is not None and ragged_groups == "refuse" and (error := groups.ragged):
-            x = refused(x, error)
-        remedy = "train=False to normalize by the running statistics"
-        x = refuse_one_value(x, axis, groups, axis_name, axis_index_groups, who="training", remedy=remedy)
 
-    fixed: dict[str, Any] = dict(
-        epsilon=epsilon, axis=axis, where=where, activation=activation, placement=placement, dtype=dtype
-    )
-    spread: dict[str, Any] = dict(axis_name=axis_name, axis_index_groups=axis_index_groups)
-    batch = None
     if running:
         assert stats is not None
-        y = _by_running(x, scale, bias, lax.stop_gradient((stats.mean, stats.var)), **fixed)
-        if update:
-            given = lax.stop_gradient(x)
-            given = _activate(activation, given, where) if activation and placement == "after" else given
-            batch = moments(given, axis=axis, where=where, **spread)
+        y = _normalize_by_running(x, scale, bias, stats, how)
+        batch = _moments_of_constant(x, how) if update else None
     else:
-        y, batch = normalize_batch(
-            x,
-            scale,
-            bias,
-            **fixed,
-            **spread,
-            virtual_batch_size=virtual_batch_size,
-            correction=correction,
-        )
-        # Out of an eager checkpoint, a count that is a constant comes as a literal.
-        batch = lax.stop_gradient(jax.tree.map(jnp.asarray, batch))
+        y, batch = _normalize_by_batch(x, scale, bias, how, _correction.get())
     info = _info(batch, stats, epsilon)
     if stats is None or batch is None or not update:
         return y, stats, info
-    stats = update_stats(
-        stats,
-        batch,
-        momentum=momentum,
-        debias=debias,
-        variance=variance,
-        skip_nonfinite=skip_nonfinite,
-        accumulate_steps=accumulate_steps,
-    )
+    stats = follow(stats, batch, rule)
     return y, stats, info._replace(skipped=stats.skipped)
 
 
-@_meshes.by_compiler
-def normalize_batch(
-    x: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
-    *,
-    epsilon: float,
-    axis: Axis,
-    where: jax.Array | None = None,
-    axis_name: str | Sequence[str] | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
-    virtual_batch_size: int | None = None,
-    activation: Activation | None = None,
-    placement: Literal["before", "after"] = "before",
-    dtype: DTypeLike | None = None,
-    correction: Correction | None = None,
-) -> tuple[jax.Array, Moments]:
-    """`x` normalized by its own moments, and these; the stateless half of `batch_norm`."""
-    groups = _split(x.shape, axis, virtual_batch_size)
+class How(NamedTuple):
+    """How an input is normalized, whatever its numbers: options of `batch_norm`, made canonical."""
 
-    def norm(x, scale, bias, where, dtype):
-        if groups is None:
-            features, mask, padding = axis, where, where
-        else:
-            features, mask = groups.axis, groups.split_mask(where)
+    axes: Axes
+    where: jax.Array | None = None
+    axis_name: AxisName = None
+    axis_index_groups: Groups = None
+    groups: VirtualBatches | None = None
+    activation: Activation | None = None
+    placement: Side = "before"
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+
+
+def _normalize_by_batch(
+    x: jax.Array, scale: Vector, bias: Vector, how: How, correction: Correction | None
+) -> tuple[jax.Array, Moments]:
+    """`x` normalized by its own moments, and these."""
+    groups = how.groups
+
+    def norm(
+        x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None, dtype: DTypeLike
+    ) -> tuple[jax.Array, Moments]:
+        axes, mask, padding = how.axes, where, where
+        if groups is not None:
+            axes, mask = groups.axes, groups.split_mask(where)
             padding = None if where is None else mask
             x, scale, bias = groups.split(x), groups.expand_params(scale), groups.expand_params(bias)
-        # Widened for both, so that what comes back from both is added before it is rounded.
-        dtype, x = x.dtype if dtype is None else dtype, upcast(x)
-        measured = shifted_moments(
-            x, axis=features, where=mask, axis_name=axis_name, axis_index_groups=axis_index_groups
-        )
+        x = upcast(x)  # for both passes, so that what comes back from both is added before it is rounded
+        measured = shifted_moments(x, axes, mask, how.axis_name, how.axis_index_groups)
         shift, centred = named(measured, "jbn_moments")
         if correction is not None:
-            scale, bias = correction(
-                scale, bias, shift, centred, lambda v: v if groups is None else groups.expand_params(v)
-            )
+            scale, bias = correction(scale, bias, shift, centred, groups)
         y = normalize_shifted(
-            x,
-            shift,
-            centred.mean,
-            centred.var,
-            scale,
-            bias,
-            epsilon=epsilon,
-            axis=features,
-            where=padding,
-            dtype=dtype,
+            x, shift, centred.mean, centred.var, scale, bias, axes, padding, epsilon=how.epsilon, dtype=dtype
         )
         if groups is not None:
             y, (shift, centred) = groups.unsplit(y), groups.merge(shift, centred, where)
-        return y, centred._replace(mean=shift + centred.mean)
+        return y, unshifted(shift, centred)
 
-    def forward(x, scale, bias, where):
-        return _with_activation(activation, placement, norm, x, scale, bias, where, dtype)
-
-    return checkpoint(forward, fusion_barrier(x), scale, bias, where, policy=SAVE_MOMENTS)
-
-
-def _by_running(x, scale, bias, running, *, where, axis, epsilon, activation, placement, dtype) -> jax.Array:
-    mean, var = running
-
-    def norm(x, scale, bias, where, dtype):
-        y = normalize_shifted(x, mean, None, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
-        return y, None
-
-    def forward(x, scale, bias, where):
-        return _with_activation(activation, placement, norm, x, scale, bias, where, dtype)[0]
-
-    return checkpoint(forward, x, scale, bias, where)
+    y, batch = _checkpointed(norm, fusion_barrier(x), scale, bias, how, SAVE_MOMENTS)
+    # Out of an eager checkpoint, a count that is a constant comes as a literal.
+    return y, lax.stop_gradient(Moments(*map(jnp.asarray, batch)))
 
 
-def _with_activation(activation, placement, norm, x, scale, bias, where, dtype):
-    """`norm` with the activation on its side; between the two the numbers stay in float32 or wider."""
-    if activation is None:
-        return norm(x, scale, bias, where, dtype)
+def _normalize_by_running(x: jax.Array, scale: Vector, bias: Vector, stats: BatchStats, how: How) -> jax.Array:
+    """`x` normalized by the running statistics, which are constants."""
+    mean, var = lax.stop_gradient((stats.mean, stats.var))
+
+    def norm(
+        x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None, dtype: DTypeLike
+    ) -> tuple[jax.Array, None]:
+        return normalize_shifted(
+            x, mean, None, var, scale, bias, how.axes, where, epsilon=how.epsilon, dtype=dtype
+        ), None
+
+    return _checkpointed(norm, x, scale, bias, how)[0]
+
+
+def _checkpointed(
+    norm: Norm[T],
+    x: jax.Array,
+    scale: Vector,
+    bias: Vector,
+    how: How,
+    policy: Callable[..., bool] | None = None,
+) -> tuple[jax.Array, T]:
+    """`norm` with its activation; of both, backpropagation keeps the input and what the policy names."""
+    dtype = x.dtype if how.dtype is None else how.dtype
     wide = _dtypes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
-    if placement == "after":
-        return norm(_activate(activation, x, where), scale, bias, where, x.dtype if dtype is None else dtype)
-    y, measured = norm(x, scale, bias, where, wide)
-    return _activate(activation, y, where).astype(x.dtype if dtype is None else dtype), measured
+
+    def forward(x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None) -> tuple[jax.Array, T]:
+        return with_activation(
+            how.activation, how.placement, lambda x, dtype: norm(x, scale, bias, where, dtype), x, where, dtype, wide
+        )
+
+    return checkpoint(forward, x, scale, bias, how.where, policy=policy)
 
 
-def _activate(activation: Activation, x: jax.Array, where: jax.Array | None) -> jax.Array:
-    """The activation in float32 or wider, of 0 where padding would give it a derivative that is not finite."""
-    x = x.astype(_dtypes.wide(x.dtype))
-    if where is not None:
-        value, slope = jax.jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))
-        keep = _axes.expand_mask(where, x.shape) | (jnp.isfinite(value) & jnp.isfinite(slope))
-        x = jnp.where(keep, x, 0)
-    return activation(x)
+def _moments_of_constant(x: jax.Array, how: How) -> Moments:
+    """The moments of what the norm is given, of which no gradient is asked."""
+    x = lax.stop_gradient(x)
+    if how.activation is not None and how.placement == "after":
+        x = activate(how.activation, x, how.where)
+    return unshifted(*shifted_moments(upcast(x), how.axes, how.where, how.axis_name, how.axis_index_groups))
 
 
 def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> Info:
     if batch is None:
         return Info()
-    mean2 = abs2(batch.mean)
     return Info(
         moments=batch,
-        drift=None if stats is None else _running_stats.drift(stats, batch, epsilon=epsilon),
+        drift=None if stats is None else drift(stats, batch, epsilon=epsilon),
         var_to_epsilon=jnp.min(batch.var, initial=jnp.inf) / epsilon,
         dead=(batch.var == 0) & (batch.count > 0),
-        cancellation=mean2 / (batch.var + jnp.asarray(epsilon, batch.var.dtype)),
+        cancellation=abs2(batch.mean) / (batch.var + jnp.asarray(epsilon, batch.var.dtype)),
     )
 
 
-def _split(shape, axis, virtual_batch_size) -> VirtualBatches | None:
-    return None if virtual_batch_size is None else virtual_batches(tuple(shape), axis, virtual_batch_size)
+@contextlib.contextmanager
+def corrected(by: Correction) -> Iterator[None]:
+    """What `batch_norm` is called here corrects scale and bias by the moments of the batch."""
+    token = _correction.set(by)
+    try:
+        yield
+    finally:
+        _correction.reset(token)
 
 
-def refuse_one_value(x, axis, groups: VirtualBatches | None, axis_name, axis_index_groups, *, who: str, remedy: str):
+def _disagreement(
+    stats: BatchStats | None, train: bool, running: bool, placement: str, ragged_groups: str
+) -> str | None:
+    """What to say of options that do not go together."""
+    if placement not in ("before", "after"):
+        return f"placement is {placement!r}; choose 'before' or 'after': the norm before or after activation"
+    if ragged_groups not in ("refuse", "exact"):
+        return f"ragged_groups is {ragged_groups!r}; choose 'refuse' or 'exact'"
+    if running and stats is None:
+        option = "train is False" if not train else "use_running_average is True"
+        return f"stats is None and {option}; pass running statistics, such as jbn.init_stats(n)"
+    return None
+
+
+def refuse_one_value(x: jax.Array, how: How, who: str, remedy: str) -> jax.Array:
     """`x`, not to be computed where each feature has one value: its variance is 0, and y would be bias, whatever x."""
-    sizes = {a: x.shape[a] for a in _axes.reduction_axes(axis, x.ndim)}
-    what = f"an input of shape {tuple(x.shape)} with axis={axis}"
-    if groups is not None:
-        sizes[groups.batch] = groups.smallest
-        what = f"a virtual batch of {groups.smallest} of {what}"
-    if math.prod(sizes.values()) != 1 or (axis_name is not None and axis_members(axis_name, axis_index_groups) > 1):
+    sizes = {a: x.shape[a] for a in how.axes.reduced}
+    what = f"an input of shape {tuple(x.shape)} with axis={how.axes.given}"
+    if how.groups is not None:
+        sizes[how.groups.batch] = how.groups.smallest
+        what = f"a virtual batch of {how.groups.smallest} of {what}"
+    alone = how.axis_name is None or axis_members(how.axis_name, how.axis_index_groups) == 1
+    if math.prod(sizes.values()) != 1 or not alone:
         return x
     return refused(
         x,
         f"{what} has 1 value per feature, and {who} takes statistics of more than one: the variance would be 0 "
-        f"and the output bias; write a larger batch, axis_name=... to share statistics between devices, or {remedy}",
+        f"and the output bias; pass a larger batch, axis_name=... to share statistics between devices, or {remedy}",
     )

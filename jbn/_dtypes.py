@@ -23,7 +23,7 @@ def upcast(x: jax.Array, *others: DTypeLike) -> jax.Array:
       ValueError: `x` is neither floating nor complex.
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: write x.astype(jnp.float32)")
+        raise ValueError(f"x has dtype {x.dtype}; batch norm needs floating input: pass x.astype(jnp.float32)")
     return x.astype(wide(x.dtype, *others))
 
 

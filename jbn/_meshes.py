@@ -109,7 +109,7 @@ def _by_shape(shape: tuple[int, ...], given: tuple[int, ...], spec: P, axis: _ax
     """The spec of a result of shape `shape`, computed from an input of shape `given` with the spec `spec`."""
     if shape == given or not given:
         return spec
-    axes = _axes.feature_axes(axis, len(given))
-    more = len(shape) - len(axes)
-    has_features = more >= 0 and shape[more:] == _axes.feature_shape(axis, given)
-    return P(*[None] * more, *(spec[a] for a in axes)) if has_features else P()
+    axes = _axes.canonical(axis, len(given))
+    more = len(shape) - len(axes.features)
+    has_features = more >= 0 and shape[more:] == axes.feature_shape(given)
+    return P(*[None] * more, *(spec[a] for a in axes.features)) if has_features else P()

@@ -10,13 +10,6 @@ Here the input is first shifted by a rough mean c, which may be off, and both su
 (the corrected two-pass algorithm; Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Since
 E[d] is about 0, little cancels. c is a constant to differentiation, because mean and var do not depend on it.
 
-A rough mean need not cost a pass over the batch: the mean of a part of it will do. Where that part is a share f of the
-batch, the variance between the part and the rest is part of var, so
-
-    |E[d]|² <= var · (1 - f)/f
-
-whatever the batch holds: with 1/f = 64 at most six bits of the variance cancel, and usually none.
-
 Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979). For devices
 that takes a single collective: each writes its four rows into its slot of a common table, and merges the table itself.
 """
@@ -31,11 +24,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbn import _axes, _meshes
-from jbn._axes import Axis
+from jbn._axes import Axes, Axis
 from jbn._dtypes import abs2
-from jbn._kernels import materialize_vector, power_sums, upcast
+from jbn._kernels import power_sums, rough_mean, upcast
 
-SAMPLED = 64  # a rough mean is that of about one element in so many
+AxisName = str | Sequence[str] | None
+Groups = Sequence[Sequence[int]] | None
 
 
 class Moments(NamedTuple):
@@ -59,8 +53,8 @@ def moments(
     *,
     axis: Axis = -1,
     where: jax.Array | None = None,
-    axis_name: str | Sequence[str] | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
 ) -> Moments:
     """Mean, biased variance and count of each feature of `x`.
 
@@ -91,10 +85,8 @@ def moments(
 
     Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance: analysis and recommendations".
     """
-    shift, centred = shifted_moments(
-        x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups
-    )
-    return centred._replace(mean=shift + centred.mean)
+    mask = None if where is None else _axes.expand_mask(where, x.shape)
+    return unshifted(*shifted_moments(upcast(x), _axes.canonical(axis, x.ndim), mask, axis_name, axis_index_groups))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -128,7 +120,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"merge got moments over features of shape {a.mean.shape} and {b.mean.shape}; "
-            "write moments over the same features (the same axis of arrays alike)"
+            "pass moments over the same features (the same axis of arrays alike)"
         )
     n = a.count + b.count
     share = b.count.astype(b.var.dtype) / jnp.maximum(n, 1).astype(b.var.dtype)  # of b; 0 where both are empty
@@ -142,48 +134,44 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 def shifted_moments(
     x: jax.Array,
-    *,
-    axis: Axis = -1,
-    where: jax.Array | None = None,
-    axis_name: str | Sequence[str] | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    axes: Axes,
+    mask: jax.Array | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
 ) -> tuple[jax.Array, Moments]:
     """As `moments`, but of `x - shift`, with the constant `shift` beside them.
 
     Batch norm is invariant to a shift of its input, so a caller that normalizes `x - shift` by these never rounds a
     large mean: x - shift is exact where x is close to shift (Sterbenz's lemma).
 
+    Args:
+      x: in the dtype of the arithmetic.
+      axes: of `x`.
+      mask: boolean, of the rank of `x`, or None.
+      axis_name: as in `moments`, as are the groups.
+      axis_index_groups: groups of its indices.
+
     Returns:
       shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
     """
-    x = upcast(x)
-    mask = None if where is None else _axes.expand_mask(where, x.shape)
-    shift, centred = _local(x, axis, mask)
-    if axis_name is None:
-        if axis_index_groups is not None:
-            raise ValueError("axis_index_groups needs the axis that it groups; write axis_name='...' as well")
-        return shift, centred
-    return _merge_across_devices(shift, centred, axis_name, axis_index_groups)
-
-
-def _local(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, Moments]:
-    """Shift and moments of what this device holds."""
-    reduce, wide = _axes.reduction_axes(axis, x.ndim), x.dtype
-    part = _axes.sample(x, axis, SAMPLED, mask, spread=_meshes.spread_axes(x))
-    if mask is None:
-        count, sampled = (jnp.asarray(_axes.reduced_size(axis, a.shape), jnp.float32) for a in (x, part))
-    else:
-        count, sampled = (_count(mask, axis, a.shape) for a in (x, part))
-        part = jnp.where(mask, part, 0)
-    shift = jnp.sum(part, reduce) / jnp.maximum(sampled, 1).astype(wide)
-    shift = materialize_vector(_truncate_mantissa(lax.stop_gradient(shift)), x)
+    shift = rough_mean(x, axes, mask)
     if mask is not None:  # at a distance of 0, padding adds nothing to either sum
-        x = jnp.where(mask, x, _axes.expand(shift, axis, x.ndim))
-    first, second = power_sums(x, shift, axis)
+        x = jnp.where(mask, x, axes.expand(shift))
+    first, second = power_sums(x, shift, axes)
+    count = _axes.count(axes, x.shape, mask)
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
-    mean = first * weight.astype(wide)
-    var = second * weight - abs2(mean)
-    return shift, Moments(mean, _zero_rounding_noise(var, mean), count)
+    mean = first * weight.astype(x.dtype)
+    var = _zero_rounding_noise(second * weight - abs2(mean), mean)
+    if axis_name is not None:
+        return _merge_across_devices(shift, Moments(mean, var, count), axis_name, axis_index_groups)
+    if axis_index_groups is not None:
+        raise ValueError("axis_index_groups needs the axis that it groups; pass axis_name='...' as well")
+    return shift, Moments(mean, var, count)
+
+
+def unshifted(shift: jax.Array, centred: Moments) -> Moments:
+    """The moments of x from those of x - shift."""
+    return centred._replace(mean=shift + centred.mean)
 
 
 def _zero_rounding_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
@@ -195,35 +183,11 @@ def _zero_rounding_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
     return var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
 
 
-def _truncate_mantissa(mean: jax.Array) -> jax.Array:
-    """`mean` without its last three bits, which pins it down.
-
-    A compiler may compute sum · weight once for x - sum · weight as a fused multiply-add, unrounded, and once more,
-    rounded, where the shift is returned: at mean 1e4 the two differ by 5e-4. After reduce_precision they cannot.
-    """
-    if jnp.iscomplexobj(mean):
-        return lax.complex(_truncate_mantissa(mean.real), _truncate_mantissa(mean.imag))
-    bits = jnp.finfo(mean.dtype)
-    return lax.reduce_precision(mean, exponent_bits=bits.nexp, mantissa_bits=bits.nmant - 3)
-
-
-def _count(mask: jax.Array, axis: Axis, shape: tuple[int, ...]) -> jax.Array:
-    """Elements per feature: one number where the mask does not depend on the feature, else one for each."""
-    reduce = _axes.reduction_axes(axis, len(shape))
-    repeats = 1
-    for a in reduce:
-        repeats *= shape[a] if mask.shape[a] == 1 else 1
-    count = jnp.sum(mask, reduce, dtype=jnp.float32) * repeats
-    if all(size == 1 for size in count.shape):
-        return count.reshape(())
-    return jnp.broadcast_to(count, _axes.feature_shape(axis, shape))
-
-
 def _merge_across_devices(
     shift: jax.Array,
     centred: Moments,
     axis_name: str | Sequence[str],
-    axis_index_groups: Sequence[Sequence[int]] | None,
+    axis_index_groups: Groups,
 ) -> tuple[jax.Array, Moments]:
     """Shift and moments of the whole batch from those of each device, by one psum.
 
@@ -242,7 +206,7 @@ def _merge_across_devices(
     return merge_all(shift, Moments(mean, var, count))
 
 
-def axis_members(axis_name: str | Sequence[str], axis_index_groups: Sequence[Sequence[int]] | None) -> int:
+def axis_members(axis_name: str | Sequence[str], axis_index_groups: Groups) -> int:
     """Over how many members of a mapped axis a batch is spread; those of the smallest group, where there are groups."""
     size = _bound(axis_name)[1]
     return size if axis_index_groups is None else min(map(len, axis_index_groups))
@@ -256,7 +220,7 @@ def _bound(axis_name: str | Sequence[str]) -> tuple[Any, int, jax.Array]:
     except NameError:
         raise ValueError(
             f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
-            "write axis_name=None (under jit with sharded arrays the batch is global by itself)"
+            "set axis_name=None (under jit with sharded arrays the batch is global by itself)"
         ) from None
 
 
@@ -308,7 +272,7 @@ def _group_members(groups: Sequence[Sequence[int]], size: int) -> list[list[bool
     if sorted(i for group in groups for i in group) != list(range(size)):
         raise ValueError(
             f"axis_index_groups={groups} does not name each index of an axis of size {size} once; "
-            f"write groups that together hold 0 to {size - 1}"
+            f"pass groups that together hold 0 to {size - 1}"
         )
     home = {i: group for group in groups for i in group}
     return [[j in home[i] for j in range(size)] for i in range(size)]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
 from jbn import _axes, _meshes
-from jbn._axes import Axis
-from jbn._kernels import affine, materialize_vector, scale_over_root, upcast, upcast_once
+from jbn._axes import Axes, Axis
+from jbn._kernels import affine, upcast
 
 
 @_meshes.by_compiler
@@ -64,9 +63,10 @@ def normalize(
 
     Reference: Ioffe & Szegedy 2015, "Batch Normalization", Algorithm 1 (https://arxiv.org/abs/1502.03167).
     """
-    for name, value in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
-        check_features(name, value, axis, x.shape)
-    return normalize_shifted(x, mean, None, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=dtype)
+    axes = _axes.canonical(axis, x.ndim)
+    _axes.check_features(axes, x.shape, mean=mean, var=var, scale=scale, bias=bias)
+    mask = None if where is None else _axes.expand_mask(where, x.shape)
+    return normalize_shifted(x, mean, None, var, scale, bias, axes, mask, epsilon=epsilon, dtype=dtype)
 
 
 def normalize_shifted(
@@ -76,41 +76,37 @@ def normalize_shifted(
     var: jax.Array,
     scale: jax.Array | None,
     bias: jax.Array | None,
+    axes: Axes,
+    mask: jax.Array | None,
     *,
     epsilon: float,
-    axis: Axis,
-    where: jax.Array | None,
     dtype: DTypeLike | None,
 ) -> jax.Array:
-    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small (None for 0)."""
-    result = x.dtype if dtype is None else dtype
-    dtypes = [a.dtype for a in (shift, mean, var, scale, bias) if a is not None]
-    x = upcast_once(x, *dtypes) if mean is None else upcast(x, *dtypes)
-    wide = x.dtype
-    var = var.astype(jnp.finfo(wide).dtype)
-    var = var + jnp.asarray(epsilon, var.dtype)
-    scale, offset = (a if a is None else a.astype(wide) for a in (scale, bias))
-    shift = shift.astype(wide)
-    if mean is None:
-        factor = scale_over_root(scale, var).astype(wide)
-    else:
-        factor = lax.rsqrt(var).astype(wide)
-        factor = factor if scale is None else factor * scale
-        centre = mean.astype(wide) * factor
-        offset = -centre if offset is None else offset - centre
-        factor, shift, offset = (materialize_vector(v, x) for v in (factor, shift, offset))
-    if where is None:
-        return affine(x, shift, factor, offset, axis, result)
+    """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small.
+
+    None for `mean` is 0, and says that this is the only pass over `x`: the statistics are not those of the batch.
+    """
+    once, result = mean is None, x.dtype if dtype is None else dtype
+    x = upcast(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=once)
+    shift, mean, scale, offset = (None if a is None else a.astype(x.dtype) for a in (shift, mean, scale, bias))
+    assert shift is not None
+    var = var.astype(jnp.finfo(x.dtype).dtype)
+    factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(x.dtype)
+    factor = factor if scale is None else factor * scale
+    if mean is not None:
+        offset = -mean * factor if offset is None else offset - mean * factor
+    if mask is None:
+        return affine(x, shift, factor, offset, axes, result, once=once)
 
     # 0 · NaN is NaN: without this, NaN in padding would reach the gradients of scale and bias.
-    keep = _axes.expand_mask(where, x.shape) | _stays_finite(x, shift, factor, offset, axis, result)
-    y = affine(jnp.where(keep, x, _axes.expand(shift, axis, x.ndim)), shift, factor, offset, axis, result)
+    keep = mask | _stays_finite(x, shift, factor, offset, axes, result)
+    y = affine(jnp.where(keep, x, axes.expand(shift)), shift, factor, offset, axes, result, once=once)
     padding = jnp.zeros((), result) if bias is None else lax.stop_gradient(bias).astype(result)
-    return jnp.where(keep, y, _axes.expand(padding, axis, x.ndim))
+    return jnp.where(keep, y, axes.expand(padding))
 
 
 def _stays_finite(
-    x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array | None, axis: Axis, result: DTypeLike
+    x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array | None, axes: Axes, result: DTypeLike
 ) -> jax.Array:
     """Where (x - shift) · factor + offset is finite in the dtype `result`, told from the distance, with 1% to spare."""
     x, shift, factor = lax.stop_gradient((x, shift, factor))
@@ -118,14 +114,4 @@ def _stays_finite(
     largest = 0.99 * min(float(jnp.finfo(dtype).max) for dtype in (result, x.dtype))
     room = largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))
     reach = jnp.where(size == 0, jnp.inf, room / jnp.where(size == 0, 1, size))  # of factor 0, no distance is too far
-    return jnp.abs(x - _axes.expand(shift, axis, x.ndim)) < _axes.expand(reach, axis, x.ndim)
-
-
-def check_features(name: str, value: jax.Array | None, axis: Axis, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless `value` is None or has the feature shape of an input of `shape`."""
-    expected = _axes.feature_shape(axis, shape)
-    if value is not None and np.shape(value) != expected:
-        raise ValueError(
-            f"{name} has shape {np.shape(value)}, but axis={axis} of an input of shape {tuple(shape)} has the feature "
-            f"shape {expected}; write a {name} of that shape, or another axis"
-        )
+    return jnp.abs(x - axes.expand(shift)) < axes.expand(reach)

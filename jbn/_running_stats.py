@@ -15,9 +15,9 @@ w is the weight of all that was seen so far, 0 at the start: the last two forget
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,6 +30,46 @@ from jbn._moments import Moments, merge
 
 Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
 Variance = Literal["biased", "unbiased"]
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """How running statistics follow the batches: the options of `update_stats`, checked once."""
+
+    momentum: Momentum = 0.99
+    debias: bool = False
+    variance: Variance = "biased"
+    skip_nonfinite: bool = False
+    accumulate_steps: int = 1
+
+    def __post_init__(self) -> None:
+        _axes.check_static(
+            debias=self.debias, skip_nonfinite=self.skip_nonfinite, accumulate_steps=self.accumulate_steps
+        )
+        if (error := self._error()) is not None:
+            raise ValueError(error)
+
+    def _error(self) -> str | None:
+        if self.momentum is None and self.debias:
+            return (
+                "momentum=None with debias=True: the cumulative average has no bias; set debias=False, or a momentum "
+                "such as 0.99"
+            )
+        if self.momentum is not None and not callable(self.momentum) and not _axes.within(self.momentum, 0, 1):
+            return (
+                f"momentum={self.momentum} is not between 0 and 1; pass the weight kept on the old value, such as 0.99 "
+                "(torch's 0.1 is 0.9 here)"
+            )
+        if operator.index(self.accumulate_steps) < 1:
+            return f"accumulate_steps={self.accumulate_steps}; pass the number of micro-batches, 1 for no accumulation"
+        if self.variance not in ("biased", "unbiased"):
+            return f"variance is {self.variance!r}; choose 'biased' (Flax, Keras) or 'unbiased' (torch)"
+        return None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the weight of all that was seen is kept."""
+        return self.debias or self.momentum is None
 
 
 class BatchStats(NamedTuple):
@@ -96,24 +136,21 @@ def init_stats(
       >>> jbn.init_stats(2, momentum=0.9, debias=True).weight
       Array([0., 0.], dtype=float32)
     """
-    _check_options(momentum, debias, accumulate_steps)
+    rule = UpdateRule(momentum, debias, "biased", skip_nonfinite, accumulate_steps)
     shape = tuple(features) if isinstance(features, Sequence) else (operator.index(features),)
     mean = jnp.zeros(shape, dtype)
-    stats = BatchStats(mean, jnp.ones(shape, mean.real.dtype))
-    if debias or momentum is None:
-        stats = stats._replace(weight=jnp.zeros(shape, jnp.float32))
-    if callable(momentum) or count_steps:
-        stats = stats._replace(step=jnp.zeros((), jnp.int32))
-    if skip_nonfinite:
-        stats = stats._replace(skipped=jnp.zeros((), jnp.int32))
-    if accumulate_steps > 1:
-        stats = stats._replace(
-            pending_mean=jnp.zeros(shape, _dtypes.wide(mean.dtype)),
-            pending_var=jnp.zeros(shape, _dtypes.wide(mean.real.dtype)),
-            pending_count=jnp.zeros(shape, jnp.float32),
-            pending_steps=jnp.zeros((), jnp.int32),
-        )
-    return stats
+    pending = accumulate_steps > 1
+    return BatchStats(
+        mean=mean,
+        var=jnp.ones(shape, mean.real.dtype),
+        weight=jnp.zeros(shape, jnp.float32) if rule.weighs else None,
+        step=jnp.zeros((), jnp.int32) if callable(momentum) or count_steps else None,
+        skipped=jnp.zeros((), jnp.int32) if skip_nonfinite else None,
+        pending_mean=jnp.zeros(shape, _dtypes.wide(mean.dtype)) if pending else None,
+        pending_var=jnp.zeros(shape, _dtypes.wide(mean.real.dtype)) if pending else None,
+        pending_count=jnp.zeros(shape, jnp.float32) if pending else None,
+        pending_steps=jnp.zeros((), jnp.int32) if pending else None,
+    )
 
 
 @_meshes.by_compiler
@@ -176,36 +213,33 @@ def update_stats(
 
     Differs from Flax, where a fully masked batch turns the running statistics into NaN for good.
     """
-    _check_options(momentum, debias, accumulate_steps)
-    if variance not in ("biased", "unbiased"):
-        raise ValueError(f"variance is {variance!r}; write 'biased' (Flax, Keras) or 'unbiased' (torch)")
-    _check_features(stats, batch)
-    _check_state(stats, momentum, debias, skip_nonfinite, accumulate_steps)
+    return follow(stats, batch, UpdateRule(momentum, debias, variance, skip_nonfinite, accumulate_steps))
 
-    counts: Any = True
-    if skip_nonfinite:
-        assert stats.skipped is not None
-        # A variance that overflows gives 0 and gradients of 0: such a step is taken.
-        counts = jnp.all(jnp.isfinite(batch.mean) & ~jnp.isnan(batch.var))
-        finite = jnp.all(jnp.isfinite(batch.mean)) & jnp.all(jnp.isfinite(batch.var))
-        stats = stats._replace(skipped=stats.skipped + jnp.where(finite, 0, 1).astype(jnp.int32))
-        batch = _nothing_unless(finite, batch)
-    if accumulate_steps > 1:
-        stats, batch = _accumulate(stats, batch, accumulate_steps, counts)
+
+def follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
+    """As `update_stats`."""
+    if (error := _misfit(stats, batch) or _lacking(stats, rule)) is not None:
+        raise ValueError(error)
+    if rule.skip_nonfinite:
+        stats, batch, counts = _skip_nonfinite(stats, batch)
+    else:
+        counts = jnp.asarray(True)
+    if rule.accumulate_steps > 1:
+        stats, batch = _accumulate(stats, batch, rule.accumulate_steps, counts)
 
     seen = batch.count > 0
-    keep, take, stats = _weights(stats, seen, momentum, debias)
+    keep, take, stats = _weights(stats, seen, rule)
     if stats.step is not None:
         stats = stats._replace(step=stats.step + jnp.any(seen).astype(jnp.int32))
     n = batch.count.astype(batch.var.dtype)
-    var = batch.var if variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
+    var = batch.var if rule.variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
 
-    def follow(old: jax.Array, new: jax.Array) -> jax.Array:
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
         wide = _dtypes.wide(old.dtype, new.dtype)
-        moved = keep.astype(wide) * old.astype(wide) + take.astype(wide) * new.astype(wide)
-        return jnp.where(seen, moved.astype(old.dtype), old)
+        both = keep.astype(wide) * old.astype(wide) + take.astype(wide) * new.astype(wide)
+        return jnp.where(seen, both.astype(old.dtype), old)
 
-    return stats._replace(mean=follow(stats.mean, batch.mean), var=follow(stats.var, var))
+    return stats._replace(mean=moved(stats.mean, batch.mean), var=moved(stats.var, var))
 
 
 def promote_stats(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
@@ -223,76 +257,43 @@ def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
     return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
 
 
-_PRESETS = {
-    "flax": {"momentum": 0.99, "epsilon": 1e-5, "variance": "biased"},
-    "keras": {"momentum": 0.99, "epsilon": 1e-3, "variance": "biased"},
-    "torch": {"momentum": 0.9, "epsilon": 1e-5, "variance": "unbiased"},
-}
-
-
-def preset(library: str) -> dict[str, Any]:
-    """The options that give another library's batch norm, by its own defaults.
-
-    ::
-
-        flax   momentum 0.99   epsilon 1e-5   biased running variance
-        keras  momentum 0.99   epsilon 1e-3   biased
-        torch  momentum 0.9    epsilon 1e-5   unbiased
-
-    Args:
-      library: "flax", "keras" or "torch".
-
-    Returns:
-      Keyword arguments of `batch_norm` and of the Flax modules.
-
-    Raises:
-      ValueError: another name.
-
-    Example:
-      >>> import jbn
-      >>> jbn.preset("torch")
-      {'momentum': 0.9, 'epsilon': 1e-05, 'variance': 'unbiased'}
-    """
-    if library not in _PRESETS:
-        near = difflib.get_close_matches(str(library), _PRESETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no preset {library!r}; write one of {', '.join(_PRESETS)}{hint}")
-    return dict(_PRESETS[library])
-
-
-def _weights(
-    stats: BatchStats, seen: jax.Array, momentum: Momentum, debias: bool
-) -> tuple[jax.Array, jax.Array, BatchStats]:
+def _weights(stats: BatchStats, seen: jax.Array, rule: UpdateRule) -> tuple[jax.Array, jax.Array, BatchStats]:
     """`keep` and `take` of the module's docstring, and the statistics with their weight moved on."""
     wide = _dtypes.wide(stats.mean.real.dtype)
-    if momentum is None:
-        kept, take = jnp.ones((), wide), jnp.ones((), wide)
-    else:
-        m = momentum
-        if callable(m):
-            assert stats.step is not None
-            m = m(stats.step)
-        # 1 - m in Python where m is a number: exact to the last digit of take.
-        kept, take = jnp.asarray(m, wide), jnp.asarray(1 - m, wide)
-        if not debias:
-            return kept, take, stats
+    m = rule.momentum(stats.step) if callable(rule.momentum) else rule.momentum
+    # 1 - m in Python where m is a number: exact to the last digit of take.
+    keep, take = (1, 1) if m is None else (m, 1 - m)
+    keep, take = jnp.asarray(keep, wide), jnp.asarray(take, wide)
+    if not rule.weighs:
+        return keep, take, stats
     assert stats.weight is not None
     weight = stats.weight.astype(wide)
-    total = kept * weight + take
+    total = keep * weight + take
     # A first batch with momentum 1 has no weight at all: 0/0.
     divisor = jnp.where(total > 0, total, 1)
     stats = stats._replace(weight=jnp.where(seen, total, weight).astype(stats.weight.dtype))
-    return jnp.where(total > 0, kept * weight / divisor, 1), take / divisor, stats
+    return jnp.where(total > 0, keep * weight / divisor, 1), take / divisor, stats
 
 
-def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: Any) -> tuple[BatchStats, Moments]:
+def _skip_nonfinite(stats: BatchStats, batch: Moments) -> tuple[BatchStats, Moments, jax.Array]:
+    """Of a batch that is not finite, nothing; and whether gradient accumulation counts it.
+
+    A variance that overflows gives 0 and gradients of 0: such a step is taken.
+    """
+    assert stats.skipped is not None
+    counts = jnp.all(jnp.isfinite(batch.mean) & ~jnp.isnan(batch.var))
+    finite = jnp.all(jnp.isfinite(batch.mean)) & jnp.all(jnp.isfinite(batch.var))
+    stats = stats._replace(skipped=stats.skipped + jnp.where(finite, 0, 1).astype(jnp.int32))
+    return stats, _nothing_unless(finite, batch), counts
+
+
+def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: jax.Array) -> tuple[BatchStats, Moments]:
     """Micro-batch number k, of those that count, hands out the moments of all k; those before it, nothing."""
     mean, var, count, steps = stats[-4:]
     assert mean is not None and var is not None and count is not None and steps is not None
     pending, steps = Moments(mean, var, count), steps + jnp.asarray(counts, steps.dtype)
-    both = jax.tree.map(
-        lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype), merge(pending, batch), pending
-    )
+    merged = merge(pending, batch)
+    both = Moments(*(jnp.broadcast_to(m, p.shape).astype(p.dtype) for m, p in zip(merged, pending, strict=True)))
     due = steps >= k
     mean, var, count = _nothing_unless(~due, both)
     stats = stats._replace(
@@ -303,53 +304,36 @@ def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: Any) -> tuple
 
 def _nothing_unless(condition: jax.Array, m: Moments) -> Moments:
     """`m` where `condition` holds, else moments of nothing."""
-    return jax.tree.map(lambda a: jnp.where(condition, a, 0).astype(a.dtype), m)
+    return Moments(*(jnp.where(condition, a, 0).astype(a.dtype) for a in m))
 
 
-def _check_options(momentum: Momentum, debias: bool, accumulate_steps: int) -> None:
-    if momentum is None and debias:
-        raise ValueError(
-            "momentum=None with debias=True: the cumulative average has no bias; write debias=False, or a momentum "
-            "such as 0.99"
-        )
-    if momentum is not None and not callable(momentum) and not _axes.within(momentum, 0, 1):
-        raise ValueError(
-            f"momentum={momentum} is not between 0 and 1; write the weight kept on the old value, such as 0.99 "
-            "(torch's 0.1 is 0.9 here)"
-        )
-    if operator.index(accumulate_steps) < 1:
-        raise ValueError(
-            f"accumulate_steps={accumulate_steps}; write the number of micro-batches, 1 for no accumulation"
-        )
-
-
-def _check_features(stats: BatchStats, batch: Moments) -> None:
+def _misfit(stats: BatchStats, batch: Moments) -> str | None:
+    """What to say where statistics and moments are of different features."""
     if stats.mean.shape != batch.mean.shape or stats.var.shape != batch.var.shape:
-        raise ValueError(
+        return (
             f"running statistics have the feature shape {stats.mean.shape}, the batch's moments {batch.mean.shape}; "
-            "write statistics of the same features, such as jbn.init_stats(batch.mean.shape)"
+            "pass statistics of the same features, such as jbn.init_stats(batch.mean.shape)"
         )
     if jnp.iscomplexobj(batch.mean) and not jnp.iscomplexobj(stats.mean):
-        raise ValueError(
+        return (
             f"the batch's mean is {batch.mean.dtype}, but the running mean {stats.mean.dtype}, which cannot hold it; "
-            "write jbn.init_stats(features, dtype=jnp.complex64)"
+            "use jbn.init_stats(features, dtype=jnp.complex64)"
         )
+    return None
 
 
-def _check_state(
-    stats: BatchStats, momentum: Momentum, debias: bool, skip_nonfinite: bool, accumulate_steps: int
-) -> None:
-    needs = {
-        "debias=True": (debias, stats.weight),
-        "momentum=None": (momentum is None, stats.weight),
-        "momentum=<schedule>": (callable(momentum), stats.step),
-        "skip_nonfinite=True": (skip_nonfinite, stats.skipped),
-        f"accumulate_steps={accumulate_steps}": (accumulate_steps > 1, stats.pending_steps),
-    }
-    for option, (on, state) in needs.items():
-        if on and state is None:
-            raise ValueError(
-                f"{option} needs state that these running statistics lack (they have "
-                f"{', '.join(name for name, value in stats._asdict().items() if value is not None)}); "
-                f"write jbn.init_stats(features, {option})"
-            )
+def _lacking(stats: BatchStats, rule: UpdateRule) -> str | None:
+    """What to say where an option needs state that the statistics lack."""
+    needs = (
+        ("debias=True", rule.debias, stats.weight),
+        ("momentum=None", rule.momentum is None, stats.weight),
+        ("momentum=<schedule>", callable(rule.momentum), stats.step),
+        ("skip_nonfinite=True", rule.skip_nonfinite, stats.skipped),
+        (f"accumulate_steps={rule.accumulate_steps}", rule.accumulate_steps > 1, stats.pending_steps),
+    )
+    missing = next((option for option, on, state in needs if on and state is None), None)
+    return missing and (
+        f"{missing} needs state that these running statistics lack (they have "
+        f"{', '.join(name for name, value in stats._asdict().items() if value is not None)}); "
+        f"use jbn.init_stats(features, {missing})"
+    )

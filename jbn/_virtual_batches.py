@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jbn import _axes
-from jbn._axes import Axis
+from jbn._axes import Axes
 from jbn._moments import Moments, merge_all
 
 Ragged = Literal["refuse", "exact"]
+Vector = TypeVar("Vector", jax.Array, jax.Array | None)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class VirtualBatches:
       batch: the batch axis.
       groups: number of virtual batches.
       size: examples in each; the last may hold fewer.
-      axis: feature axes of the cut input, the groups' axis among them.
+      axes: of the cut input; the groups' axis is among the feature axes.
       at: place of the groups' axis in the feature shape.
     """
 
@@ -42,7 +43,7 @@ class VirtualBatches:
     batch: int
     groups: int
     size: int
-    axis: tuple[int, ...]
+    axes: Axes
     at: int
 
     @property
@@ -53,7 +54,7 @@ class VirtualBatches:
             return None
         return (
             f"virtual_batch_size={self.size} does not divide the batch of {n} (axis {self.batch} of shape "
-            f"{self.shape}); write a batch size that it divides, or ragged_groups='exact', where the last virtual "
+            f"{self.shape}); choose a batch size that it divides, or ragged_groups='exact', where the last virtual "
             f"batch has {rest}"
         )
 
@@ -86,7 +87,7 @@ class VirtualBatches:
         y = y.reshape(*y.shape[: self.batch], -1, *y.shape[self.batch + 2 :])
         return jax.lax.slice_in_dim(y, 0, self.shape[self.batch], axis=self.batch)
 
-    def expand_params(self, value: jax.Array | None) -> jax.Array | None:
+    def expand_params(self, value: Vector) -> Vector:
         """A parameter of the feature shape, the same for every group."""
         return None if value is None else jnp.expand_dims(value, self.at)
 
@@ -99,32 +100,32 @@ class VirtualBatches:
         else:
             count = jnp.moveaxis(count, self.at, 0)
             mask = self.split_mask(where)
-            if mask is None or all(mask.shape[a] == 1 for a in self.axis if a != self.batch):
+            if mask is None or all(mask.shape[a] == 1 for a in self.axes.features if a != self.batch):
                 # The mask tells groups apart, but not features.
                 count = count.reshape(self.groups, -1)[:, 0]
         return merge_all(parts[0], Moments(parts[1], parts[2], count))
 
 
-def virtual_batches(shape: tuple[int, ...], axis: Axis, size: int) -> VirtualBatches:
-    """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis.
+def virtual_batches(shape: tuple[int, ...], axes: Axes, size: int | None) -> VirtualBatches | None:
+    """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis, if at all.
 
     Raises:
       ValueError: there is no axis to cut, or `size` is not positive.
     """
-    features = _axes.feature_axes(axis, len(shape))
-    reduced = _axes.reduction_axes(axis, len(shape))
+    if size is None:
+        return None
+    _axes.check_static(virtual_batch_size=size)
     size = operator.index(size)
     if size < 1:
-        raise ValueError(f"virtual_batch_size={size}; write the number of examples in a virtual batch, such as 32")
-    if not reduced:
+        raise ValueError(f"virtual_batch_size={size}; pass the number of examples in a virtual batch, such as 32")
+    if not axes.reduced:
         raise ValueError(
-            f"virtual_batch_size={size} cuts the batch axis, but axis={axis} keeps every axis of an input of shape "
-            f"{shape}; write an input with a batch axis"
+            f"virtual_batch_size={size} cuts the batch axis, but axis={axes.given} keeps every axis of an input of "
+            f"shape {shape}; pass an input with a batch axis"
         )
-    batch = reduced[0]
-    at = sum(a < batch for a in features)
-    cut = (*features[:at], batch, *(a + 1 for a in features[at:]))
+    batch = axes.reduced[0]
+    at = sum(a < batch for a in axes.features)
+    cut = (*axes.features[:at], batch, *(a + 1 for a in axes.features[at:]))
     count = -(-shape[batch] // size)
-    return VirtualBatches(
-        shape, batch, count if count >= 1 else 1, size, cut, at
-    )  # max() cannot compare symbolic sizes
+    groups = count if count >= 1 else 1  # max() cannot compare symbolic sizes
+    return VirtualBatches(shape, batch, groups, size, _axes.canonical(cut, len(shape) + 1), at)

@@ -18,7 +18,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from jbn import _axes
-from jbn._batch_norm import Activation, batch_norm, normalize_batch
+from jbn._activation import Activation
+from jbn._batch_norm import batch_norm
 from jbn._refusal import called_from, excused
 from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
 from jbn._variants.adapt import adaptive_layer
@@ -178,7 +179,7 @@ class BatchNorm(nn.Module):
     ) -> jax.Array:
         """Variables in, `norm`, variables out. With `domains`, each has statistics (and affine) of its own."""
         x = jnp.asarray(x)
-        features = _axes.feature_shape(self.axis, x.shape)
+        features = _axes.canonical(self.axis, x.ndim).feature_shape(x.shape)
         init = init_stats if domains is None else functools.partial(init_domain_stats, domains)
         start = init(
             features,
@@ -208,12 +209,13 @@ class BatchNorm(nn.Module):
         if self.is_initializing():
             if not running:
                 scale, bias = (p if p is None or p.shape == features else p[0] for p in (scale, bias))
-                return normalize_batch(x, scale, bias, **forward)[0]  # of one example, often: no virtual batches
+                with excused(lambda: True):  # of one example, often: no virtual batches, and one value per feature
+                    return batch_norm(x, scale, bias, None, train=True, **forward)[0]
             update = False
         if update and not self.is_mutable_collection("batch_stats"):
             raise ValueError(
                 f"{'/'.join(self.path) or 'BatchNorm'} is to update its running statistics, but batch_stats is not "
-                "mutable here; write y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
+                "mutable here; use y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
                 "use_running_average=True for inference"
             )
         stats = promote_stats(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
@@ -348,7 +350,7 @@ class AdaptiveBatchNorm(BatchNorm):
 
     Attributes:
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
-        per feature; for a single example write N / (N + 1), such as 16 / 17.
+        per feature; for a single example pass N / (N + 1), such as 16 / 17.
 
     A checkpoint of `BatchNorm` loads into it, and back.
 

@@ -18,7 +18,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from jbn import _axes
-from jbn._batch_norm import Activation, batch_norm
+from jbn._activation import Activation
+from jbn._batch_norm import batch_norm
 from jbn._refusal import called_from, excused
 from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
 from jbn._variants.adapt import adaptive_layer
@@ -221,7 +222,7 @@ class BatchNorm(nnx.Module):
         running = self.use_running_average if running is None else running
         if running is None:
             raise ValueError(
-                "use_running_average is None in the constructor and in the call; write layer.train() or layer.eval(), "
+                "use_running_average is None in the constructor and in the call; call layer.train() or layer.eval(), "
                 "or use_running_average=False (training) or True (inference) in one of the two"
             )
         update = self.update_running_average if update is None else update
@@ -403,7 +404,7 @@ class AdaptiveBatchNorm(BatchNorm):
     Args:
       num_features: number of features.
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
-        per feature; for a single example write N / (N + 1), such as 16 / 17.
+        per feature; for a single example pass N / (N + 1), such as 16 / 17.
       **options: those of `BatchNorm`, whose state it has.
 
     Example:

@@ -1,10 +1,10 @@
 """The array functions that the mathematics calls, and the only room that knows a platform.
 
-    power_sums, affine        the two passes over the large array
-    upcast, upcast_once       to the dtype of the arithmetic, for all passes or for one
-    scale_over_root           the factor of inference
-    materialize_vector        a vector that is computed before the pass that reads it
-    fusion_barrier            an array that is not computed anew for each pass that reads it
+    upcast            to the dtype of the arithmetic
+    rough_mean        a mean that may be off, to shift by
+    power_sums        Σ d and Σ |d|² of d = x - shift: the first pass over the large array
+    affine            (x - shift) · factor + offset: the second pass
+    fusion_barrier    an array that is not computed anew for each pass that reads it
 
 `reference` says what each means, in plain jax.numpy; `tuned` is what is measured to be fast. The environment variable
 JBN_KERNELS chooses between the two. Where the jax at hand lacks an internal that the tuned ones need, the reference is
@@ -40,10 +40,8 @@ def choose() -> ModuleType:
 
 
 _chosen = choose()
+upcast = _chosen.upcast
+rough_mean = _chosen.rough_mean
 power_sums = _chosen.power_sums
 affine = _chosen.affine
-upcast = _chosen.upcast
-upcast_once = _chosen.upcast_once
-scale_over_root = _chosen.scale_over_root
-materialize_vector = _chosen.materialize_vector
 fusion_barrier = _chosen.fusion_barrier

@@ -24,10 +24,9 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
 from jbn import _axes, _dtypes
-from jbn._kernels import reference
 from jbn._kernels.fallback import or_plainly
 from jbn._kernels.plain import plain
-from jbn._kernels.tuning import FEW, LITTLE, MOST
+from jbn._kernels.tuning import FEW, LITTLE, MOST, large
 
 # What XLA:CPU computes anew for each use. Not what is dear (a division, exp, tanh), which it does not.
 CHEAP = frozenset(
@@ -51,36 +50,33 @@ def fusion_barrier(x: jax.Array) -> jax.Array:
     return _fusion_barrier_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) and not plain() else x
 
 
-def upcast(x: jax.Array, *others: DTypeLike) -> jax.Array:
+def upcast(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
     """`_dtypes.upcast`; a small array of half precision, and what comes back to it, by way of memory.
 
     XLA:CPU has a loop run by several threads if it takes more than an operation for each byte. Half precision does:
     conversions come on top, and bytes are halved. To wake a thread takes longer than a small loop.
     """
     wide = _dtypes.upcast(x, *others)
-    return wide if wide.dtype == x.dtype else _materialize(wide, "half", x)
+    if wide.dtype == x.dtype:
+        return wide
+    if not once:
+        return _materialize(wide, "half", x)
+    small = _axes.known(x.shape) and x.size <= LITTLE["half, one pass"]
+    return _not_inlined(wide) if small and jax.default_backend() == "cpu" else wide
 
 
 # Programs for inference hold no primitive of ours, which an exporter would have to know: there is decided while they
 # are traced what else the lowering decides, and by operations that do no harm where that turns out wrong.
 
 
-def upcast_once(x: jax.Array, *others: DTypeLike) -> jax.Array:
-    """`upcast` for one pass alone, as at inference: it may be larger."""
-    wide = _dtypes.upcast(x, *others)
-    small = _axes.known(x.shape) and x.size <= LITTLE["half, one pass"]
-    return _not_inlined(wide) if small and wide.dtype != x.dtype and jax.default_backend() == "cpu" else wide
-
-
-def scale_over_root(scale: jax.Array | None, square: jax.Array) -> jax.Array:
-    """scale / sqrt(square), computed before the pass that reads it, not anew for each element.
+def divided_by_one(factor: jax.Array) -> jax.Array:
+    """`factor`, computed before the pass that reads it, not anew for each element.
 
     XLA:CPU does not repeat a division. This one is by 1, so it is exact, and XLA cannot know: of NaN it is by 0.
     """
-    factor = reference.scale_over_root(scale, square)
-    if scale is None or jax.default_backend() != "cpu" or jnp.iscomplexobj(scale):
+    if jax.default_backend() != "cpu" or jnp.iscomplexobj(factor):
         return factor
-    return factor / (square >= -jnp.inf).astype(factor.dtype)
+    return factor / (factor >= -jnp.inf).astype(factor.dtype)
 
 
 def downcast(x: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -135,15 +131,15 @@ def _beside_others(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: st
     little = _axes.known((size,)) and size <= LITTLE[when]
     if when != "vector":
         return _lowered(ctx, x, little)
-    if little and _axes.large(size):
+    if little and large(size):
         return mlir.lower_fun(_divided, multiple_results=False)(ctx, x)
-    return _lowered(ctx, x, _axes.large(size))
+    return _lowered(ctx, x, large(size))
 
 
 @or_plainly(_unchanged)
 def _at_an_end(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -> Any:
     on_cpu = tuple(ctx.platforms or ctx.module_context.platforms) == ("cpu",)
-    return _lowered(ctx, x, on_cpu and _axes.large(size) and _fused_op_count_exceeds(ctx, x, MOST[when]))
+    return _lowered(ctx, x, on_cpu and large(size) and _fused_op_count_exceeds(ctx, x, MOST[when]))
 
 
 def _fused_op_count_exceeds(ctx: mlir.LoweringRuleContext, x: Any, most: int) -> bool:
@@ -159,7 +155,7 @@ def _fused_op_count_exceeds(ctx: mlir.LoweringRuleContext, x: Any, most: int) ->
         if isinstance(op, ir.Block):
             if calls:
                 todo.append((calls[-1].operands[value.arg_number], calls[:-1]))
-        elif not _axes.large(math.prod(ir.RankedTensorType(value.type).shape)) or _is_read(value):
+        elif not large(math.prod(ir.RankedTensorType(value.type).shape)) or _is_read(value):
             continue
         elif op.name == "func.call" and "mhlo.frontend_attributes" not in op.attributes:
             callee: Any = ctx.module_context.symbol_table[ir.FlatSymbolRefAttr(op.attributes["callee"]).value]

@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 from jbn import _axes
 from jbn._kernels.fallback import or_plainly
 from jbn._kernels.materialize import is_unpartitioned
-from jbn._kernels.tuning import ENOUGH, SLABS, WINDOW
+from jbn._kernels.tuning import ENOUGH, SLABS, WINDOW, large
 
 
 def sum_pair(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -56,7 +56,7 @@ def _plain_broadcast_pair(
 @or_plainly(mlir.lower_fun(_plain_sum_pair, multiple_results=True))
 def _cpu_sums(ctx: mlir.LoweringRuleContext, *operands: Any, axes: tuple[int, ...]) -> Any:
     x: Any = ctx.avals_in[0]
-    folds = axes and _axes.large(*x.shape) and is_unpartitioned(ctx)
+    folds = axes and large(*x.shape) and is_unpartitioned(ctx)
     rule = _folded_sums if folds else _plain_sum_pair
     return mlir.lower_fun(rule, multiple_results=True)(ctx, *operands, axes=axes)
 

@@ -15,47 +15,46 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes
-from jbn._axes import Axis
+from jbn._axes import Axes
 from jbn._dtypes import abs2
 from jbn._kernels import reference
-from jbn._kernels.materialize import downcast, materialize_vector
+from jbn._kernels.materialize import divided_by_one, downcast, materialize_vector
 from jbn._kernels.paired_sums import broadcast_pair, sum_pair
 from jbn._kernels.plain import plain
-from jbn._kernels.tuning import FEW, MANY
+from jbn._kernels.tuning import FEW, MANY, large
 
 
-def power_sums(x: jax.Array, shift: jax.Array, axis: Axis) -> tuple[jax.Array, jax.Array]:
-    """Σ d and Σ |d|² of d = x - shift over all but the feature axes.
+def power_sums(x: jax.Array, shift: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+    """Σ d and Σ |d|² of d = x - shift over the reduced axes.
 
     Args:
       x: `[..., features, ...]`, in the dtype of the sums (float32 or wider).
       shift: `[*features]`, of the same dtype; a constant to differentiation.
-      axis: the feature axis or axes.
+      axes: of `x`.
 
     Returns:
       Both sums, `[*features]`.
     """
     shift = lax.stop_gradient(shift)
-    return reference.power_sums(x, shift, axis) if jnp.iscomplexobj(x) or plain() else _power_sums(axis, x, shift)
+    return reference.power_sums(x, shift, axes) if jnp.iscomplexobj(x) or plain() else _power_sums(axes, x, shift)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _power_sums(axis: Axis, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _power_sums(axes: Axes, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     def both(k: int, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        d = _distance(x, shift, axis)
-        first, second = sum_pair(d, abs2(d), _axes.reduction_axes(axis, d.ndim))
+        d = _distance(x, shift, axes)
+        first, second = sum_pair(d, abs2(d), axes.reduced)
         return (first, second) if k == 1 else (first.reshape(k, -1).sum(0), second.reshape(k, -1).sum(0))
 
-    return _pack_rows_into_features(both, axis, x, shift)
+    return _pack_rows_into_features(both, axes, x, shift)
 
 
 @_power_sums.defjvp
-def _power_sums_jvp(axis: Axis, primals: Any, tangents: Any) -> Any:
+def _power_sums_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
     """(Σ ẋ, 2·Σ d·ẋ)."""
     (x, shift), (dx, _) = primals, tangents
-    first, second = sum_pair(dx, _distance(x, shift, axis) * dx, _axes.reduction_axes(axis, x.ndim))
-    return _power_sums(axis, x, shift), (materialize_vector(first, x), 2 * materialize_vector(second, x))
+    first, second = sum_pair(dx, _distance(x, shift, axes) * dx, axes.reduced)
+    return _power_sums(axes, x, shift), (materialize_vector(first, x), 2 * materialize_vector(second, x))
 
 
 def affine(
@@ -63,8 +62,10 @@ def affine(
     shift: jax.Array,
     factor: jax.Array,
     offset: jax.Array | None,
-    axis: Axis,
+    axes: Axes,
     dtype: DTypeLike | None = None,
+    *,
+    once: bool = False,
 ) -> jax.Array:
     """(x - shift) · factor + offset.
 
@@ -72,52 +73,58 @@ def affine(
       x: `[..., features, ...]`, float32 or wider.
       shift, factor: `[*features]`, of the same dtype.
       offset: the same, or None for 0.
-      axis: the feature axis or axes.
+      axes: of `x`.
       dtype: of the result; by default that of `x`.
+      once: whether this is the only pass over `x`, as at inference, whose programs hold no primitive of ours.
     """
     dtype = jnp.dtype(dtype or x.dtype)
     if jnp.iscomplexobj(x) or plain():
-        return reference.affine(x, shift, factor, offset, axis, dtype)
-    return _affine(axis, dtype, x, shift, factor, jnp.zeros_like(factor) if offset is None else offset)
+        return reference.affine(x, shift, factor, offset, axes, dtype)
+    offset = jnp.zeros_like(factor) if offset is None else offset
+    if once:
+        factor = divided_by_one(factor)
+    else:
+        factor, shift, offset = (materialize_vector(v, x) for v in (factor, shift, offset))
+    return _affine(axes, dtype, x, shift, factor, offset)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _affine(
-    axis: Axis, dtype: jnp.dtype, x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array
+    axes: Axes, dtype: jnp.dtype, x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array
 ) -> jax.Array:
-    return reference.affine(x, shift, factor, offset, axis, dtype)
+    return reference.affine(x, shift, factor, offset, axes, dtype)
 
 
 @_affine.defjvp
-def _affine_jvp(axis: Axis, dtype: jnp.dtype, primals: Any, tangents: Any) -> Any:
+def _affine_jvp(axes: Axes, dtype: jnp.dtype, primals: Any, tangents: Any) -> Any:
     """(ẋ - shiftˈ) · factor + d · factorˈ + offsetˈ."""
     (x, shift, factor, _), (dx, dshift, dfactor, doffset) = primals, tangents
     shape = x.shape
 
     def turned(_: int, x: jax.Array, shift: jax.Array, dfactor: jax.Array, doffset: jax.Array) -> jax.Array:
-        factors, offsets = broadcast_pair(dfactor, doffset, x, _axes.reduction_axes(axis, x.ndim))
-        return (_distance(x, shift, axis) * factors + offsets).reshape(shape)
+        factors, offsets = broadcast_pair(dfactor, doffset, x, axes.reduced)
+        return (_distance(x, shift, axes) * factors + offsets).reshape(shape)
 
-    moved = _distance(dx, dshift, axis) * _axes.expand(factor, axis, x.ndim)
-    dy = moved + _pack_rows_into_features(turned, axis, x, shift, dfactor, doffset)
-    return _affine(axis, dtype, *primals), downcast(dy, dtype)
-
-
-def _distance(x: jax.Array, shift: jax.Array, axis: Axis) -> jax.Array:
-    return x - _axes.expand(shift, axis, x.ndim)
+    moved = _distance(dx, dshift, axes) * axes.expand(factor)
+    dy = moved + _pack_rows_into_features(turned, axes, x, shift, dfactor, doffset)
+    return _affine(axes, dtype, *primals), downcast(dy, dtype)
 
 
-def _rows_to_pack(x: jax.Array, axis: Axis) -> int:
+def _distance(x: jax.Array, shift: jax.Array, axes: Axes) -> jax.Array:
+    return x - axes.expand(shift)
+
+
+def _rows_to_pack(x: jax.Array, axes: Axes) -> int:
     """How many elements of the next axis to take side by side, where features are few and last; 1 is none."""
-    last = x.ndim > 1 and _axes.feature_axes(axis, x.ndim) == (x.ndim - 1,)
-    if not (last and _axes.large(*x.shape) and x.shape[-1] < FEW):
+    last = x.ndim > 1 and axes.features == (x.ndim - 1,)
+    if not (last and large(*x.shape) and x.shape[-1] < FEW):
         return 1
     return next(k for k in range(MANY // x.shape[-1], 0, -1) if x.shape[-2] % k == 0)
 
 
-def _pack_rows_into_features(f: Callable[..., Any], axis: Axis, x: jax.Array, *vectors: jax.Array) -> Any:
+def _pack_rows_into_features(f: Callable[..., Any], axes: Axes, x: jax.Array, *vectors: jax.Array) -> Any:
     """`f` of how many neighbours stand side by side as if they were features, of `x` so and of vectors to match."""
-    if (k := _rows_to_pack(x, axis)) == 1:
+    if (k := _rows_to_pack(x, axes)) == 1:
         return f(1, x, *vectors)
 
     def cpu(x: jax.Array, *vectors: jax.Array) -> Any:

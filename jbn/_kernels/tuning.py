@@ -3,8 +3,12 @@
 Measured on two cores of an AMD EPYC and of an Intel Xeon with AVX-512, jax 0.10.2, November 2026: benchmarks/NOTES.md.
 """
 
-from jbn._axes import SMALL
+import math
 
+from jbn._axes import known
+
+SAMPLED = 64  # a rough mean is that of about one element in so many
+SMALL = 2**14  # for fewer elements the plain way is as fast
 FEW = 32  # features: a loop over fewer is unrolled, and badly vectorized
 MANY = 64  # features that rows of fewer are packed into: 1.6 MB in 3 columns are summed in 0.75 ms, in 48 in 0.22
 
@@ -17,3 +21,8 @@ MOST = {"result": 8, "derivative": 32}
 SLABS = 8  # XLA computes an operand up to 15 times in one loop, and with 16 slabs would write it to memory instead
 WINDOW = 8  # rows of thousands of features map to the same set of the first-level cache, which holds eight lines
 ENOUGH = SLABS * WINDOW  # rows: of fewer, slabs would leave more than an eighth
+
+
+def large(*shape: int) -> bool:
+    """Whether an array of this shape is known to have enough elements for more than the plain way."""
+    return known(shape) and math.prod(shape) >= SMALL

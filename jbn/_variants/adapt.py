@@ -10,7 +10,6 @@ adaptation").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,10 +20,10 @@ from jax.typing import DTypeLike
 
 from jbn import _axes, _dtypes, _meshes
 from jbn._axes import Axis
-from jbn._batch_norm import SAVE_MOMENTS, Info, refuse_one_value
+from jbn._batch_norm import SAVE_MOMENTS, How, Info, refuse_one_value
 from jbn._kernels.plain import checkpoint, named, plainly
-from jbn._moments import Moments, shifted_moments
-from jbn._normalize import check_features, normalize_shifted
+from jbn._moments import AxisName, Groups, Moments, shifted_moments, unshifted
+from jbn._normalize import normalize_shifted
 from jbn._running_stats import BatchStats
 
 
@@ -39,8 +38,8 @@ def adaptive_batch_norm(
     epsilon: float = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
-    axis_name: str | Sequence[str] | None = None,
-    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    axis_name: AxisName = None,
+    axis_index_groups: Groups = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, Moments]:
     """Batch norm at inference by a blend of the running statistics and those of the test batch.
@@ -84,20 +83,26 @@ def adaptive_batch_norm(
     Reference: Nado et al. 2020 (https://arxiv.org/abs/2006.10963) for w = 0; Schneider et al. 2020
     (https://arxiv.org/abs/2006.16971), section 3.
     """
-    for name, value in {"scale": scale, "bias": bias, "stats.mean": stats.mean, "stats.var": stats.var}.items():
-        check_features(name, value, axis, x.shape)
+    axes = _axes.canonical(axis, x.ndim)
+    _axes.check_features(axes, x.shape, scale=scale, bias=bias, **{"stats.mean": stats.mean, "stats.var": stats.var})
     where = None if where is None else _axes.expand_mask(where, x.shape)
     if not _axes.within(source_weight, 0, 1):
-        raise ValueError(f"source_weight={source_weight} is not between 0 and 1; write N / (N + n), such as 16 / 80")
+        raise ValueError(f"source_weight={source_weight} is not between 0 and 1; pass N / (N + n), such as 16 / 80")
     if (known := _axes.concrete(source_weight)) is not None and np.any(known == 0):
+        how = How(axes, where, axis_name, axis_index_groups)
         remedy = "source_weight=N / (N + n), such as 16 / 17, to blend in the running statistics"
-        x = refuse_one_value(x, axis, None, axis_name, axis_index_groups, who="source_weight=0", remedy=remedy)
+        x = refuse_one_value(x, how, "source_weight=0", remedy)
 
     @plainly
-    def forward(x: Any, scale: Any, bias: Any, where: Any, weight: Any):
+    def forward(
+        x: jax.Array,
+        scale: jax.Array | None,
+        bias: jax.Array | None,
+        where: jax.Array | None,
+        weight: float | jax.Array,
+    ) -> tuple[jax.Array, Moments]:
         result, x = x.dtype if dtype is None else dtype, _dtypes.upcast(x)
-        measured = shifted_moments(x, axis=axis, where=where, axis_name=axis_name, axis_index_groups=axis_index_groups)
-        shift, test = named(measured, "jbn_moments")
+        shift, test = named(shifted_moments(x, axes, where, axis_name, axis_index_groups), "jbn_moments")
         wide = test.var.dtype
         w = jnp.asarray(weight, wide)
         w = jnp.where(test.count > jnp.where(w == 0, 1, 0), w, 1)
@@ -105,8 +110,8 @@ def adaptive_batch_norm(
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
         var = w * stats.var.astype(wide) + (1 - w) * test.var
-        y = normalize_shifted(x, shift, mean, var, scale, bias, epsilon=epsilon, axis=axis, where=where, dtype=result)
-        return y, lax.stop_gradient(test._replace(mean=shift + test.mean))
+        y = normalize_shifted(x, shift, mean, var, scale, bias, axes, where, epsilon=epsilon, dtype=result)
+        return y, lax.stop_gradient(unshifted(shift, test))
 
     return checkpoint(forward, x, scale, bias, where, source_weight, policy=SAVE_MOMENTS)
 

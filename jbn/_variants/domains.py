@@ -9,7 +9,7 @@ Adaptation"). The domain is a traced number, so that one compiled step serves al
 
 from __future__ import annotations
 
-import functools
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -19,10 +19,7 @@ from jbn import _axes, _meshes
 from jbn._axes import Axis
 from jbn._batch_norm import Info, batch_norm
 from jbn._moments import Moments
-from jbn._running_stats import BatchStats, init_stats, update_stats
-
-# Options of `update_stats`.
-_FOLLOWING = ("momentum", "debias", "variance", "skip_nonfinite", "accumulate_steps")
+from jbn._running_stats import BatchStats, UpdateRule, follow, init_stats
 
 
 @_meshes.by_compiler
@@ -75,17 +72,17 @@ def domain_batch_norm(
 
     Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
     """
-    domains = stats.mean.shape[0]
-    features = _axes.feature_shape(axis, x.shape)
+    domains, axes = stats.mean.shape[0], _axes.canonical(axis, x.ndim)
+    features = axes.feature_shape(x.shape)
     for name, value in (("stats.mean", stats.mean), ("stats.var", stats.var)):
         if value.shape[1:] != features:
             raise ValueError(
-                f"{name} has shape {value.shape}; for an input of shape {x.shape} with axis={axis} write one of shape "
+                f"{name} has shape {value.shape}; for an input of shape {x.shape} with axis={axis} pass one of shape "
                 f"{('domains', *features)}, such as jbn.init_domain_stats(domains, {features})"
             )
     domain = _checked(domain, domains)
     update = train if update is None else update
-    following = {name: options.pop(name) for name in _FOLLOWING if name in options}
+    rule = UpdateRule(**{field.name: options.pop(field.name) for field in fields(UpdateRule) if field.name in options})
 
     def norm(d: Any, keep: jax.Array | None) -> tuple[jax.Array, Info]:
         own = BatchStats(stats.mean[d], stats.var[d])  # moved below, with all others
@@ -98,16 +95,16 @@ def domain_batch_norm(
         here = jnp.arange(domains) == domain
         known = jnp.any(here)
         if update:
-            batch = jax.tree.map(lambda m: jnp.where(_axes.expand(here, 0, m.ndim + 1), m, 0), info.moments)
-            moved = _follow(stats, batch, **following)
+            batch = jax.tree.map(lambda m: jnp.where(here.reshape(-1, *[1] * m.ndim), m, 0), info.moments)
+            moved = _follow(stats, batch, rule)
             stats = jax.tree.map(lambda old, new: jnp.where(known, new, old), stats, moved)
             info = info._replace(skipped=None if stats.skipped is None else stats.skipped[domain])
         return jnp.where(known, y, jnp.nan), stats, info
 
-    reduced = _axes.reduction_axes(axis, x.ndim)
+    reduced = axes.reduced
     if not reduced or domain.shape != (x.shape[reduced[0]],):
         raise ValueError(
-            f"domain has shape {domain.shape}; write one number for the batch, or one for each of the "
+            f"domain has shape {domain.shape}; pass one number for the batch, or one for each of the "
             f"{x.shape[reduced[0]] if reduced else 0} examples of an input of shape {x.shape}"
         )
     each = jnp.expand_dims(domain, [a for a in range(x.ndim) if a != reduced[0]])
@@ -118,7 +115,7 @@ def domain_batch_norm(
         y = jnp.where(each == d, one, y)
     info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
     if update:
-        stats = _follow(stats, info.moments, **following)
+        stats = _follow(stats, info.moments, rule)
         info = info._replace(skipped=stats.skipped)
     return y, stats, info
 
@@ -142,23 +139,22 @@ def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: 
     return jax.tree.map(lambda a: jnp.stack([a] * domains), init_stats(features, **options))
 
 
-def _follow(stats: BatchStats, batch: Moments, *, skip_nonfinite: bool = False, **options: Any) -> BatchStats:
+def _follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
     """The statistics of all domains after one batch: moments `[domains, ...]`, of count 0 without examples."""
 
     def alike(a: jax.Array) -> jax.Array:
         worst = jnp.max(jnp.abs(a), initial=0)
         return jnp.where(jnp.isfinite(worst), a, worst.astype(a.dtype))
 
-    if skip_nonfinite:
-        batch = jax.tree.map(alike, batch)
-    update = functools.partial(update_stats, skip_nonfinite=skip_nonfinite, **options)
-    return jax.vmap(update)(stats, batch)
+    if rule.skip_nonfinite:
+        batch = Moments(*map(alike, batch))
+    return jax.vmap(lambda stats, batch: follow(stats, batch, rule))(stats, batch)
 
 
 def _checked(domain: Any, domains: int) -> jax.Array:
     given, domain = domain, jnp.asarray(domain)
     if not jnp.issubdtype(domain.dtype, jnp.integer):
-        raise ValueError(f"domain has dtype {domain.dtype}; write whole numbers from 0 to {domains - 1}")
+        raise ValueError(f"domain has dtype {domain.dtype}; pass whole numbers from 0 to {domains - 1}")
     if not _axes.within(given, 0, domains - 1):
-        raise ValueError(f"domain={given} is out of range; write whole numbers from 0 to {domains - 1}")
+        raise ValueError(f"domain={given} is out of range; pass whole numbers from 0 to {domains - 1}")
     return domain

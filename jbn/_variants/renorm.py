@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jbn import _axes, _dtypes, _meshes
-from jbn._batch_norm import Info, Share, batch_norm
+from jbn._batch_norm import Info, Vector, batch_norm, corrected
 from jbn._moments import Moments
 from jbn._running_stats import BatchStats
+from jbn._virtual_batches import VirtualBatches
 
 Limit = float | jax.Array | Callable[[jax.Array], Any]
 
@@ -51,7 +52,7 @@ def renorm_ramp(final: float, *, start: int, end: int, initial: float) -> Callab
     Reference: Ioffe 2017, section 4.1 (r_max from 1 to 3 in steps 5k to 40k, d_max from 0 to 5 in steps 5k to 25k).
     """
     if end < start:
-        raise ValueError(f"a ramp from step {start} to step {end} runs backwards; write start <= end")
+        raise ValueError(f"a ramp from step {start} to step {end} runs backwards; choose start <= end")
 
     def limit(step: jax.Array) -> jax.Array:
         share = (jnp.asarray(step, jnp.float32) - start) / max(end - start, 1)
@@ -110,30 +111,33 @@ def batch_renorm(
     Reference: Ioffe 2017, "Batch Renormalization", Algorithm 1 (https://arxiv.org/abs/1702.03275).
     """
     if stats is None:
-        raise ValueError("stats is None, but batch_renorm corrects towards them; write jbn.init_stats(features)")
+        raise ValueError("stats is None, but batch_renorm corrects towards them; pass jbn.init_stats(features)")
     # Inference corrects nothing: state without a step, as a module reads it there, will do.
     r_limit, d_limit = (
         _limit(name, limit, least, stats) if train or not callable(limit) else least
         for name, limit, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0))
     )
 
-    def correction(scale: Any, bias: Any, shift: jax.Array, batch: Moments, share: Share) -> tuple[Any, Any]:
+    def correction(
+        scale: Vector, bias: Vector, shift: jax.Array, batch: Moments, groups: VirtualBatches | None
+    ) -> tuple[Vector, Vector]:
         shift, batch = lax.stop_gradient((shift, batch))
         wide = _dtypes.wide(batch.var.dtype, stats.var.dtype)
-        mean, var = (share(a.astype(_dtypes.wide(a.dtype, wide))) for a in (stats.mean, stats.var))
+        mean, var = (a.astype(_dtypes.wide(a.dtype, wide)) for a in (stats.mean, stats.var))
+        if groups is not None:
+            mean, var = groups.expand_params(mean), groups.expand_params(var)
         sigma = jnp.sqrt(var + epsilon)
         r = jnp.clip(jnp.sqrt(batch.var + epsilon) / sigma, 1 / r_limit, r_limit)
         d = jnp.clip(((shift - mean) + batch.mean) / sigma, -d_limit, d_limit)
         # A feature of which nothing was seen has nothing to be corrected.
-        seen = (
-            jnp.broadcast_to(batch.count.reshape(batch.count.shape + (1,) * (r.ndim - batch.count.ndim)), r.shape) > 0
-        )
+        seen = batch.count.reshape(batch.count.shape + (1,) * (r.ndim - batch.count.ndim)) > 0
         r, d = jnp.where(seen, r, 1), jnp.where(seen, d, 0)
-        if scale is None:
-            return r, d if bias is None else bias + d
-        return r * scale, d * scale if bias is None else bias + d * scale
+        if scale is not None:
+            r, d = r * scale, d * scale
+        return r, d if bias is None else bias + d
 
-    y, new, info = batch_norm(x, scale, bias, stats, train=train, epsilon=epsilon, correction=correction, **options)
+    with corrected(correction):
+        y, new, info = batch_norm(x, scale, bias, stats, train=train, epsilon=epsilon, **options)
     assert new is not None
     return y, new, info
 
@@ -142,10 +146,10 @@ def _limit(name: str, limit: Limit, least: float, stats: BatchStats) -> Any:
     if callable(limit):
         if stats.step is None:
             raise ValueError(
-                f"{name} is a function of the step, but the running statistics count none; write "
+                f"{name} is a function of the step, but the running statistics count none; use "
                 "jbn.init_stats(features, count_steps=True)"
             )
         return limit(stats.step)
     if not _axes.within(limit, least, math.inf):
-        raise ValueError(f"{name}={limit} is out of range; write at least {least:g}, which is batch norm's")
+        raise ValueError(f"{name}={limit} is out of range; choose at least {least:g}, which is batch norm's")
     return limit

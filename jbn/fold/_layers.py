@@ -88,7 +88,7 @@ def _not_affine(layer: Any, x: jax.Array, use_running_average: Any = None, **_: 
             "normalizes by the batch here, as in training; write use_running_average=True, model.eval() with nnx, or "
             "what the model takes, as in call=lambda m, x: m(x, train=False)"
         )
-    if _axes.feature_axes(layer.axis, x.ndim) != (x.ndim - 1,):
+    if _axes.canonical(layer.axis, x.ndim).features != (x.ndim - 1,):
         return f"has axis={layer.axis}, while Flax's linear layers have their features last; write axis=-1"
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return "is called with complex numbers, for which folding is not written"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jbn._running_stats import preset
+from jbn._presets import preset
 from jbn.interop._layer import SETTLED, Layer, batches, debiased, layer_of, vectors
 from jbn.interop._trees import array, for_torch
 

@@ -13,7 +13,8 @@ from jax import lax
 
 import jbn.linen
 import jbn.nnx
-from jbn._batch_norm import _activate, batch_norm
+from jbn._activation import activate
+from jbn._batch_norm import batch_norm
 from jbn._moments import Moments, merge, moments
 from jbn._running_stats import BatchStats, promote_stats
 from jbn._variants.adapt import adaptive_layer
@@ -105,7 +106,7 @@ def measure(
         if isinstance(layer, _ADAPTIVE):
             norm = functools.partial(adaptive_layer, source_weight=layer.source_weight)
         y = norm(x, scale, bias, promote_stats(started(stats), x.dtype), train=False, **forward)[0]
-        batch = moments(_activate(activation, x, mask) if activation and placement == "after" else x, **reduced)
+        batch = moments(activate(activation, x, mask) if activation and placement == "after" else x, **reduced)
     both = merge(sofar, batch)
     return y, both._replace(count=jnp.broadcast_to(both.count, sofar.count.shape))
 

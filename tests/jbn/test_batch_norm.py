@@ -248,18 +248,18 @@ OK = {"x": jnp.ones((5, 3, 7)), "scale": jnp.ones(3), "bias": jnp.ones(3), "stat
     ("wrong", "says"),
     [
         *[
-            ({name: jnp.ones(4)}, rf"{name} has shape \(4,\), but axis=1 .* feature shape \(3,\); write a {name}")
+            ({name: jnp.ones(4)}, rf"{name} has shape \(4,\), but axis=1 .* feature shape \(3,\); pass a {name}")
             for name in ("scale", "bias")
         ],
-        ({"stats": jbn.init_stats(7)}, r"stats\.mean has shape \(7,\), but axis=1 .* \(3,\); write a stats\.mean"),
-        ({"stats": jbn.BatchStats(jnp.ones(3), jnp.ones(1))}, r"stats\.var has shape \(1,\), .*; write a stats\.var"),
-        ({"stats": None, "train": False}, r"stats is None and train is False; write .*jbn\.init_stats\("),
-        ({"axis": 3}, r"axis=3 is out of range for an input of rank 3; write axes from -3 to 2"),
-        ({"where": jnp.ones((5, 3), bool)}, r"where has shape \(5, 3\), .* input's \(5, 3, 7\); write"),
-        ({"axis_name": "nowhere"}, r"axis_name='nowhere' is not bound here; .* or write axis_name=None"),
-        ({"axis_index_groups": [[0]]}, r"axis_index_groups needs .*; write axis_name="),
+        ({"stats": jbn.init_stats(7)}, r"stats\.mean has shape \(7,\), but axis=1 .* \(3,\); pass a stats\.mean"),
+        ({"stats": jbn.BatchStats(jnp.ones(3), jnp.ones(1))}, r"stats\.var has shape \(1,\), .*; pass a stats\.var"),
+        ({"stats": None, "train": False}, r"stats is None and train is False; pass .*jbn\.init_stats\("),
+        ({"axis": 3}, r"axis=3 is out of range for an input of rank 3; choose axes from -3 to 2"),
+        ({"where": jnp.ones((5, 3), bool)}, r"where has shape \(5, 3\), .* input's \(5, 3, 7\); pass"),
+        ({"axis_name": "nowhere"}, r"axis_name='nowhere' is not bound here; .* or set axis_name=None"),
+        ({"axis_index_groups": [[0]]}, r"axis_index_groups needs .*; pass axis_name="),
         *[
-            ({"x": jnp.ones((5, 3, 7), jnp.int32), "train": train}, r"x has dtype int32; .*write x\.astype\(")
+            ({"x": jnp.ones((5, 3, 7), jnp.int32), "train": train}, r"x has dtype int32; .*pass x\.astype\(")
             for train in (True, False)
         ],
     ],

@@ -183,7 +183,7 @@ def test_immutable_statistics_are_refused_with_a_remedy():
 
     x = batch((13, 3))
     variables = Net().init(jax.random.key(0), x)
-    says = r"norm is to update .* batch_stats is not mutable .*write .*mutable=\['batch_stats'\]"
+    says = r"norm is to update .* batch_stats is not mutable .*use .*mutable=\['batch_stats'\]"
     with pytest.raises(ValueError, match=says):
         Net().apply(variables, x)
 

@@ -179,7 +179,7 @@ def test_an_activation_within_is_one_beside(module, running, placement):
 
 @MODULES
 def test_a_virtual_batch_that_does_not_divide_is_refused(module):
-    with pytest.raises(ValueError, match=r"virtual_batch_size=5 does not divide .* write"):
+    with pytest.raises(ValueError, match=r"virtual_batch_size=5 does not divide .* choose"):
         module(REFUSE, STATE, XS[0], use_running_average=False)
 
 
@@ -297,7 +297,7 @@ def test_linen_initializes_by_one_example_but_trains_by_more(options):
     layer, x = jbn.linen.BatchNorm(use_running_average=False, **options), XS[0][:10]
     variables = layer.init(jax.random.key(0), x[:1])
     assert_same(variables, layer.init(jax.random.key(0), x))
-    says = "does not divide" if options is REFUSE else "has 1 value per feature.*write a larger batch"
+    says = "does not divide" if options is REFUSE else "has 1 value per feature.*pass a larger batch"
     with pytest.raises(ValueError, match=says):
         layer.apply(variables, x[:1], mutable=["batch_stats"])
 
@@ -307,7 +307,7 @@ def test_linen_needs_no_mutable_statistics_where_it_updates_none(running):
     layer = jbn.linen.BatchNorm(update_running_average=False)
     y = layer.apply({"params": PARAMS, "batch_stats": STATE}, XS[0], running)
     assert_same(y, function({}, STATE, XS[0], use_running_average=running)[0])
-    with pytest.raises(ValueError, match=r"batch_stats is not mutable here; write .*mutable=\['batch_stats'\]"):
+    with pytest.raises(ValueError, match=r"batch_stats is not mutable here; use .*mutable=\['batch_stats'\]"):
         layer.apply({"params": PARAMS, "batch_stats": STATE}, XS[0], running, update_running_average=True)
 
 

@@ -294,32 +294,32 @@ def test_the_derivatives_of_the_moments_are_the_closed_forms(x64, where):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: jbn.moments(jnp.ones((4, 3), jnp.int32)), r"x has dtype int32; .*write x\.astype\(jnp\.float32\)"),
-        (lambda: jbn.moments(jnp.ones((4, 3)), axis=2), r"axis=2 is out of range for an input of rank 2; write axes"),
+        (lambda: jbn.moments(jnp.ones((4, 3), jnp.int32)), r"x has dtype int32; .*pass x\.astype\(jnp\.float32\)"),
+        (lambda: jbn.moments(jnp.ones((4, 3)), axis=2), r"axis=2 is out of range for an input of rank 2; choose axes"),
         (
             lambda: jbn.moments(jnp.ones((4, 3)), where=jnp.ones(4, bool)),
-            r"where has shape \(4,\), .* input's \(4, 3\); write .* mask\[:, None\]",
+            r"where has shape \(4,\), .* input's \(4, 3\); pass .* mask\[:, None\]",
         ),
         (
             lambda: jbn.moments(jnp.ones((4, 3)), axis_index_groups=[[0, 1]]),
-            r"axis_index_groups needs the axis .*; write axis_name=",
+            r"axis_index_groups needs the axis .*; pass axis_name=",
         ),
         (
             lambda: jbn.moments(jnp.ones((4, 3)), axis_name="nowhere"),
-            r"axis_name='nowhere' is not bound here; call inside vmap, shard_map or pmap .*, or write axis_name=None",
+            r"axis_name='nowhere' is not bound here; call inside vmap, shard_map or pmap .*, or set axis_name=None",
         ),
         *[
             (
                 lambda g=g: jax.vmap(lambda x: jbn.moments(x, axis_name="d", axis_index_groups=g), axis_name="d")(
                     jnp.ones((4, 5, 3))
                 ),
-                r"axis_index_groups=.* does not name each index of an axis of size 4 once; write groups .* 0 to 3",
+                r"axis_index_groups=.* does not name each index of an axis of size 4 once; pass groups .* 0 to 3",
             )
             for g in ([[0, 1], [2]], [[0, 1], [1, 2, 3]], [[0, 1], [2, 3, 4]])
         ],
         (
             lambda: jbn.merge(jbn.moments(jnp.ones((4, 3))), jbn.moments(jnp.ones((4, 2)))),
-            r"features of shape \(3,\) and \(2,\); write moments over the same features",
+            r"features of shape \(3,\) and \(2,\); pass moments over the same features",
         ),
     ],
 )

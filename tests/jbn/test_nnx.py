@@ -177,7 +177,7 @@ def test_train_eval_view_and_the_call_switch_as_in_flax():
 
 def test_the_switch_must_be_set_somewhere():
     layer, x = Ours(3, rngs=nnx.Rngs(0), use_running_average=None), batch((13, 3))
-    with pytest.raises(ValueError, match=r"use_running_average is None .*write layer\.train\(\) or layer\.eval\(\)"):
+    with pytest.raises(ValueError, match=r"use_running_average is None .*call layer\.train\(\) or layer\.eval\(\)"):
         layer(x)
     np.testing.assert_allclose(layer(x, use_running_average=True), x / np.sqrt(1 + 1e-5), rtol=1e-6)
 

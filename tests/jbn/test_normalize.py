@@ -150,12 +150,12 @@ def test_a_statistic_of_another_shape_is_refused_with_a_remedy(name):
     values = dict.fromkeys(("mean", "var", "scale", "bias"), jnp.ones(3)) | {name: jnp.ones(4)}
     says = (
         rf"{name} has shape \(4,\), but axis=1 of an input of shape \(5, 3, 7\) has the feature shape \(3,\); "
-        rf"write a {name} of that shape"
+        rf"pass a {name} of that shape"
     )
     with pytest.raises(ValueError, match=says):
         jbn.normalize(jnp.ones((5, 3, 7)), **values, axis=1)
 
 
 def test_integers_are_refused_because_the_result_would_be_truncated():
-    with pytest.raises(ValueError, match=r"x has dtype int32; .*write x\.astype\(jnp\.float32\)"):
+    with pytest.raises(ValueError, match=r"x has dtype int32; .*pass x\.astype\(jnp\.float32\)"):
         jbn.normalize(jnp.arange(6).reshape(3, 2), jnp.zeros(2), jnp.ones(2))

@@ -122,6 +122,6 @@ def test_drift_is_the_distance_in_running_standard_deviations(dtype):
 
 
 def test_statistics_of_other_features_are_refused_with_a_remedy():
-    says = r"running statistics have the feature shape \(4,\), the batch's moments \(3,\); write .*jbn\.init_stats\("
+    says = r"running statistics have the feature shape \(4,\), the batch's moments \(3,\); pass .*jbn\.init_stats\("
     with pytest.raises(ValueError, match=says):
         jbn.update_stats(jbn.init_stats(4), stream(1)[0])

@@ -259,18 +259,18 @@ def test_accumulation_lives_in_a_scan():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"momentum": None, "debias": True}, r"momentum=None with debias=True: .* write debias=False"),
-        ({"momentum": 1.5}, r"momentum=1\.5 is not between 0 and 1; write .*torch's 0\.1 is 0\.9"),
-        ({"accumulate_steps": 0}, r"accumulate_steps=0; write the number of micro-batches"),
-        ({"variance": "sample"}, r"variance is 'sample'; write 'biased' \(Flax, Keras\) or 'unbiased'"),
+        ({"momentum": None, "debias": True}, r"momentum=None with debias=True: .* set debias=False"),
+        ({"momentum": 1.5}, r"momentum=1\.5 is not between 0 and 1; pass .*torch's 0\.1 is 0\.9"),
+        ({"accumulate_steps": 0}, r"accumulate_steps=0; pass the number of micro-batches"),
+        ({"variance": "sample"}, r"variance is 'sample'; choose 'biased' \(Flax, Keras\) or 'unbiased'"),
         (
             {"debias": True},
-            r"debias=True needs state .*\(they have mean, var\); write jbn\.init_stats\(.*debias=True\)",
+            r"debias=True needs state .*\(they have mean, var\); use jbn\.init_stats\(.*debias=True\)",
         ),
-        ({"momentum": None}, r"momentum=None needs state .*; write jbn\.init_stats\("),
-        ({"momentum": lambda step: 0.9}, r"momentum=<schedule> needs state .*; write jbn\.init_stats\("),
-        ({"skip_nonfinite": True}, r"skip_nonfinite=True needs state .*; write jbn\.init_stats\("),
-        ({"accumulate_steps": 2}, r"accumulate_steps=2 needs state .*; write jbn\.init_stats\("),
+        ({"momentum": None}, r"momentum=None needs state .*; use jbn\.init_stats\("),
+        ({"momentum": lambda step: 0.9}, r"momentum=<schedule> needs state .*; use jbn\.init_stats\("),
+        ({"skip_nonfinite": True}, r"skip_nonfinite=True needs state .*; use jbn\.init_stats\("),
+        ({"accumulate_steps": 2}, r"accumulate_steps=2 needs state .*; use jbn\.init_stats\("),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_a_remedy(options, says):
@@ -280,6 +280,6 @@ def test_options_that_do_not_fit_are_refused_with_a_remedy(options, says):
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"no preset 'pytorch'; write one of flax, keras, torch; did you mean 'torch'\?"
+        ValueError, match=r"no preset 'pytorch'; choose one of flax, keras, torch; did you mean 'torch'\?"
     ):
         jbn.preset("pytorch")

@@ -108,7 +108,7 @@ def test_devices_move_the_running_statistics_together_while_these_normalize():
 
 @pytest.mark.parametrize(("shape", "axis"), [((1, 3), -1), ((3,), 0), ((1, 1, 1, 3), -1), ((3, 1), 0)])
 def test_one_value_per_feature_is_refused_in_training_with_the_remedy(shape, axis):
-    says = r"has 1 value per feature, .* write a larger batch, axis_name=.*, or train=False"
+    says = r"has 1 value per feature, .* pass a larger batch, axis_name=.*, or train=False"
     for options in ({"train": True}, {"train": False, "update": True}):
         with pytest.raises(ValueError, match=says):
             jbn.batch_norm(jnp.ones(shape), None, None, statistics(), axis=axis, **options)
@@ -190,8 +190,8 @@ def test_info_of_inference_measures_nothing():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"placement": "both"}, r"placement is 'both'; write 'before' or 'after'"),
-        ({"stats": None, "use_running_average": True}, r"stats is None and use_running_average is True; write running"),
+        ({"placement": "both"}, r"placement is 'both'; choose 'before' or 'after'"),
+        ({"stats": None, "use_running_average": True}, r"stats is None and use_running_average is True; pass running"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_remedy(options, says):

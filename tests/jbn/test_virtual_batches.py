@@ -194,13 +194,13 @@ def test_an_empty_batch_leaves_the_statistics():
             {"virtual_batch_size": 5},
             r"virtual_batch_size=5 does not divide the batch of 12 .*ragged_groups='exact'.* 2$",
         ),
-        ({"virtual_batch_size": 0}, r"virtual_batch_size=0; write the number of examples"),
-        ({"virtual_batch_size": 4, "ragged_groups": "drop"}, r"ragged_groups is 'drop'; write 'refuse' or 'exact'"),
+        ({"virtual_batch_size": 0}, r"virtual_batch_size=0; pass the number of examples"),
+        ({"virtual_batch_size": 4, "ragged_groups": "drop"}, r"ragged_groups is 'drop'; choose 'refuse' or 'exact'"),
         (
             {"virtual_batch_size": 4, "axis": (0, 1)},
             r"virtual_batch_size=4 cuts the batch axis, but axis=\(0, 1\) keeps",
         ),
-        ({"virtual_batch_size": 1}, r"a virtual batch of 1 of .* has 1 value per feature, .*; write a larger"),
+        ({"virtual_batch_size": 1}, r"a virtual batch of 1 of .* has 1 value per feature, .*; pass a larger"),
         ({"virtual_batch_size": 11, "ragged_groups": "exact"}, r"a virtual batch of 1 of .* has 1 value per feature"),
     ],
 )

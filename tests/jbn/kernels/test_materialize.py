@@ -13,9 +13,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbn
-from jbn import _axes
 from jbn._kernels import tuning
 from jbn._kernels.materialize import fusion_barrier, materialize_vector
+from jbn._kernels.tuning import SMALL
 from jbn.linen import BatchNorm
 
 WRAPS = pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_written_is_what_it_was_and_so_are_its_derivatives(how, wrap):
 
     def f(x):
         if "materialized" in how:
-            return materialize_vector(x, jnp.zeros((_axes.SMALL // 64 if "division" in how else 4096, 64)))
+            return materialize_vector(x, jnp.zeros((SMALL // 64 if "division" in how else 4096, 64)))
         y = jnp.broadcast_to(x, (512, *x.shape))
         for _ in range(tuning.MOST["result"] + 2):
             y = -y
@@ -105,8 +105,8 @@ class Net(nn.Module):
 
 
 def without_materialized_vectors(monkeypatch):
-    for user in ("_moments", "_normalize", "_kernels.passes"):
-        monkeypatch.setattr(f"jbn.{user}.materialize_vector", lambda vector, x: vector)
+    for user in ("subsampling", "passes"):
+        monkeypatch.setattr(f"jbn._kernels.{user}.materialize_vector", lambda vector, x: vector)
 
 
 def test_inputs_are_written_in_a_stack_of_norms_and_not_in_a_network(monkeypatch):

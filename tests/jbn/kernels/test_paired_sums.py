@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jbn
-from jbn import _axes
 from jbn._kernels.paired_sums import broadcast_pair, sum_pair
+from jbn._kernels.tuning import SMALL
 
 SHAPES = [pytest.param((64, 32, 40), id="many-features"), pytest.param((512, 64, 3), id="few-features")]
 CUTS = [
@@ -33,7 +33,7 @@ CUTS = [
 
 
 def pair(shape, dtype="float64") -> tuple[jax.Array, jax.Array]:
-    assert np.prod(shape) >= _axes.SMALL
+    assert np.prod(shape) >= SMALL
     return batch(shape, dtype=dtype, mean=3.0), batch(shape, dtype=dtype, seed=1)
 
 

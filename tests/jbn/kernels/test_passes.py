@@ -15,6 +15,7 @@ import jbn
 from jbn import _axes
 from jbn._kernels import passes
 from jbn._kernels import reference as plain
+from jbn._kernels.subsampling import subsample
 
 # Few features last are summed side by side on a CPU; the last shape cannot be, the second to last is complex.
 SHAPES = [
@@ -29,9 +30,13 @@ SHAPES = [
 
 def arguments(shape, axis, dtype):
     x = batch(shape, axis, dtype, mean=30.0)
-    shift = jnp.mean(x, _axes.reduction_axes(axis, len(shape))) + 0.1
+    shift = jnp.mean(x, _axes.canonical(axis, len(shape)).reduced) + 0.1
     factor, offset = some_affine(shape, axis, dtype)
     return x, shift, factor, offset
+
+
+def part_of(x, axis, *mask):
+    return subsample(x, _axes.canonical(axis, x.ndim), 64, *mask)
 
 
 def value(f, along, *at):
@@ -54,16 +59,17 @@ def forward_over_reverse(f, along, *at):
 @pytest.mark.parametrize("how", ["eager", "jit", "vmap"])
 @pytest.mark.parametrize(("shape", "axis", "dtype"), SHAPES)
 def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, dtype, how, x64):
+    axes = _axes.canonical(axis, len(shape))
     x, shift, factor, offset = arguments(shape, axis, dtype)
     tangents = jax.tree.map(lambda a: jnp.cos(3 * jnp.real(a)).astype(a.dtype), (x, shift, factor, offset))
     wrap = {"eager": lambda f: f, "jit": jax.jit, "vmap": lambda f: lambda *a: jax.tree.map(
         lambda v: v[0], jax.vmap(f)(*(jnp.stack([v, v]) for v in a)))}[how]  # fmt: skip
 
     def sums(power_sums):
-        return lambda x: power_sums(x, jax.lax.stop_gradient(shift), axis)
+        return lambda x: power_sums(x, jax.lax.stop_gradient(shift), axes)
 
     def line(affine):
-        return lambda *a: affine(*a, axis)
+        return lambda *a: affine(*a, axes)
 
     pairs = [
         (sums(passes.power_sums), sums(plain.power_sums), (x,), tangents[:1]),
@@ -121,7 +127,7 @@ def test_statistics_alone_write_an_eighth_of_complex_numbers(shape, axis):
 def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     """The sampled elements far from all others, which is the worst that can be: var still has most of its digits."""
     x = np.random.default_rng(0).normal(size=shape)
-    sampled = _axes.sample(jnp.arange(x.size, dtype=jnp.int32).reshape(shape), -1, 64)
+    sampled = part_of(jnp.arange(x.size, dtype=jnp.int32).reshape(shape), -1)
     assert x.size / 128 <= sampled.size <= x.size
     x.reshape(-1)[np.asarray(sampled).reshape(-1)] += 1e4
     found = jbn.moments(jnp.asarray(x, jnp.float32))
@@ -140,7 +146,7 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
 def test_with_a_mask_the_sample_runs_along_an_axis_on_which_it_does_not_change(shape, free):
     """So that of each feature the mask keeps the same share of the sample as of all."""
     x = jnp.zeros((32, 24, 8, 3))
-    part = _axes.sample(x, -1, 64, jnp.ones(shape, bool))
+    part = part_of(x, -1, jnp.ones(shape, bool))
     assert [a for a in range(4) if part.shape[a] < x.shape[a]] == ([] if free is None else [free])
 
 
@@ -156,18 +162,18 @@ def test_masked_moments_of_a_large_input_lose_nothing_to_a_large_mean_or_to_padd
 
 def test_all_of_a_small_input_is_its_sample_and_of_one_with_few_rows():
     for x in (jnp.zeros((12, 7)), jnp.zeros((3, 4, 7)), jnp.zeros((1024, 15)), jnp.zeros((32, 2**15))):
-        assert _axes.sample(x, -1, 64) is x
+        assert part_of(x, -1) is x
 
 
 def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
     x = jnp.broadcast_to(jnp.arange(32.0)[:, None, None, None], (32, 24, 8, 3))
-    part = _axes.sample(x, -1, 64)
+    part = part_of(x, -1)
     assert set(np.asarray(part).reshape(-1)) == set(range(32)) and part.size * 24 == x.size
-    first = _axes.sample(jnp.moveaxis(x, -1, 1), 1, 64)
+    first = part_of(jnp.moveaxis(x, -1, 1), 1)
     assert first.shape == (32, 3, 1, 8)
 
 
 def test_few_rows_of_many_features_are_sampled_too_if_they_are_enough():
-    assert _axes.sample(jnp.zeros((1024, 1024)), -1, 64).size == 16 * 1024
-    assert _axes.sample(jnp.zeros((128, 128)), -1, 64).size == 2 * 128
-    assert _axes.sample(jnp.zeros((128, 1, 1, 8192)), -1, 64).size == 2 * 8192  # not along an axis of one
+    assert part_of(jnp.zeros((1024, 1024)), -1).size == 16 * 1024
+    assert part_of(jnp.zeros((128, 128)), -1).size == 2 * 128
+    assert part_of(jnp.zeros((128, 1, 1, 8192)), -1).size == 2 * 8192  # not along an axis of one

@@ -224,7 +224,7 @@ def test_adaptive_refuses_one_value_by_itself_as_training_does(weight, shape, ax
         return layer(x)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        says = r"has 1 value per feature, and source_weight=0 takes .* write a larger batch, .* or source_weight=N"
+        says = r"has 1 value per feature, and source_weight=0 takes .* pass a larger batch, .* or source_weight=N"
         with pytest.raises(ValueError, match=says):
             call(weight)
         for w in (0.25, 1.0):  # the blend of Schneider et al. works on one example, and so does inference
@@ -339,7 +339,7 @@ def test_a_domain_may_be_a_constant_of_the_program_and_is_checked(face, under, k
         got = UNDER[under](lambda: on_face(face, 2, x, domain))  # noqa: B023
         assert_close(got, on_face(face, 2, x, domain), 2e-6)
     two = kind(2)
-    with pytest.raises(ValueError, match=r"domain=2 is out of range; write whole numbers from 0 to 1"):
+    with pytest.raises(ValueError, match=r"domain=2 is out of range; pass whole numbers from 0 to 1"):
         UNDER[under](lambda: on_face(face, 2, x, two))
 
 
@@ -460,7 +460,7 @@ def test_checkpoints_of_batch_norm_load_into_frozen_and_adaptive_layers():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda x: jbn.batch_renorm(x, None, None, None, train=True), r"stats is None, .*write jbn\.init_stats\("),
+        (lambda x: jbn.batch_renorm(x, None, None, None, train=True), r"stats is None, .*pass jbn\.init_stats\("),
         (
             lambda x: jbn.batch_renorm(x, None, None, statistics(), train=True, r_max=0.5),
             r"r_max=0\.5 is out .*least 1",
@@ -468,28 +468,28 @@ def test_checkpoints_of_batch_norm_load_into_frozen_and_adaptive_layers():
         (lambda x: jbn.batch_renorm(x, None, None, statistics(), train=True, d_max=-1), r"d_max=-1 is out .*least 0"),
         (
             lambda x: jbn.batch_renorm(x, None, None, statistics(), train=True, r_max=lambda step: 1.0),
-            r"r_max is a function of the step, .*write jbn\.init_stats\(features, count_steps=True\)",
+            r"r_max is a function of the step, .*use jbn\.init_stats\(features, count_steps=True\)",
         ),
-        (lambda x: jbn.renorm_ramp(3.0, start=5, end=2, initial=1.0), r"from step 5 to step 2 runs backwards; write"),
+        (lambda x: jbn.renorm_ramp(3.0, start=5, end=2, initial=1.0), r"from step 5 to step 2 runs backwards; choose"),
         (
             lambda x: jbn.adaptive_batch_norm(x, None, None, statistics(), source_weight=1.5),
-            r"source_weight=1\.5 is not between 0 and 1; write",
+            r"source_weight=1\.5 is not between 0 and 1; pass",
         ),
         (
             lambda x: jbn.domain_batch_norm(x, None, None, statistics(), 0, train=True),
-            r"stats\.mean has shape \(3,\); .*write one of shape \('domains', 3\)",
+            r"stats\.mean has shape \(3,\); .*pass one of shape \('domains', 3\)",
         ),
         (
             lambda x: jbn.domain_batch_norm(x, None, None, jbn.init_domain_stats(2, 3), 2, train=True),
-            r"domain=2 is out of range; write whole numbers from 0 to 1",
+            r"domain=2 is out of range; pass whole numbers from 0 to 1",
         ),
         (
             lambda x: jbn.domain_batch_norm(x, None, None, jbn.init_domain_stats(2, 3), 0.5, train=True),
-            r"domain has dtype float32; write whole numbers",
+            r"domain has dtype float32; pass whole numbers",
         ),
         (
             lambda x: jbn.domain_batch_norm(x, None, None, jbn.init_domain_stats(2, 3), jnp.zeros(4, int), train=True),
-            r"domain has shape \(4,\); write one number for the batch, or one for each of the 7 examples",
+            r"domain has shape \(4,\); pass one number for the batch, or one for each of the 7 examples",
         ),
     ],
 )
