@@ -25,3 +25,4 @@ flatten_with_path: Callable[[Any], tuple[list[tuple[KeyPath, Any]], jax.tree_uti
     jax.tree.flatten_with_path
 )
 leaves_with_path: Callable[[Any], list[tuple[KeyPath, Any]]] = jax.tree.leaves_with_path
+keystr: Callable[[KeyPath], str] = jax.tree_util.keystr

@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.extend.core import ClosedJaxpr
 
+from jbn._paths import Path, path_name
 from jbn._traces import own_traces
+from jbn._typed import make_jaxpr
+from jbn._typed_flax import InterceptorContext, flatten_dict, unflatten_dict
 from jbn.fold._arithmetic import Border, Plan, folded_layers
-from jbn.fold._layers import LINEARS, NAMES, NORMS, add_bias, known, marked, remainder, strange
-from jbn.fold._neighbours import Path, name
-from jbn.fold._proof import Rest, Seen, fold, see, shaken
+from jbn.fold._layers import LINEARS, NORMS, VARIABLES, add_bias, folded_norm, table_of, tagged_call, why_unknown
+from jbn.fold._verify import Outputs, Rest, fold, perturbed, record
 
 Variables = Mapping[str, Any]
+_COLLECTIONS = ("params", "batch_stats")
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,33 @@ class Folded:
     """A linen model without the batch norms that were folded.
 
     Attributes:
-      model: the model that it was made of.
-      norms: paths of the batch norms that are left out.
-      affine: the dtype that the scale and bias of each had, None where it had neither: with those of the input and the
-        layer, it makes that of the result.
+      model: the original model.
+      norms: paths of the batch norms that were folded.
+      affine: the result dtype of the scale and bias of each, None where it had neither. The norm's output has a dtype
+        that depends on it.
     """
 
     model: nn.Module
     norms: frozenset[Path]
-    affine: frozenset[tuple[Path, Any]] = frozenset()
+    affine: frozenset[tuple[Path, Any]] = frozenset[tuple[Path, Any]]()
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """As `model.apply`, with the variables that `fold_linen` returned."""
         affine = dict(self.affine)
 
-        def intercept(next_fun, args, kwargs, context):
-            layer = context.module
-            table = known(type(layer)) if context.method_name == "__call__" else None
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+            layer: Any = context.module
+            table = table_of(layer.__class__) if context.method_name == "__call__" else None
             if table is NORMS and layer.path in self.norms:
-                return remainder(*args, dtype=layer.dtype, affine=affine[layer.path], **kwargs)
-            y = next_fun(*args, **kwargs)
+                return folded_norm(*args, dtype=layer.dtype, affine=affine[layer.path], **kwargs)
+            y = call(*args, **kwargs)
             if table is LINEARS and layer.has_variable("params", "folded_bias"):
-                y = add_bias(y, layer.get_variable("params", "folded_bias"), name(layer.path))
+                y = add_bias(y, layer.get_variable("params", "folded_bias"), path_name(layer.path))
             return y
 
+        model: Any = self.model  # whose apply is annotated in part
         with nn.intercept_methods(intercept):
-            return self.model.apply(variables, *args, **kwargs)
+            return model.apply(variables, *args, **kwargs)
 
 
 def fold_linen(
@@ -73,25 +76,25 @@ def fold_linen(
         into the layer before:  W ← s·W,  b ← s·b + t          into the layers after:  b ← b + W·t,  W ← W·s
 
     Args:
-      model: any linen module with batch norms (jbn's or Flax's) beside `nn.Dense`, `nn.Conv` (strided, dilated,
-        grouped, depthwise) or `nn.ConvTranspose`. A subclass counts as its base where it overrides no method.
-      variables: its variables, with `params` and `batch_stats`; they stay as they are.
-      x: an example of the input (an array, a pytree, or `jax.ShapeDtypeStruct`s), to see what stands next to what, and
-        to make the random inputs of the proof: of the given elements, or of normal numbers where there are none.
-      call: `call(model, x)`, the model at inference; by default `model(x)`. Write `lambda m, x: m(x, train=False)`
-        where the model takes more.
-      border: where a norm goes into a convolution after it that pads with zeros: "exact" adds an array over the
-        output's positions, so that the model then takes inputs of this spatial size only; "refuse" raises.
-      rest: what to do with batch norms that cannot be folded: those that stand next to no such layer, or without which
-        the outputs are others: "refuse" raises, with path and reason, "keep" leaves them in.
+      model: any linen module with batch norms (jbn's or Flax's) next to `nn.Dense`, `nn.Conv` (strided, dilated,
+        grouped, depthwise) or `nn.ConvTranspose`, or to subclasses of these that override no method.
+      variables: its variables, with `params` and `batch_stats`; they are not changed.
+      x: an example of the input: an array, a pytree of arrays, or `jax.ShapeDtypeStruct`s. The model is traced with it,
+        and verified with random inputs of the same shapes: samples of its elements, or normal numbers if all are equal.
+      call: `call(model, x)`, the model at inference; by default `model(x)`. Pass `lambda m, x: m(x, train=False)` if
+        the model takes more arguments.
+      border: for a norm before a convolution that pads with zeros. "exact" adds an array over the output's positions,
+        and the folded model takes inputs of this spatial size only; "refuse" raises.
+      rest: for batch norms that cannot be folded, because no such layer is next to them, or because the outputs would
+        differ. "refuse" raises with path and reason; "keep" leaves them in the model.
 
     Returns:
       The model without the folded batch norms (`Folded`, which has `apply`), and its variables: kernels and biases
       changed, a `folded_bias` where a layer had no bias or needs one over positions, the folded norms' variables gone.
 
     Raises:
-      ValueError: a model without batch norm, a batch norm that cannot be folded (with its path and the reason; one in
-        training is among them), or a border, with "refuse".
+      ValueError: the model has no batch norm; one cannot be folded (with its path and the reason, such as a norm in
+        training), with rest="refuse"; or a convolution pads with zeros, with border="refuse".
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jbn.linen
@@ -105,40 +108,43 @@ def fold_linen(
 
     Reference: Jacob et al. 2018 (https://arxiv.org/abs/1712.05877), section 3.2.
     """
-    face = _Linen(model, call or (lambda model, x: model(x)), x)
-    return fold(face, variables, x, border, rest)
+    return fold(_Linen(model, call or _call, x), variables, x, border, rest)
+
+
+def _call(model: Any, x: Any) -> Any:
+    return model(x)
 
 
 class _Linen:
-    """The face of a linen model; its source are the variables, and a folded model is what `fold_linen` returns."""
+    """The adapter of a linen model: a source is its variables, a result is what `fold_linen` returns."""
 
-    def __init__(self, model: nn.Module, call: Callable[[Any, Any], Any], x: Any):
+    def __init__(self, model: Any, call: Callable[[Any, Any], Any], x: Any):
         self.model, self.call, self.x = model, call, x
         self.layers: dict[Path, Any] = {}
 
     def trace(self, source: Variables) -> ClosedJaxpr:
         flat = flatten_dict(source)
 
-        def intercept(next_fun, args, kwargs, context):
-            layer = context.module
-            if context.method_name != "__call__" or known(type(layer)) is None:
-                return next_fun(*args, **kwargs)
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+            layer: Any = context.module
+            if context.method_name != "__call__" or table_of(layer.__class__) is None:
+                return call(*args, **kwargs)
             self.layers[layer.path] = layer
-            mine = [(c, n) for c in ("params", "batch_stats") for n in NAMES if layer.has_variable(c, n)]
-            own = all(layer.get_variable(c, n) is flat.get((c, *layer.path, n)) for c, n in mine)
-            return marked(layer, layer.path, strange(type(layer), own), next_fun, args, kwargs)
+            has = [(c, n) for c in _COLLECTIONS for n in VARIABLES if layer.has_variable(c, n)]
+            own = all(layer.get_variable(c, n) is flat.get((c, *layer.path, n)) for c, n in has)
+            return tagged_call(layer, layer.path, why_unknown(layer.__class__, own), call, args, kwargs)
 
-        def traced(x):
+        def apply(x: Any) -> Any:
             with own_traces(), nn.intercept_methods(intercept):
                 return self.model.apply(source, x, method=self.call)
 
-        return jax.make_jaxpr(traced)(self.x)
+        return make_jaxpr(apply)(self.x)
 
     def fold(self, source: Variables, plan: Plan, border: Border) -> tuple[Folded, dict[str, Any]]:
-        flat: dict[Path, Any] = dict(flatten_dict(source))
+        flat = flatten_dict(source)
 
         def values(path: Path) -> dict[str, Any]:
-            found = {(c, n): flat.get((c, *path, n)) for c in ("params", "batch_stats") for n in NAMES}
+            found = {(c, n): flat.get((c, *path, n)) for c in _COLLECTIONS for n in VARIABLES}
             return {name: meta.unbox(value) for (_, name), value in found.items() if value is not None}
 
         def respond(path: Path, constant: np.ndarray) -> jax.Array:
@@ -166,17 +172,17 @@ class _Linen:
         new = Folded(self.model, frozenset(plan), frozenset((path, affine(path)) for path in plan))
         return new, unflatten_dict(left)
 
-    def run(self, folded: tuple[Folded, dict[str, Any]], x: Any) -> tuple[Any, Seen]:
-        seen: Seen = {}
+    def run(self, folded: tuple[Folded, dict[str, Any]], x: Any) -> tuple[Any, Outputs]:
+        outputs: Outputs = {}
 
-        def intercept(next_fun, args, kwargs, context):
-            y = next_fun(*args, **kwargs)
-            if context.method_name == "__call__" and known(type(context.module)) is not None:
-                see(seen, context.module.path, y)
+        def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+            y = call(*args, **kwargs)
+            if context.method_name == "__call__" and table_of(type(context.module)) is not None:
+                record(outputs, context.module.path, y)
             return y
 
         with nn.intercept_methods(intercept):
-            return folded[0].apply(folded[1], x, method=self.call), seen
+            return folded[0].apply(folded[1], x, method=self.call), outputs
 
-    def shaken(self, source: Variables) -> dict[str, Any]:
-        return {c: shaken(tree) if c in ("params", "batch_stats") else tree for c, tree in source.items()}
+    def perturbed(self, source: Variables) -> Variables:
+        return {c: perturbed(tree) if c in _COLLECTIONS else tree for c, tree in source.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,35 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr
 
+from jbn._paths import Path, path_name
+from jbn._typed import make_jaxpr
+from jbn._typed_flax import nnx_state, nnx_update
 from jbn.fold._arithmetic import Border, Plan, folded_layers
-from jbn.fold._layers import LINEARS, NAMES, NORMS, TRANSPOSED, add_bias, known, marked, remainder, strange
-from jbn.fold._neighbours import Path, name
-from jbn.fold._proof import Rest, Seen, fold, see, shaken
+from jbn.fold._layers import (
+    LINEARS,
+    NORMS,
+    TRANSPOSED,
+    VARIABLES,
+    add_bias,
+    folded_norm,
+    table_of,
+    tagged_call,
+    why_unknown,
+)
+from jbn.fold._verify import Outputs, Rest, fold, perturbed, record
+
+Model = TypeVar("Model", bound=nnx.Module)
+Around = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 def fold_nnx(
-    model: Any,
+    model: Model,
     x: Any,
     *,
     call: Callable[[Any, Any], Any] | None = None,
     border: Border = "exact",
     rest: Rest = "refuse",
-) -> Any:
+) -> Model:
     """A copy of an nnx model without its batch norms that gives the same outputs at inference.
 
     ::
@@ -34,9 +49,9 @@ def fold_nnx(
         into the layer before:  W ← s·W,  b ← s·b + t          into the layers after:  b ← b + W·t,  W ← W·s
 
     Args:
-      model: any nnx module with batch norms (jbn's or Flax's) beside `nnx.Linear`, `nnx.Conv` or
-        `nnx.ConvTranspose`, at inference (`model.eval()`); it stays as it is. A subclass counts as its base where it
-        overrides no method but `__init__`.
+      model: any nnx module at inference (`model.eval()`) with batch norms (jbn's or Flax's) next to `nnx.Linear`,
+        `nnx.Conv` or `nnx.ConvTranspose`, or to subclasses of these that override no method but `__init__`. It is not
+        changed.
       x: an example of the input, see `fold_linen`.
       call: `call(model, x)`, by default `model(x)`.
       border: see `fold_linen`.
@@ -61,58 +76,66 @@ def fold_nnx(
 
     Reference: Jacob et al. 2018 (https://arxiv.org/abs/1712.05877), section 3.2.
     """
-    return fold(_Nnx(call or (lambda model, x: model(x)), x), model, x, border, rest)
+    return fold(_Nnx(call or _call, x), model, x, border, rest)
+
+
+def _call(model: Any, x: Any) -> Any:
+    return model(x)
 
 
 class Identity(nnx.Module):
-    """What a folded batch norm has become: nothing, or the activation that was called within it."""
+    """Takes the place of a folded batch norm: it applies the activation that the norm was called with, if any."""
 
-    def __call__(self, x, *args: Any, **kwargs: Any):
-        # Its attributes are those of the norm, and the dtype that its variables had.
-        return remainder(x, *args, dtype=self.dtype, affine=self.affine, **kwargs)  # type: ignore[attr-defined]
+    # Attributes of the norm, which becomes an instance of this class.
+    dtype: Any
+    affine: Any
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> jax.Array:
+        return folded_norm(x, *args, dtype=self.dtype, affine=self.affine, **kwargs)
 
     def set_view(self, **_: Any) -> None:
-        """There is nothing left to switch."""
+        """Does nothing: there are no modes."""
 
 
 class _Border(nnx.Conv):
-    def __call__(self, inputs, *args, **kwargs):
-        bias: Any = self.folded_bias  # type: ignore[attr-defined]
-        return add_bias(super().__call__(inputs, *args, **kwargs), bias[...], "a convolution")
+    folded_bias: nnx.Param[jax.Array]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        y = super().__call__(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]  # annotated in part
+        return add_bias(y, self.folded_bias[...], "a convolution")
 
 
 class _BorderTransposed(nnx.ConvTranspose):
-    def __call__(self, inputs, *args, **kwargs):
-        bias: Any = self.folded_bias  # type: ignore[attr-defined]
-        return add_bias(super().__call__(inputs, *args, **kwargs), bias[...], "a transposed convolution")
+    folded_bias: nnx.Param[jax.Array]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        y = super().__call__(*args, **kwargs)
+        return add_bias(y, self.folded_bias[...], "a transposed convolution")
 
 
-class _Nnx:
-    """The face of an nnx model, which is its own source."""
+class _Nnx(Generic[Model]):
+    """The adapter of an nnx model: a source and a result are such models."""
 
     def __init__(self, call: Callable[[Any, Any], Any], x: Any):
         self.call, self.x = call, x
 
-    def trace(self, source: Any) -> ClosedJaxpr:
+    def trace(self, source: Model) -> ClosedJaxpr:
         given = {path: _values(layer) for path, layer in _layers(source).items()}
         shared = _shared(source)
 
-        def watch(path: Path, kind: type):
-            def around(layer, call, args, kwargs):
-                own = all(value is given[path].get(name) for name, value in _values(layer).items())
-                return marked(layer, path, strange(kind, own) or shared.get(path, ""), call, args, kwargs)
+        def tag(path: Path, kind: type, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            own = all(value is given[path].get(name) for name, value in _values(layer).items())
+            return tagged_call(layer, path, why_unknown(kind, own) or shared.get(path, ""), call, args, kwargs)
 
-            return around
-
-        def traced(x):
-            model = nnx.clone(source)  # here, so that its variables are those of this trace
+        def apply(x: Any) -> Any:
+            model = nnx.clone(source)  # here, so that its variables belong to this trace
             for path, layer in _layers(model).items():
-                _around_calls(layer, watch(path, type(layer)))
+                _around_calls(layer, partial(tag, path, type(layer)))
             return self.call(model, x)
 
-        return jax.make_jaxpr(traced)(self.x)
+        return make_jaxpr(apply)(self.x)
 
-    def fold(self, source: Any, plan: Plan, border: Border) -> Any:
+    def fold(self, source: Model, plan: Plan, border: Border) -> Model:
         result = nnx.clone(source)
         layers = _layers(result)
 
@@ -134,67 +157,65 @@ class _Nnx:
             elif layer.bias.ndim == 1:
                 module.bias, module.use_bias = nnx.Param(jnp.asarray(layer.bias, dtype)), True
         for path in plan:
-            module = layers[path]
-            variables = list(_values(module).values())
-            for attribute in [n for n, v in vars(module).items() if isinstance(v, nnx.Variable)]:
-                delattr(module, attribute)
-            module.__class__ = Identity
-            module.affine = jnp.result_type(*variables)
+            norm: Any = layers[path]
+            values = list(_values(norm).values())
+            for name in [name for name, value in norm.__dict__.items() if isinstance(value, nnx.Variable)]:
+                delattr(norm, name)
+            norm.__class__ = Identity
+            norm.affine = jnp.result_type(*values)
         return result
 
-    def run(self, folded: Any, x: Any) -> tuple[Any, Seen]:
-        seen: Seen = {}
+    def run(self, folded: Model, x: Any) -> tuple[Any, Outputs]:
+        outputs: Outputs = {}
         model = nnx.clone(folded)
 
-        def watch(path: Path):
-            def around(layer, call, args, kwargs):
-                y = call(*args, **kwargs)
-                see(seen, path, y)
-                return y
-
-            return around
+        def watch(path: Path, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            y = call(*args, **kwargs)
+            record(outputs, path, y)
+            return y
 
         for path, layer in _layers(model, (*NORMS, *LINEARS, Identity)).items():
-            _around_calls(layer, watch(path))
-        return self.call(model, x), seen
+            _around_calls(layer, partial(watch, path))
+        return self.call(model, x), outputs
 
-    def shaken(self, source: Any) -> Any:
+    def perturbed(self, source: Model) -> Model:
         result = nnx.clone(source)
-        nnx.update(result, shaken(nnx.state(result, nnx.Any(nnx.Param, nnx.BatchStat))))
+        nnx_update(result, perturbed(nnx_state(result, nnx.Any(nnx.Param, nnx.BatchStat))))
         return result
 
 
-def _layers(model: Any, kinds: Iterable[type] = (*NORMS, *LINEARS)) -> dict[Path, Any]:
+def _layers(model: nnx.Module, kinds: Iterable[type] = (*NORMS, *LINEARS)) -> dict[Path, Any]:
     return {path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, tuple(kinds))}
 
 
 def _values(layer: Any) -> dict[str, jax.Array]:
-    found = {name: getattr(layer, name, None) for name in NAMES}
+    found = {name: getattr(layer, name, None) for name in VARIABLES}
     return {name: value.get_value() for name, value in found.items() if value is not None}
 
 
-def _shared(model: Any) -> dict[Path, str]:
-    """Of linear layers that hold a variable which another module holds, too: what to say of them."""
+def _shared(model: nnx.Module) -> dict[Path, str]:
+    """For each linear layer that shares a variable with another module: a message that says so."""
     holders: dict[int, list[Path]] = {}
     modules = [(path, module) for path, module in nnx.iter_graph(model) if isinstance(module, nnx.Module)]
     for path, module in modules:
-        for value in vars(module).values():
+        attributes: dict[str, object] = vars(module)
+        for value in attributes.values():
             if isinstance(value, nnx.Variable):
-                holders.setdefault(id(value), []).append(path)
-    said: dict[Path, str] = {}
+                holders.setdefault(id(cast(object, value)), []).append(path)
+    messages: dict[Path, str] = {}
     for path, module in modules:
         for attribute in ("kernel", "bias"):
-            others = [name(p) for p in holders.get(id(getattr(module, attribute, None)), []) if p != path]
-            if others and known(type(module)) is LINEARS:
-                said[path] = f"shares its {attribute} with {', '.join(others)}"
-    return said
+            others = [path_name(p) for p in holders.get(id(getattr(module, attribute, None)), []) if p != path]
+            if others and table_of(type(module)) is LINEARS:
+                messages[path] = f"shares its {attribute} with {', '.join(others)}"
+    return messages
 
 
-def _around_calls(layer: Any, around: Callable[..., Any]) -> None:
-    """Turns an nnx layer into one whose calls are those of `around(layer, call, args, kwargs)`."""
-    base = type(layer)
+def _around_calls(layer: Any, around: Around) -> None:
+    """Makes every call of an nnx layer return `around(layer, call, args, kwargs)`."""
+    base: Any = layer.__class__
 
-    def call(self, *args, **kwargs):
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return around(self, partial(base.__call__, self), args, kwargs)
 
     layer.__class__ = type(base.__name__, (base,), {"__call__": call})

@@ -1,17 +1,17 @@
-"""Statistics of a whole data set for every batch norm of a Flax model, in place of the running ones ("precise BN").
+"""Statistics of a whole data set for every batch norm of a Flax model, instead of the running ones ("precise BN").
 
-Running statistics are a moving average over batches that saw older weights. After training, or after weights were
+Running statistics are a moving average over batches that older weights have seen. After training, or after weights were
 averaged, the exact ones of the data set are better:
 
     n = Σ n_b,    mean = Σ n_b·mean_b / n,    var = Σ n_b·(var_b + |mean_b - mean|²) / n
 
-merged batch by batch (`jbn.merge`), so that batches of any size, masks, and data of any length cost the memory of one
-set of statistics. How the layers below normalize while a layer is measured is the `mode`:
+They are merged batch by batch (`jbn.merge`): batches may have any sizes and masks, and the memory does not grow with
+the data. The `mode` says how the layers below normalize while a layer is measured:
 
     together        each batch by its own statistics, as in training; all layers in one pass over the data
-    layer by layer  by the final statistics of the layers below, so that what inference does is what was measured
+    layer by layer  by the final statistics of the layers below, as at inference
 
-The second is a fixed point: on the data as one batch, training and inference give the same. It takes a pass for each
+The second is a fixed point: on the data as one batch, training and inference give the same. It takes one pass for each
 layer on the longest path.
 """
 

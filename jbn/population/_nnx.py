@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 import jbn.nnx
+from jbn._activation import Activation
 from jbn._moments import Moments
+from jbn._paths import Path
 from jbn._running_stats import BatchStats, Variance
 from jbn._traces import own_traces
-from jbn.population._algorithm import Batches, estimate, keys
-from jbn.population._layer import MEASURED, Mode, Watch, measure, watchable
+from jbn._typed_flax import nnx_merge, nnx_reseed, nnx_split, nnx_update
+from jbn.population._algorithm import Batches, as_keys, estimate
+from jbn.population._layer import MEASURED, Measurement, Mode, Variables, is_measured, measure
 
-_KNOWN = (nnx.BatchNorm, jbn.nnx.BatchNorm, jbn.nnx.BatchRenorm, jbn.nnx.AdaptiveBatchNorm)
+Model = TypeVar("Model", bound=nnx.Module)
+
+_CLASSES = (nnx.BatchNorm, jbn.nnx.BatchNorm, jbn.nnx.BatchRenorm, jbn.nnx.AdaptiveBatchNorm)
 
 
 def estimate_nnx(
-    model: nnx.Module,
+    model: Model,
     batches: Batches,
     *,
     mode: Mode = "together",
@@ -31,26 +36,26 @@ def estimate_nnx(
     variance: Variance = "biased",
     passes: int | None = None,
     progress: bool = True,
-) -> Any:
-    """A copy of an nnx model, with each batch norm's mean and var those of the whole data set.
+) -> Model:
+    """A copy of an nnx model, in which mean and var of each batch norm are those of the whole data set.
 
     ::
 
         n = Σ n_b,    mean = Σ n_b·mean_b / n,    var = Σ n_b·(var_b + |mean_b - mean|²) / n
 
     Args:
-      model: any nnx module with `jbn.nnx.BatchNorm` or Flax's own in it, or subclasses as in `estimate_linen`; it stays
-        as it is, and what it writes is dropped after each batch.
+      model: any nnx module with `jbn.nnx.BatchNorm` or Flax's own in it, or subclasses as in `estimate_linen`. It is
+        not changed, and what it writes is dropped after each batch.
       batches: see `estimate_linen`.
       mode: see `estimate_linen`.
       call: `call(model, batch)`; by default `model(batch)`.
-      params: an `nnx.State` of parameters to use in place of the model's, such as averaged weights.
+      params: an `nnx.State` of parameters to use instead of the model's, such as averaged weights.
       rngs: random keys, such as `{"dropout": key}`, for the model's own streams of these names, set as by `nnx.reseed`.
-        With or without them, batch number i of each pass, from 0 on, has `jax.random.fold_in(key, i)` for the key of
-        each stream. A model that takes keys in the call finds them in the batch.
-      variance: "biased", or "unbiased", which is n/(n-1) of it.
+        With or without them, the key of each stream is `jax.random.fold_in(key, i)` in batch number i of each pass,
+        from 0 on. For a model that takes keys as arguments, put them into the batches.
+      variance: see `estimate_linen`.
       passes: see `estimate_linen`.
-      progress: show a progress bar, where the terminal can.
+      progress: see `estimate_linen`.
 
     Returns:
       A new model; its statistics as in `estimate_linen`.
@@ -71,38 +76,47 @@ def estimate_nnx(
     """
     result = nnx.clone(model)
     if params is not None:
-        nnx.update(result, params)
-    own, watched, watch = _norms(result), nnx.clone(result), Watch(mode)
-    for path, layer in _norms(watched).items():
-        layer.__class__ = _watched(type(layer))
-        layer.population = (watch, path)
+        nnx_update(result, params)
+    norms, measured, measurement = _norms(result), nnx.clone(result), Measurement(mode)
+    for path, layer in _norms(measured).items():
+        layer.__class__ = _measured_class(layer.__class__)
+        layer.measurement = (measurement, path)
         for name in MEASURED:
             setattr(layer, name, nnx.BatchStat(jnp.zeros_like(layer.mean[...])))
-    running = {path: BatchStats(layer.mean[...], layer.var[...]) for path, layer in own.items()}
-    graph, state = nnx.split(watched)
-    forward = functools.partial(_forward, graph, call or (lambda model, batch: model(batch)), list(own))
-    new = estimate(forward, watch, (state, keys(rngs or {})), running, batches, variance, passes, progress)
+    running = {path: BatchStats(layer.mean[...], layer.var[...]) for path, layer in norms.items()}
+    graph, state = nnx_split(measured)
+    add_batch = functools.partial(_add_batch, graph, call or (lambda model, batch: model(batch)), list(norms))
+    new = estimate(add_batch, measurement, (state, as_keys(rngs or {})), running, batches, variance, passes, progress)
     for path, (mean, var, *_) in new.items():
-        own[path].mean.set_value(mean)
-        own[path].var.set_value(var)
+        norms[path].mean.set_value(mean)
+        norms[path].var.set_value(var)
     return result
 
 
-def _norms(model: nnx.Module) -> dict[tuple, Any]:
-    return {path: layer for path, layer in nnx.iter_graph(model) if watchable(layer, _KNOWN, path)}
+def _norms(model: nnx.Module) -> dict[Path, Any]:
+    return {path: layer for path, layer in nnx.iter_graph(model) if is_measured(layer, _CLASSES, path)}
 
 
-def _forward(graph, call, paths, given, running, sofar, batch, number) -> list[Moments]:
-    state, rngs = given
-    model = nnx.merge(graph, state)
-    nodes = dict(nnx.iter_graph(model))
+def _add_batch(
+    graph: Any,
+    call: Callable[[Any, Any], Any],
+    paths: list[Path],
+    state: tuple[Any, Any],
+    running: list[BatchStats],
+    total: list[Moments],
+    batch: Any,
+    number: jax.Array,
+) -> list[Moments]:
+    values, rngs = state
+    model = nnx_merge(graph, values)
+    nodes: dict[Path, Any] = dict(nnx.iter_graph(model))
     layers = [nodes[path] for path in paths]
-    for layer, (mean, var, *_), moments in zip(layers, running, sofar, strict=True):
+    for layer, (mean, var, *_), moments in zip(layers, running, total, strict=True):
         for name, value in zip(("mean", "var", *MEASURED), (mean, var, *moments), strict=True):
             getattr(layer, name).set_value(value)
-    nnx.reseed(model, policy="match_shape", **rngs)
+    nnx_reseed(model, policy="match_shape", **rngs)
     for stream in (node for node in nodes.values() if isinstance(node, nnx.RngStream)):
-        fold = jax.random.fold_in
+        fold: Callable[..., jax.Array] = jax.random.fold_in
         for _ in range(stream.key.ndim):
             fold = jax.vmap(fold, (0, None))
         stream.key.set_value(fold(stream.key[...], number))
@@ -112,44 +126,47 @@ def _forward(graph, call, paths, given, running, sofar, batch, number) -> list[M
 
 
 @functools.cache
-def _watched(kind: Any) -> Any:
-    """What a layer of that class is turned into: it keeps all attributes, and measures where it came to `__call__`."""
-    known: Any = next(base for base in kind.__mro__ if base in _KNOWN)
-    inner = type(known.__name__, (known,), {"__call__": _measured, "set_view": _no_view})
+def _measured_class(kind: Any) -> Any:
+    """A class that measures where `kind` normalizes; a layer of class `kind` can become one of that class."""
+    known: Any = next(base for base in kind.__mro__ if base in _CLASSES)
+    inner = type(known.__name__, (known,), {"__call__": _measured_call, "set_view": _set_view})
     if kind is known:
         return inner
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        y = super(outer, self).__call__(*args, **kwargs)
-        watch, path = self.population
-        watch.called(path, kind)
+        parent = cast(Any, super(outer, self))
+        y = parent.__call__(*args, **kwargs)
+        measurement, path = self.measurement
+        measurement.check_called(path, kind)
         return y
 
-    # In the order of methods, what `super()` in `kind` means is now the inner one.
+    # In the method resolution order, `super()` in `kind` now finds `inner`.
     outer: Any = type(kind.__name__, (kind, inner), {"__call__": __call__})
     return outer
 
 
-def _measured(
+def _measured_call(
     self: Any,
-    x: Any,
-    use_running_average=None,
+    x: jax.Array,
+    use_running_average: bool | None = None,
     *,
-    mask=None,
-    update_running_average=None,
-    activation=None,
-    placement: Any = "before",
-):
-    watch, path = self.population
+    mask: jax.Array | None = None,
+    update_running_average: bool | None = None,
+    activation: Activation | None = None,
+    placement: Literal["before", "after"] = "before",
+) -> jax.Array:
+    """Takes the arguments of the layers' `__call__`; which statistics normalize is not theirs to decide here."""
+    measurement, path = self.measurement
     scale, bias = (None if v is None else v[...] for v in (self.scale, self.bias))
     stats = BatchStats(self.mean[...], self.var[...])
-    sofar = Moments(*(getattr(self, name)[...] for name in MEASURED))
+    total = Moments(*(getattr(self, name)[...] for name in MEASURED))
     dtype = jbn.nnx.result_dtype(self, x, stats, scale, bias)
-    y, now = measure(watch, path, self, stats, scale, bias, dtype, sofar, x, mask, activation, placement)
-    for name, value in zip(MEASURED, now, strict=True):
+    variables = Variables(scale, bias, stats, total)
+    y, new_total = measure(measurement, path, self, variables, dtype, x, mask, activation, placement)
+    for name, value in zip(MEASURED, new_total, strict=True):
         getattr(self, name).set_value(value)
     return y
 
 
-def _no_view(self: Any, **_: Any) -> None:
-    """Whatever a view asks for, this function decides how the layer normalizes."""
+def _set_view(self: Any, **_: Any) -> None:
+    """Does nothing: `mode` decides how the layer normalizes."""

@@ -144,7 +144,7 @@ def test_after_the_activation_the_layer_after_takes_the_norm_in(name):
     arrays = [a for p in new["params"].values() for n, a in p.items() if n == "folded_bias" and a.ndim > 1]
     assert bool(arrays) == (bias == "array")
     if arrays:
-        with pytest.raises(ValueError, match=r"pads with zeros, .*; write border='exact', padding='VALID'"):
+        with pytest.raises(ValueError, match=r"pads with zeros, .*; use border='exact', padding='VALID'"):
             fold_linen(model, variables, x, border="refuse")
     else:
         fold_linen(model, variables, x, border="refuse")
@@ -330,10 +330,10 @@ class Scanned(nn.Module):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (nn.Dense(3), r"the model calls no batch norm .*; write a model that has one"),
+        (nn.Dense(3), r"the model calls no batch norm .*; pass a model that has one"),
         (
             Residual(),
-            r"cannot fold sum: its input comes from the operation add, .* into the operation relu; write rest='keep'",
+            r"cannot fold sum: its input comes from the operation add, .* into the operation relu; use rest='keep'",
         ),
         (Shared("norm"), r"cannot fold norm: it is called 2 times \(shared\)"),
         (Shared("layer"), r"cannot fold norm: the layer before it, layer, is called 2 times \(shared\)"),
@@ -361,8 +361,8 @@ def test_what_cannot_be_folded_may_stay():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"border": "drop"}, r"border is 'drop'; write 'exact' or 'refuse'"),
-        ({"rest": "drop"}, r"rest is 'drop'; write 'refuse' or 'keep'"),
+        ({"border": "drop"}, r"border is 'drop'; use 'exact' or 'refuse'"),
+        ({"rest": "drop"}, r"rest is 'drop'; use 'refuse' or 'keep'"),
     ],
 )
 def test_unknown_options_are_refused(options, says):
@@ -377,5 +377,5 @@ def test_features_that_are_not_last_are_refused():
         def __call__(self, x):
             return jbn.linen.BatchNorm(use_running_average=True, axis=1)(nn.Conv(8, (3, 3))(x))
 
-    with pytest.raises(ValueError, match=r"axis=1, while Flax's linear layers have their features last; write axis=-1"):
+    with pytest.raises(ValueError, match=r"axis=1, but Flax's linear layers have their features last; use axis=-1"):
         fold_linen(First(), trained(First(), IMAGE), IMAGE)

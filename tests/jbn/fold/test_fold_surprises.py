@@ -1,4 +1,4 @@
-"""Models in which a layer is not what its class says, or its numbers are read elsewhere: folding keeps the outputs."""
+"""Models in which a layer is not what its class says, or its numbers are used elsewhere: folding keeps the outputs."""
 
 from collections.abc import Callable
 
@@ -171,11 +171,11 @@ LINEN = {
         ROWS,
         r"cannot fold norm: without it, what norm gives on random inputs differs by 0\.\d+ of its size",
     ),
-    "tied": (tied, ROWS, r"cannot fold norm: without it, what the model gives .* differs by .* read elsewhere"),
+    "tied": (tied, ROWS, r"cannot fold norm: without it, what the model gives .* differs by .* used elsewhere"),
     "penalized": (
         penalized,
         ROWS,
-        r"cannot fold norm: without it, what the model gives .* differs by .* read elsewhere",
+        r"cannot fold norm: without it, what the model gives .* differs by .* used elsewhere",
     ),
     "gamma read": (gamma_read, ROWS, r"cannot fold norm: without it, the model cannot be run: KeyError"),
     "called twice": (twice, ROWS, r"first: the layer before it, layer, is called 2 times \(shared\).*; second: "),
@@ -185,9 +185,9 @@ LINEN = {
     "summed": (
         lambda x: nn.Dense(5, name="layer")(norm()(nn.relu(x)).sum((1, 2))),
         IMAGE,
-        r"on the way from it to layer values are summed and not averaged, so that its shift would be right",
+        r"between it and layer values are summed, not averaged, so that its shift would be right",
     ),
-    "features last": (lambda x: norm(axis=1)(nn.Dense(5)(x)), IMAGE, r"it has axis=1, .* write axis=-1"),
+    "features last": (lambda x: norm(axis=1)(nn.Dense(5)(x)), IMAGE, r"it has axis=1, .* use axis=-1"),
 }
 
 
@@ -204,7 +204,7 @@ def test_a_linen_layer_that_is_not_what_it_seems_is_refused_by_name_or_kept(name
 
 
 def test_only_what_differs_is_kept():
-    """The search finds the one norm of five whose layer is read elsewhere, and folds the others."""
+    """The search finds the one norm of five whose layer is used elsewhere, and folds the others."""
 
     def body(x):
         read = nn.Dense(4, name="read")
@@ -215,7 +215,7 @@ def test_only_what_differs_is_kept():
         return norm("e")(nn.Dense(4)(nn.tanh(x))) + read.variables["params"]["kernel"].sum()
 
     variables = started(Model(body), ROWS)
-    with pytest.raises(ValueError, match=r"cannot fold c: without it, [^;]*; write rest='keep'"):
+    with pytest.raises(ValueError, match=r"cannot fold c: without it, [^;]*; use rest='keep'"):
         fold_linen(Model(body), variables, ROWS)
     folded, new = fold_linen(Model(body), variables, ROWS, rest="keep")
     assert folded.norms == {("a",), ("b",), ("d",), ("e",)}
@@ -226,7 +226,7 @@ def test_only_what_differs_is_kept():
 def test_a_norm_in_training_is_refused(value):
     model = Model(lambda x, of=value: jbn.linen.BatchNorm(name="norm")(nn.Dense(5)(x), use_running_average=of))
     variables = model.init(jax.random.key(0), ROWS, of=True)
-    with pytest.raises(ValueError, match=r"cannot fold norm: it normalizes by the batch here, .*write use_running_av"):
+    with pytest.raises(ValueError, match=r"cannot fold norm: it normalizes by the batch here, .*set use_running_av"):
         fold_linen(model, variables, ROWS)
     folded, new = fold_linen(model, variables, ROWS, call=lambda m, x: m(x, of=True))
     close(folded.apply(new, ROWS, of=True), model.apply(variables, ROWS, of=True))
@@ -312,7 +312,7 @@ def test_a_deep_network_hides_nothing():
         return x
 
     variables = Model(body).init(jax.random.key(0), ROWS)
-    with pytest.raises(ValueError, match=r"cannot fold first: without it, what Dense_1 gives [^;]*; write rest='keep'"):
+    with pytest.raises(ValueError, match=r"cannot fold first: without it, what Dense_1 gives [^;]*; use rest='keep'"):
         fold_linen(Model(body), variables, ROWS)
 
 
@@ -361,5 +361,5 @@ def test_inputs_stay_in_the_domain_of_the_given_ones():
 
 def test_outputs_that_are_nowhere_finite_prove_nothing():
     model = Model(lambda x: norm()(nn.Dense(5)(jnp.log(-jnp.abs(x)))))
-    with pytest.raises(ValueError, match=r"nowhere finite on random inputs, .*write for x an array of data"):
+    with pytest.raises(ValueError, match=r"nowhere finite on random inputs, .*pass as x an array of data"):
         fold_linen(model, started(model, ROWS), ROWS)

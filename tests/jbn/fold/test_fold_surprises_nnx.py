@@ -107,7 +107,7 @@ NNX = {
     "kernel read": (
         lambda: Nnx(call=lambda m, x: (m.norm(m.layer(x)), m.layer.kernel.sum())),
         ROWS,
-        r"cannot fold norm: without it, what the model gives .* differs by .* read elsewhere",
+        r"cannot fold norm: without it, what the model gives .* differs by .* used elsewhere",
     ),
     "gamma read": (
         lambda: Nnx(call=lambda m, x: m.norm(m.layer(x)) + m.norm.scale[...]),
@@ -143,7 +143,7 @@ def test_an_nnx_layer_that_is_not_what_it_seems_is_refused_by_name_or_kept(name)
 def test_an_nnx_norm_in_training_is_refused():
     model = Nnx()
     model.train()
-    with pytest.raises(ValueError, match=r"it normalizes by the batch here, as in training; write .*model.eval\(\)"):
+    with pytest.raises(ValueError, match=r"it normalizes by the batch here, as in training; set .*model.eval\(\)"):
         fold_nnx(model, ROWS)
 
 

@@ -289,11 +289,11 @@ class Shared(nn.Module):
 @pytest.mark.parametrize(
     ("model", "batches", "options", "says"),
     [
-        (nn.Dense(3), CUTS, {}, r"the model calls no batch norm .*; write a model that has one"),
-        (Net(), [], {}, r"batches is empty; write at least one batch"),
-        (Net(), iter(CUTS), {"mode": "layer by layer"}, r"is an iterator .* once; write a list, or a function"),
-        (Net(), CUTS, {"mode": "layerwise"}, r"mode is 'layerwise'; write 'together' or 'layer by layer'"),
-        (Net(), CUTS, {"variance": "both"}, r"variance is 'both'; write 'biased' or 'unbiased'"),
+        (nn.Dense(3), CUTS, {}, r"the model calls no batch norm .*; pass a model that has one"),
+        (Net(), [], {}, r"batches is empty; pass at least one batch"),
+        (Net(), iter(CUTS), {"mode": "layer by layer"}, r"is an iterator .* once; pass a list, or a function"),
+        (Net(), CUTS, {"mode": "layerwise"}, r"mode is 'layerwise'; use 'together' or 'layer by layer'"),
+        (Net(), CUTS, {"variance": "both"}, r"variance is 'both'; use 'biased' or 'unbiased'"),
         (Shared(), CUTS, {"mode": "layer by layer"}, r"the statistics still change, .* called twice .*mode='together'"),
     ],
 )
@@ -305,7 +305,7 @@ def test_what_cannot_be_estimated_is_refused_with_a_remedy(model, batches, optio
 
 def test_variables_without_statistics_are_refused_with_the_layers_path():
     variables = variables_of(Net())
-    with pytest.raises(ValueError, match=r"variables have the collections \['params'\]; write all .* batch_stats"):
+    with pytest.raises(ValueError, match=r"variables have the collections \['params'\]; pass all .* batch_stats"):
         estimate(Net(), {"params": variables["params"]}, CUTS)
 
 
@@ -342,7 +342,7 @@ def test_frozen_layers_keep_their_statistics_and_domains_are_refused():
     close(stats["second"], {"mean": mean, "var": var})
     domains = Net(jbn.linen.DomainBatchNorm)
     with pytest.raises(
-        ValueError, match=r"first is a DomainBatchNorm, .*; write for each domain a model with BatchNorm"
+        ValueError, match=r"first is a DomainBatchNorm, .*; estimate those of each domain with a BatchNorm"
     ):
         estimate(domains, variables_of(domains), CUTS)
 

@@ -1,0 +1,28 @@
+"""Flax's functions whose own annotations are incomplete, with the types that jbn relies on."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
+
+from flax import nnx, traverse_util
+from flax.linen import dtypes
+from flax.linen.module import InterceptorContext as InterceptorContext
+from jax.typing import DTypeLike
+
+Key = tuple[Hashable, ...]
+
+
+class Flatten(Protocol):
+    """`{"a": {"b": 1}}` to `{("a", "b"): 1}`."""
+
+    def __call__(self, xs: Mapping[str, Any], keep_empty_nodes: bool = False) -> dict[Key, Any]: ...
+
+
+canonicalize_dtype: Callable[..., DTypeLike] = dtypes.canonicalize_dtype
+flatten_dict: Flatten = traverse_util.flatten_dict
+unflatten_dict: Callable[[Mapping[Key, Any]], dict[str, Any]] = traverse_util.unflatten_dict
+nnx_state: Callable[..., Any] = nnx.state
+nnx_split: Callable[..., tuple[Any, Any]] = nnx.split
+nnx_merge: Callable[..., Any] = nnx.merge
+nnx_update: Callable[[Any, Any], None] = nnx.update
+nnx_reseed: Callable[..., None] = nnx.reseed
