@@ -19,6 +19,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jbn import _axes, _dtypes, _meshes
+from jbn._activation import Activation, Side, with_activation
 from jbn._axes import Axis
 from jbn._batch_norm import SAVE_MOMENTS, How, Info, refuse_one_value
 from jbn._kernels.plain import checkpoint, named, plainly
@@ -116,9 +117,27 @@ def adaptive_batch_norm(
     return checkpoint(forward, x, scale, bias, where, source_weight, policy=SAVE_MOMENTS)
 
 
-def adaptive_layer(x, scale, bias, stats, *, source_weight, axis, where, **options: Any) -> tuple[jax.Array, Any, Info]:
+def adaptive_layer(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    stats: BatchStats,
+    *,
+    source_weight: float | jax.Array,
+    where: jax.Array | None,
+    activation: Activation | None = None,
+    placement: Side = "before",
+    dtype: DTypeLike | None = None,
+    **options: Any,
+) -> tuple[jax.Array, BatchStats, Info]:
     """`adaptive_batch_norm` behind the face of `batch_norm`, for the Flax modules; options of training do nothing."""
-    names = ("epsilon", "axis_name", "axis_index_groups", "dtype")
-    used = {name: options[name] for name in names}
-    y, test = adaptive_batch_norm(x, scale, bias, stats, source_weight=source_weight, axis=axis, where=where, **used)
+    used = {name: options[name] for name in ("epsilon", "axis", "axis_name", "axis_index_groups")}
+    mask = None if where is None else _axes.expand_mask(where, x.shape)
+
+    def norm(x: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, Moments]:
+        return adaptive_batch_norm(x, scale, bias, stats, source_weight=source_weight, where=where, dtype=dtype, **used)
+
+    dtype = x.dtype if dtype is None else dtype
+    wide = _dtypes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
+    y, test = with_activation(activation, placement, norm, x, mask, dtype, wide)
     return y, stats, Info(moments=test)

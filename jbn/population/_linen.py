@@ -22,9 +22,8 @@ from jbn.population._algorithm import Batches, as_keys, estimate
 from jbn.population._layer import MEASURED, Measurement, Mode, Variables, is_measured, measure
 
 _NORMS = (nn.BatchNorm, jbn.linen.BatchNorm)
-_CLASSES: tuple[Any, ...] = (*_NORMS, jbn.linen.BatchRenorm, jbn.linen.AdaptiveBatchNorm)
 # The functions that Flax wraps in methods; the super().__call__ of a subclass calls one of them.
-_CALLS = {kind.__call__.__wrapped__ for kind in _CLASSES}
+_CALLS: set[Any] = {vars(kind)["__call__"].__wrapped__ for kind in _NORMS}
 
 
 def estimate_linen(

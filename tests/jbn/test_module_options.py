@@ -202,7 +202,7 @@ PROMOTE = {
 }
 
 
-# [as-given] and [float32-to-half] fail: jbn/nnx.py gives the dtype that x was promoted to, Flax `dtype`, or without it
+# [as-given] and [float32-to-half] fail: jbn.nnx gives the dtype that x was promoted to, Flax `dtype`, or without it
 # that of promoted x, scale and bias together.
 @pytest.mark.parametrize("promote", PROMOTE.values(), ids=PROMOTE)
 @pytest.mark.parametrize("dtype", [None, "float32"])
@@ -291,7 +291,7 @@ def test_the_state_may_be_carried_and_saved_and_goes_on_where_it_was(module, dty
     assert (state["step"], state["pending_steps"], state["skipped"]) == (3, 0, 0)
 
 
-# [ghost-refuse] fails: jbn/linen.py initializes by normalize_batch, which cuts the one example into groups of 5.
+# [ghost-refuse] fails: jbn.linen initializes with virtual batches, which cut the one example into groups of 5.
 @pytest.mark.parametrize("options", [*(o for o, _ in OPTIONS.values()), REFUSE], ids=[*OPTIONS, "ghost-refuse"])
 def test_linen_initializes_by_one_example_but_trains_by_more(options):
     layer, x = jbn.linen.BatchNorm(use_running_average=False, **options), XS[0][:10]

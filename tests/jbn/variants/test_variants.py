@@ -183,6 +183,20 @@ def test_adaptive_is_inference_at_weight_1_and_training_at_0():
         assert_close(y, jbn.batch_norm(*args, train=train)[0], 1e-6)
 
 
+@pytest.mark.parametrize("placement", ["before", "after"])
+@pytest.mark.parametrize("face", ["linen", "nnx"])
+def test_an_adaptive_layer_takes_an_activation_on_either_side(face, placement):
+    x, options = batch((13, 3)), dict(use_running_average=True, source_weight=0.25)
+    if face == "linen":
+        layer = jbn.linen.AdaptiveBatchNorm(**options)
+        variables = layer.init(jax.random.key(0), x)
+        call = lambda x, **more: layer.apply(variables, x, **more)  # noqa: E731
+    else:
+        call = jbn.nnx.AdaptiveBatchNorm(3, rngs=nnx.Rngs(0), **options)
+    apart = jax.nn.silu(call(x)) if placement == "before" else call(jax.nn.silu(x))
+    assert_close(call(x, activation=jax.nn.silu, placement=placement), apart, 1e-6)
+
+
 def test_adaptive_lets_gradients_through_the_test_batchs_statistics(x64):
     *args, _ = case64((5, 2), mean=0.5)
     stats = jbn.BatchStats(jnp.asarray([0.5, -1.0]), jnp.asarray([1.5, 0.5]))

@@ -1,14 +1,11 @@
-"""Batch normalization and its variants as Flax nnx modules: variables in, one functional call, variables out."""
+"""Batch normalization as a Flax nnx module: variables in, one functional call, variables out."""
 
 from __future__ import annotations
 
-from jbn import _needs_flax as _needs_flax  # first
-
-# isort: split
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +14,11 @@ from flax.nnx.nn import dtypes
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from jbn import _axes
-from jbn._activation import Activation
+from jbn import _shell
+from jbn._activation import Activation, Side
 from jbn._batch_norm import batch_norm
 from jbn._refusal import called_from, excused
 from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
-from jbn._variants.adapt import adaptive_layer
-from jbn._variants.domains import domain_batch_norm
-from jbn._variants.renorm import Limit, batch_renorm
 from jbn._virtual_batches import Ragged
 
 Initializer = Callable[..., jax.Array]
@@ -197,7 +191,7 @@ class BatchNorm(nnx.Module):
         mask: jax.Array | None = None,
         update_running_average: bool | None = None,
         activation: Activation | None = None,
-        placement: Literal["before", "after"] = "before",
+        placement: Side = "before",
     ) -> jax.Array:
         """Normalizes `x`, and moves the running statistics in training.
 
@@ -214,8 +208,7 @@ class BatchNorm(nnx.Module):
           y, shaped as `x`.
         """
         running, update = self._switches(use_running_average, update_running_average)
-        within = dict(activation=activation, placement=placement)
-        return self._forward(batch_norm, x, mask, running, update, within)
+        return self._forward(self._function(running), x, mask, running, update, activation, placement)
 
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         """Whether the running statistics normalize, and whether they move: by the call, else by the constructor."""
@@ -223,22 +216,25 @@ class BatchNorm(nnx.Module):
         if running is None:
             raise ValueError(
                 "use_running_average is None in the constructor and in the call; call layer.train() or layer.eval(), "
-                "or use_running_average=False (training) or True (inference) in one of the two"
+                "or set use_running_average=False (training) or True (inference) in one of the two"
             )
-        update = self.update_running_average if update is None else update
-        _axes.check_static(use_running_average=running, update_running_average=update)
-        return running, not running if update is None else update
+        return _shell.switches(running, self.update_running_average if update is None else update)
+
+    def _function(self, running: bool) -> Callable[..., Any]:
+        """The function of the core that this layer calls."""
+        return batch_norm
 
     def _forward(
         self,
-        norm: Callable[..., Any],
+        function: Callable[..., Any],
         x: jax.Array,
         mask: jax.Array | None,
         running: bool,
         update: bool,
-        within: dict[str, Any],
+        activation: Activation | None,
+        placement: Side,
     ) -> jax.Array:
-        """Variables in, `norm`, variables out."""
+        """Variables in, one call of the core, variables out."""
         x = jnp.asarray(x)
         state = {name: value for name in BatchStats._fields if (value := getattr(self, name, None)) is not None}
         stats = promote_stats(BatchStats(**{name: variable[...] for name, variable in state.items()}), x.dtype)
@@ -247,29 +243,10 @@ class BatchNorm(nnx.Module):
         dtype = result_dtype(self, x, stats, scale, bias)
         if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
             x = x.astype(dtype)
+        within: dict[str, Any] = dict(where=mask, activation=activation, placement=placement, dtype=dtype)
         with excused(functools.partial(looked_at, self)):
-            y, new, info = norm(
-                x,
-                scale,
-                bias,
-                stats,
-                train=not running,
-                update=update,
-                trainable=self.trainable,
-                momentum=self.momentum,
-                debias=self.debias,
-                variance=self.variance,
-                skip_nonfinite=self.skip_nonfinite,
-                accumulate_steps=self.accumulate_steps,
-                epsilon=self.epsilon,
-                axis=self.axis,
-                where=mask,
-                axis_name=self.axis_name,
-                axis_index_groups=self.axis_index_groups,
-                virtual_batch_size=self.virtual_batch_size,
-                ragged_groups=self.ragged_groups,
-                dtype=dtype,
-                **within,
+            y, new, info = function(
+                x, scale, bias, stats, train=not running, update=update, **_shell.options(self), **within
             )
         if update:
             for name, variable in state.items():
@@ -302,189 +279,3 @@ class BatchNorm(nnx.Module):
         ):
             if value is not None:
                 setattr(self, name, value)
-
-
-class BatchRenorm(BatchNorm):
-    """Batch renormalization: batch norm, corrected towards the running statistics within limits.
-
-    ::
-
-        training:   y = ((x - E[x]) / σ_B · r + d) · scale + bias
-                    r = clip(σ_B / σ, 1/r_max, r_max),    d = clip((E[x] - mean) / σ, -d_max, d_max)
-        inference:  as `BatchNorm`
-
-    Args:
-      num_features: number of features.
-      r_max: limit of the correction of the spread, at least 1; a number, or a function of the step such as
-        `jbn.renorm_ramp`: then the layer holds a `step`, and a checkpoint goes on with the ramp where it was.
-      d_max: limit of the correction of the mean, in running standard deviations; likewise.
-      **options: those of `BatchNorm`.
-
-    Example:
-      >>> import jbn, jbn.nnx
-      >>> from flax import nnx
-      >>> ramp = jbn.renorm_ramp(3.0, start=5000, end=40000, initial=1.0)
-      >>> sorted(nnx.state(jbn.nnx.BatchRenorm(3, r_max=ramp, d_max=0.0, rngs=nnx.Rngs(0)), nnx.BatchStat))
-      ['mean', 'step', 'var']
-
-    Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275). See `jbn.batch_renorm`.
-    """
-
-    def __init__(self, num_features: int, *, r_max: Limit = 3.0, d_max: Limit = 5.0, **options: Any):
-        super().__init__(num_features, **options)
-        self.r_max, self.d_max = r_max, d_max
-        if (callable(r_max) or callable(d_max)) and not hasattr(self, "step"):
-            self.step = nnx.BatchStat(jnp.zeros((), jnp.int32))
-
-    def __call__(
-        self,
-        x: jax.Array,
-        use_running_average: bool | None = None,
-        *,
-        mask: jax.Array | None = None,
-        update_running_average: bool | None = None,
-        activation: Activation | None = None,
-        placement: Literal["before", "after"] = "before",
-    ) -> jax.Array:
-        """As `BatchNorm`."""
-        running, update = self._switches(use_running_average, update_running_average)
-        norm = functools.partial(batch_renorm, r_max=self.r_max, d_max=self.d_max)
-        return self._forward(norm, x, mask, running, update, dict(activation=activation, placement=placement))
-
-
-class FrozenBatchNorm(BatchNorm):
-    """Frozen batch norm: an affine map by constants, in training as at inference.
-
-    ::
-
-        y = (x - mean) / sqrt(var + epsilon) · scale + bias
-
-    Whatever `use_running_average` says, in constructor, view or call, the running statistics normalize, nothing is
-    updated, and no gradient reaches scale and bias. Its state is that of `BatchNorm`.
-
-    Frozen is what the layer does; what an optimizer does to scale and bias without a gradient, by weight decay, say, is
-    stopped there: by `jbn.optim.frozen_mask`, as below. `jbn.optim.decay_mask` leaves them out of weight decay alone.
-
-    Args:
-      num_features: number of features.
-      **options: those of `BatchNorm`.
-
-    Example:
-      >>> import jax.numpy as jnp, jbn.nnx
-      >>> from flax import nnx
-      >>> layer = jbn.nnx.FrozenBatchNorm(1, rngs=nnx.Rngs(0))
-      >>> print(layer(jnp.array([[1.0], [3.0]])).round(2).ravel())
-      [1. 3.]
-      >>> import functools, optax
-      >>> from jbn import optim
-      >>> still = optax.masked(optax.set_to_zero(), functools.partial(optim.frozen_mask, model=layer))
-      >>> opt = nnx.Optimizer(layer, optax.chain(optax.adamw(1e-2, weight_decay=0.1), still), wrt=nnx.Param)
-      >>> _ = opt.update(layer, nnx.grad(lambda layer: layer(jnp.ones((2, 1))).sum())(layer))
-      >>> print(layer.scale[...])
-      [1.]
-
-    Reference: He et al. 2017, "Mask R-CNN" (https://arxiv.org/abs/1703.06870). See `jbn.frozen_batch_norm`.
-    """
-
-    def __init__(self, num_features: int, **options: Any):
-        super().__init__(num_features, **{"trainable": False, **options})
-
-    def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
-        return True, False
-
-
-class AdaptiveBatchNorm(BatchNorm):
-    """Batch norm that, at inference, blends the running statistics with those of the test batch.
-
-    ::
-
-        training:   as `BatchNorm`
-        inference:  as `BatchNorm`, by w · mean + (1 - w) · E[x], and var alike
-
-    Args:
-      num_features: number of features.
-      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
-        per feature; for a single example pass N / (N + 1), such as 16 / 17.
-      **options: those of `BatchNorm`, whose state it has.
-
-    Example:
-      >>> import jax.numpy as jnp, jbn.nnx
-      >>> from flax import nnx
-      >>> layer = jbn.nnx.AdaptiveBatchNorm(1, use_running_average=True, rngs=nnx.Rngs(0))
-      >>> print(layer(jnp.array([[1.0], [3.0]])).round(2).ravel())  # by the test batch alone
-      [-1.  1.]
-
-    Reference: Schneider et al. 2020 (https://arxiv.org/abs/2006.16971). See `jbn.adaptive_batch_norm`.
-    """
-
-    def __init__(self, num_features: int, *, source_weight: float = 0.0, **options: Any):
-        super().__init__(num_features, **options)
-        self.source_weight = source_weight
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: jax.Array,
-        use_running_average: bool | None = None,
-        *,
-        mask: jax.Array | None = None,
-        update_running_average: bool | None = None,
-    ) -> jax.Array:
-        """As `BatchNorm`."""
-        running, update = self._switches(use_running_average, update_running_average)
-        if not running:
-            return self._forward(batch_norm, x, mask, running, update, {})
-
-        blend = functools.partial(adaptive_layer, source_weight=self.source_weight)
-        return self._forward(blend, x, mask, True, False, {})
-
-
-class DomainBatchNorm(BatchNorm):
-    """Batch norm of several domains in one layer, each with running statistics of its own.
-
-    ::
-
-        y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d
-
-    Args:
-      num_features: number of features.
-      domains: number of domains; the statistics have a leading axis of that size.
-      separate_affine: whether scale and bias are separate, too; else one of each serves all.
-      **options: those of `BatchNorm`.
-
-    Example:
-      >>> import jax.numpy as jnp, jbn.nnx
-      >>> from flax import nnx
-      >>> layer = jbn.nnx.DomainBatchNorm(1, domains=2, momentum=0.0, rngs=nnx.Rngs(0))
-      >>> _ = layer(jnp.array([[1.0], [3.0]]), 1)
-      >>> print(layer.mean[...].ravel())
-      [0. 2.]
-
-    Reference: Chang et al. 2019 (https://arxiv.org/abs/1906.03950); Xie et al. 2020 (https://arxiv.org/abs/1911.09665).
-    See `jbn.domain_batch_norm`.
-    """
-
-    def __init__(self, num_features: int, *, domains: int = 2, separate_affine: bool = False, **options: Any):
-        super().__init__(num_features, **options)
-        self.domains = domains
-        for name in BatchStats._fields:
-            if (one := getattr(self, name, None)) is not None:
-                setattr(self, name, nnx.BatchStat(jnp.stack([one[...]] * domains)))
-        for param in (self.scale, self.bias) if separate_affine else ():
-            if param is not None:
-                param.set_value(jnp.stack([param[...]] * domains))
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: jax.Array,
-        domain: int | jax.Array,
-        use_running_average: bool | None = None,
-        *,
-        mask: jax.Array | None = None,
-        update_running_average: bool | None = None,
-        activation: Activation | None = None,
-        placement: Literal["before", "after"] = "before",
-    ) -> jax.Array:
-        """As `BatchNorm`, for the `domain` of this batch (`[]`, int) or of each example (`[batch]`)."""
-        running, update = self._switches(use_running_average, update_running_average)
-        norm = functools.partial(domain_batch_norm, domain=domain)
-        return self._forward(norm, x, mask, running, update, dict(activation=activation, placement=placement))
