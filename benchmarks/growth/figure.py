@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from experiments.report.plotting import GREY, OTHERS, PLACEMENTS, STYLE, finish, panels_of
+from experiments.palette import GREY, OTHERS, PLACEMENTS
+from experiments.report.plotting import STYLE, finish, panels_of
 
 Curve = dict[str, Any]
 TITLES = {

@@ -8,7 +8,7 @@ Pure functions of the config and the records. Accuracies are in percent. What on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import scipy.stats
@@ -25,8 +25,9 @@ from experiments.analysis.tuning import choose as choose
 from experiments.analysis.tuning import grid as grid
 from experiments.analysis.verdict import Contrast, finding, sentence, verdict
 from experiments.config import Arm, Config, ConfigError
+from experiments.vocabulary import Metric
 
-METRICS = ("test_accuracy", "test_accuracy_population", "test_accuracy_batch")
+METRICS = get_args(Metric)
 
 
 def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:

@@ -14,10 +14,7 @@ from experiments.config.data import DATA_SETS as DATA_SETS
 from experiments.config.data import AugmentationConfig as AugmentationConfig
 from experiments.config.data import DataConfig as DataConfig
 from experiments.config.errors import ConfigError as ConfigError
-from experiments.config.model import Activation as Activation
 from experiments.config.model import ModelConfig as ModelConfig
-from experiments.config.model import Placement as Placement
-from experiments.config.model import Unit as Unit
 from experiments.config.reading import from_json as from_json
 from experiments.config.reading import load as load
 from experiments.config.reading import to_json as to_json
@@ -27,3 +24,6 @@ from experiments.config.sweep import SweepConfig as SweepConfig
 from experiments.config.training import OptimizerConfig as OptimizerConfig
 from experiments.config.training import ProbesConfig as ProbesConfig
 from experiments.config.training import TrainingConfig as TrainingConfig
+from experiments.vocabulary import Activation as Activation
+from experiments.vocabulary import Placement as Placement
+from experiments.vocabulary import Unit as Unit

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 from experiments.config.data import AugmentationConfig, DataConfig
 from experiments.config.effects import EFFECT, effective, without_effect
 from experiments.config.errors import ConfigError, configuration, near, require
-from experiments.config.model import RESIDUAL, Activation, ModelConfig, Placement, Unit
+from experiments.config.model import ModelConfig
 from experiments.config.sweep import AnalysisConfig, SweepConfig
 from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
+from experiments.vocabulary import RESIDUAL, Activation, Placement, Unit
 
 Value = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
 MOST_DRAWN = 10**8  # numbers that the bootstrap draws at once

@@ -5,26 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 from experiments.config.errors import configuration, near, require
-
-# These repeat names of jbn.placement and experiments.networks, which import jax; a test holds them equal.
-Placement = Literal["none", "before", "after", "both", "pre_linear"]
-Unit = Literal[
-    "original",
-    "bn_after_addition",
-    "relu_before_addition",
-    "relu_only_preactivation",
-    "full_preactivation",
-    "no_relu_bn_before_addition",
-    "no_relu_bn_after_addition",
-]
-Activation = Literal[
-    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "softplus10", "tanh", "sigmoid", "identity"
-]
-NETWORK_NAMES = ("mlp", "strided_cnn", "cnn9", "vgg16", "simple8", "resnet", "wrn", "airbench94")
-NormName = Literal["batch_norm", "batch_renorm", "frozen_batch_norm", "layer_norm", "group_norm", "none"]
-
-RESIDUAL = ("resnet", "wrn")
-POOLED = ("vgg16", "simple8", "airbench94")
+from experiments.vocabulary import (
+    NETWORK_NAMES,
+    POOLED,
+    RESIDUAL,
+    Activation,
+    DType,
+    Initialization,
+    Norm,
+    Padding,
+    Placement,
+    Pooling,
+    Unit,
+)
 
 
 @configuration
@@ -39,7 +32,7 @@ class ModelConfig:
     """Order within a residual unit, for `resnet` and `wrn`."""
     activation: Activation = "relu"
     """Activation function, for all arms that do not say it themselves."""
-    norm: NormName = "batch_norm"
+    norm: Norm = "batch_norm"
     """What normalizes: `batch_norm`, `batch_renorm`, `frozen_batch_norm`, Flax's `layer_norm`, `group_norm`; `none`."""
     hidden: tuple[int, ...] = (100, 100, 100)
     """Units of each hidden layer of the multilayer perceptron."""
@@ -51,9 +44,9 @@ class ModelConfig:
     """One more norm in front of the classifier: what `after` has for nothing."""
     use_bias: bool | None = None
     """Whether hidden layers add a bias."""
-    padding: Literal["zero", "reflect", "valid"] = "zero"
+    padding: Padding = "zero"
     """Of convolutions. Zero is the channel mean after a norm, but the minimum after a ReLU."""
-    pooling: Literal["after_block", "before_norm"] | None = None
+    pooling: Pooling | None = None
     """Whether a block is pooled after its last step, or between layer and norm."""
     momentum: float | None = None
     """Weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here); in [0, 1)."""
@@ -77,11 +70,11 @@ class ModelConfig:
     """Steps from which and until which these limits open; batch norm before."""
     groups: int = 8
     """Groups of channels of `group_norm`."""
-    init: Literal["published", "normal", "he", "glorot", "lecun", "orthogonal"] = "published"
+    init: Initialization = "published"
     """Initial kernels of hidden layers and classifier; `published` is the network's own."""
     init_std: float = 0.01
     """Standard deviation of init `normal`."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: DType = "float32"
     """Of activations and products; parameters, statistics and logits are float32."""
 
     def __post_init__(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from experiments.config.errors import configuration, require
+from experiments.vocabulary import Metric
 
 MOST_TRAININGS = 100_000
 
@@ -122,7 +122,7 @@ class AnalysisConfig:
     """Significance level; intervals cover 1 - alpha."""
     resamples: int = 9999
     """Resamples of the bootstrap and of the permutation test."""
-    metric: Literal["test_accuracy", "test_accuracy_population", "test_accuracy_batch"] = "test_accuracy"
+    metric: Metric = "test_accuracy"
     """What is compared: accuracy with running statistics, with those of the whole training set (population), or with
     those of the test batches. All three are recorded."""
     published: tuple[Published, ...] = ()

@@ -39,13 +39,12 @@ from experiments.networks.plain import MLP as MLP
 from experiments.networks.plain import Layer as Layer
 from experiments.networks.plain import PlainCNN as PlainCNN
 from experiments.networks.plain import airbench94, cnn9, simple8, strided_cnn, vgg16
-from experiments.networks.residual import UNITS as UNITS
 from experiments.networks.residual import ResNet as ResNet
-from experiments.networks.residual import Unit as Unit
 from experiments.networks.residual import resnet, wrn
 from experiments.networks.whitening import Whitening as Whitening
 from experiments.networks.whitening import whiten as whiten
 from experiments.networks.whitening import whitening_weights as whitening_weights
+from experiments.vocabulary import UNITS as UNITS
 
 NETWORKS: Mapping[str, Callable[..., Network]] = MappingProxyType(
     {

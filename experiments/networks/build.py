@@ -16,10 +16,10 @@ from flax import linen as nn
 
 import jbn
 import jbn.linen
-from experiments.config import Activation, ConfigError, ModelConfig
+from experiments.config import ConfigError, ModelConfig
 from experiments.config.errors import raised
-from experiments.config.model import RESIDUAL
 from experiments.networks import NETWORKS, PUBLISHED_NORM, Network, no_norm
+from experiments.vocabulary import RESIDUAL, Activation, Initialization, Norm
 
 ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
@@ -35,14 +35,14 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
         "identity": lambda x: x,
     }
 )
-BATCH_NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+BATCH_NORMS: Mapping[Norm, Callable[..., nn.Module]] = MappingProxyType(
     {
         "batch_norm": jbn.linen.BatchNorm,
         "batch_renorm": jbn.linen.BatchRenorm,
         "frozen_batch_norm": jbn.linen.FrozenBatchNorm,
     }
 )
-INITIALIZERS = MappingProxyType(
+INITIALIZERS: Mapping[Initialization, Any] = MappingProxyType(
     {
         "he": nn.initializers.he_normal(),
         "glorot": nn.initializers.glorot_normal(),

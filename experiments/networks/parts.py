@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from experiments.vocabulary import Padding
+
 Map = Callable[[jax.Array], jax.Array]
 Factory = Callable[..., Map]
 Initializer = Callable[..., Any]
-Padding = Literal["zero", "reflect", "valid"]
 
 HE = nn.initializers.he_normal()
 # torch.nn.Conv2d and Linear draw weights uniformly from ±1/√fan_in: a variance of 1/(3 fan_in).

@@ -21,9 +21,9 @@ from experiments.networks.parts import (
     numbered,
 )
 from experiments.networks.whitening import Whitening
+from experiments.vocabulary import Pooling
 from jbn.placement import Block, Placement
 
-Pooling = Literal["after_block", "before_norm"]
 Readout = Literal["mean", "max", "conv"]
 
 

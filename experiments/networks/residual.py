@@ -10,13 +10,11 @@
 
 The first five are those of He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4
 (https://arxiv.org/abs/1603.05027), the last two of https://github.com/gcr/torch-residual-networks. The order is a
-table, `UNITS`, and one module walks through it: any norm for "bn", any activation for "relu".
+table, `experiments.vocabulary.UNITS`, and one module walks through it: any norm for "bn", any activation for "relu".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -24,30 +22,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.networks.parts import ConvNetwork, Factory, Map, chosen, numbered
+from experiments.vocabulary import UNITS, Step, Unit
 
-Unit = Literal[
-    "original",
-    "bn_after_addition",
-    "relu_before_addition",
-    "relu_only_preactivation",
-    "full_preactivation",
-    "no_relu_bn_before_addition",
-    "no_relu_bn_after_addition",
-]
-Step = Literal["layer", "norm", "activation", "add"]
 Shortcut = Literal["zeros", "projection"]
-
-UNITS: Mapping[Unit, tuple[Step, ...]] = MappingProxyType(
-    {
-        "original": ("layer", "norm", "activation", "layer", "norm", "add", "activation"),
-        "bn_after_addition": ("layer", "norm", "activation", "layer", "add", "norm", "activation"),
-        "relu_before_addition": ("layer", "norm", "activation", "layer", "norm", "activation", "add"),
-        "relu_only_preactivation": ("activation", "layer", "norm", "activation", "layer", "norm", "add"),
-        "full_preactivation": ("norm", "activation", "layer", "norm", "activation", "layer", "add"),
-        "no_relu_bn_before_addition": ("layer", "norm", "activation", "layer", "norm", "add"),
-        "no_relu_bn_after_addition": ("layer", "norm", "activation", "layer", "add", "norm"),
-    }
-)
 
 
 class ResidualUnit(nn.Module):

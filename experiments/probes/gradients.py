@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from experiments.probes.activations import widened
-
-# Of the names in a network, those that do not sort in the order of the forward pass: see `experiments.networks`.
-_LAST = ("final_norm", "head")
+from experiments.vocabulary import LAST_MODULES
 
 
 def gradient_norms(grads: PyTree) -> OrderedDict[str, Float[Array, ""]]:
@@ -132,4 +130,4 @@ def _modules(tree: PyTree) -> OrderedDict[str, dict[str, Array]]:
 
 def position(parents: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     """Sorts the paths of modules in the order of the forward pass."""
-    return (_LAST.index(parents[0]) + 1 if parents and parents[0] in _LAST else 0), parents
+    return (LAST_MODULES.index(parents[0]) + 1 if parents and parents[0] in LAST_MODULES else 0), parents

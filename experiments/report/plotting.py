@@ -1,7 +1,6 @@
-"""How the figures of a run look, and how they are saved: colours, markers, panels, titles, legends.
+"""How the figures of a run look, and how they are saved: panels, axes, titles, legends; the colours are in `palette`.
 
-A treatment has one colour and one marker in all figures (colours of Okabe and Ito, safe for colour-blind readers, and
-then of Tol). No pyplot and no global state: STYLE holds only while a figure is drawn or saved.
+No pyplot and no global state: STYLE holds only while a figure is drawn or saved.
 """
 
 from __future__ import annotations
@@ -23,35 +22,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import ArrayLike, NDArray
 
 from experiments.config import Config
+from experiments.palette import Look
 
 Floats = NDArray[np.float64]
 
 
-class Look(NamedTuple):
-    """Colour and marker of a treatment."""
-
-    colour: str
-    marker: Any
-
-    @property
-    def line(self) -> dict[str, Any]:
-        return {"color": self.colour, "marker": self.marker, "lw": 1.8}
-
-
-PLACEMENTS = {
-    "none": Look("#000000", "o"),
-    "before": Look("#0072B2", "s"),
-    "after": Look("#D55E00", "^"),
-    "both": Look("#009E73", "D"),
-    "pre_linear": Look("#CC79A7", "v"),
-}
-OTHERS = [
-    *(Look("#E69F00", "P"), Look("#56B4E9", "X"), Look("#882255", "<"), Look("#999933", ">"), Look("#332288", "p")),
-    *(Look("#666666", "h"), Look("#DDCC77", "*"), Look("#661100", "d"), Look("#88CCEE", "8"), Look("#AA4499", "H")),
-]
-GREY = "#555555"
 LAYER_DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4))]
-TRAIN_COLOUR, TEST_COLOUR = "#56B4E9", "#E69F00"
 WIDTH = 9.6  # inches
 MOST_UPRIGHT = 4
 """Treatments side by side; more are written below one another, or their names would touch."""
@@ -105,15 +81,6 @@ def saved(drawing: Drawing) -> dict[str, bytes]:
 def treatments_of(config: Config) -> tuple[list[str], list[str]]:
     """Names of the treatments and of the contexts, in order."""
     return [t.name for t in config.all_treatments], [c.name for c in config.all_contexts]
-
-
-def looks(treatments: Sequence[str]) -> dict[str, Look]:
-    """How each treatment is drawn: placements always the same, others in order."""
-    others = [name for name in treatments if name not in PLACEMENTS]
-    free = OTHERS + [look for name, look in PLACEMENTS.items() if name not in treatments]
-    return {
-        name: PLACEMENTS[name] if name in PLACEMENTS else free[others.index(name) % len(free)] for name in treatments
-    }
 
 
 def panels_of(contexts: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from experiments.config import Arm, Config, to_json
 from experiments.config.ablation import Setup
 from experiments.config.effects import EFFECT
-from experiments.config.model import POOLED, RESIDUAL
 from experiments.formatting import join
 from experiments.report.table import Table
+from experiments.vocabulary import ORDERS, POOLED, RESIDUAL, UNITS, Placement, Unit
 
-# The orders of jbn.placement and experiments.networks, which import jax; a test holds them equal.
-ORDER = {
-    "none": "linear → activation",
-    "before": "linear → norm → activation",
-    "after": "linear → activation → norm",
-    "both": "linear → norm → activation → norm",
-    "pre_linear": "norm → linear → activation",
-}
-UNIT_ORDER = {
-    "original": "layer → norm → activation → layer → norm → add → activation",
-    "bn_after_addition": "layer → norm → activation → layer → add → norm → activation",
-    "relu_before_addition": "layer → norm → activation → layer → norm → activation → add",
-    "relu_only_preactivation": "activation → layer → norm → activation → layer → norm → add",
-    "full_preactivation": "norm → activation → layer → norm → activation → layer → add",
-    "no_relu_bn_before_addition": "layer → norm → activation → layer → norm → add",
-    "no_relu_bn_after_addition": "layer → norm → activation → layer → add → norm",
-}
 # Where settings of the common config count; those that are not here count everywhere.
 USED: dict[str, Callable[[Setup], bool]] = {
     **{path: test for path, (test, _) in EFFECT.items()},
@@ -69,10 +52,12 @@ def differences(config: Config) -> dict[str, Table]:
 def orders(config: Config) -> Table:
     """The order of steps, for the placements and units that occur."""
     models = [config.setup(arm).model for arm in config.arms]
-    placements = dict.fromkeys(model.placement for model in models if model.network not in RESIDUAL)
-    units = dict.fromkeys(model.unit for model in models if model.network in RESIDUAL and model.unit)
-    rows = [[name, "hidden layer", ORDER[name]] for name in placements]
-    rows += [[name, "residual unit", UNIT_ORDER[name]] for name in units]
+    placements: dict[Placement, None] = dict.fromkeys(
+        model.placement for model in models if model.network not in RESIDUAL
+    )
+    units: dict[Unit, None] = dict.fromkeys(model.unit for model in models if model.network in RESIDUAL and model.unit)
+    rows = [[name, "hidden layer", _in_order(ORDERS[name]).replace("layer", "linear")] for name in placements]
+    rows += [[name, "residual unit", _in_order(UNITS[name])] for name in units]
     return Table(["placement", "of a", "order of steps"], rows, 3)
 
 
@@ -111,6 +96,10 @@ def setup(config: Config) -> Table:
 
     shown = [(path, value) for path, value in _flat(to_json(config)) if value != [] and counts(path)]
     return Table(["setting", "value"], [[path, _text(value)] for path, value in shown], 2)
+
+
+def _in_order(steps: Iterable[str]) -> str:
+    return " → ".join(steps)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

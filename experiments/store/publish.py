@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from experiments.config import ConfigError
-from experiments.report.plotting import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
+from experiments.palette import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
 from experiments.store.record import read
 
 PUBLISHED = Path(__file__).parent / "published"

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from experiments.vocabulary import Metric
+
 _known = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
 
 Count = Annotated[int, Field(ge=0)]
@@ -17,7 +19,6 @@ Percent = Annotated[float, Field(ge=0, le=100 + 1e-9)]
 Numbers = list[float | None]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Edge = Literal["lowest", "highest"] | None
-Metric = Literal["test_accuracy", "test_accuracy_population", "test_accuracy_batch"]
 Kind = Literal["batch", "frozen"]
 
 

@@ -74,7 +74,10 @@ def test_the_config_which_imports_no_jax_knows_the_same_names_as_the_library():
     """Imported here, so that the tests of the core run where the laboratory is not installed."""
     config, placement = pytest.importorskip("experiments.config"), pytest.importorskip("jbn.placement")
     networks, models = pytest.importorskip("experiments.networks"), pytest.importorskip("experiments.networks.build")
+    vocabulary = pytest.importorskip("experiments.vocabulary")
+    assert dict(vocabulary.ORDERS) == dict(placement.ORDER)
+    assert get_args(vocabulary.Unit) == tuple(vocabulary.UNITS)
     assert get_args(config.Placement) == get_args(placement.Placement)
     assert get_args(config.Unit) == tuple(networks.UNITS)
     assert get_args(config.Activation) == tuple(models.ACTIVATIONS)
-    assert tuple(networks.NETWORKS) == config.model.NETWORK_NAMES
+    assert tuple(networks.NETWORKS) == vocabulary.NETWORK_NAMES

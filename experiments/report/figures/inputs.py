@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.report.plotting import TEST_COLOUR, TRAIN_COLOUR, WIDTH, Drawing, Floats, array, finish, log_axis
+from experiments.palette import TEST_COLOUR, TRAIN_COLOUR
+from experiments.report.plotting import WIDTH, Drawing, Floats, array, finish, log_axis
 
 MOST_FEATURES = 100
 """Beyond that, features are pixels of an image, or counts, instead of marks side by side."""

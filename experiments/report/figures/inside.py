@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
+from experiments.palette import GREY, looks
 from experiments.report.figures.probed import (
     MOST_MARKS,
     Probes,
@@ -26,7 +27,6 @@ from experiments.report.figures.probed import (
     stacked,
 )
 from experiments.report.plotting import (
-    GREY,
     LAYER_DASHES,
     RIMS,
     WIDTH,
@@ -38,7 +38,6 @@ from experiments.report.plotting import (
     finite_mean,
     handles_of,
     log_axis,
-    looks,
     rims,
     short,
     steps_axis,

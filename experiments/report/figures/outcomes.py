@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 
 from experiments.config import Arm, Config
 from experiments.formatting import number, signed
+from experiments.palette import GREY, looks
 from experiments.report.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
 from experiments.report.plotting import (
-    GREY,
     RIMS,
     Drawing,
     accuracy_axis,
@@ -22,7 +22,6 @@ from experiments.report.plotting import (
     finish,
     handles_of,
     label_left,
-    looks,
     mark,
     panels_of,
     rates_axis,

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.report.plotting import Floats, array
+from experiments.vocabulary import LAST_MODULES
 
 Record = dict[str, Any]
 Probes = list[dict[str, Any]]
@@ -20,7 +21,6 @@ Seen = dict[str, dict[str, Probes]]
 MOST_LAYERS = 6
 MOST_MARKS = 7
 """Marks on a line."""
-LAST = ("final_norm", "head")
 
 
 def select(records: Sequence[Record], phase: str, treatment: str, context: str) -> list[Record]:
@@ -96,7 +96,12 @@ def has(probe: dict[str, Any], key: str) -> bool:
 
 def forward_order(names: Iterable[str]) -> list[str]:
     """Names of modules sorted as the forward pass meets them, where they were sorted by name: the head comes last."""
-    return sorted(names, key=lambda name: LAST.index(name.split("/")[0]) if name.split("/")[0] in LAST else -1)
+
+    def place(name: str) -> int:
+        first = name.split("/")[0]
+        return LAST_MODULES.index(first) if first in LAST_MODULES else -1
+
+    return sorted(names, key=place)
 
 
 def names_of(probes: Probes, count: int, key: str = "layers") -> list[str]:

@@ -11,26 +11,25 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
-from experiments.report.figures.probed import LAST, MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
+from experiments.palette import GREY, Look, looks
+from experiments.report.figures.probed import MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
 from experiments.report.plotting import (
-    GREY,
     WIDTH,
     Drawing,
     Floats,
-    Look,
     array,
     finish,
     finite_mean,
     handles_of,
     label_left,
     log_axis,
-    looks,
     panels_of,
     short,
     steps_axis,
     treatments_of,
     wrapped,
 )
+from experiments.vocabulary import LAST_MODULES
 
 # What is differentiated: the network as it trains, or with frozen statistics. "" is a run that does not say.
 FILLS = {"": "full", "batch": "full", "frozen": "none"}
@@ -140,7 +139,7 @@ def mean_logit(config: Config, seen: Seen) -> Drawing:
         ticks = some_layers(len(names), MOST_TICKS)
         labels = [names[k].removesuffix("/layer") for k in ticks]
         if max(map(len, labels)) > 9:  # such as stage_2_unit_0/layer_1
-            labels = [name if name in LAST else f"{k + 1}" for k, name in zip(ticks, labels, strict=True)]
+            labels = [name if name in LAST_MODULES else f"{k + 1}" for k, name in zip(ticks, labels, strict=True)]
             axes.set_xlabel("layer, first to last")
         axes.set_xticks(ticks, labels, rotation=35, ha="right")
         axes.tick_params(axis="x", labelsize=9 if len(names) < 8 else 8)

@@ -14,8 +14,8 @@ from flax import linen as nn
 from helpers import ROOT
 
 from experiments.config import Arm, ConfigError, ModelConfig, load
-from experiments.config.model import RESIDUAL
 from experiments.networks.build import ACTIVATIONS, build, measuring
+from experiments.vocabulary import RESIDUAL
 from jbn.placement import ORDER, Block
 
 CONFIGS = sorted(ROOT.glob("configs/*.py"))

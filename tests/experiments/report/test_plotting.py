@@ -13,6 +13,7 @@ from drawn import EVERY, drawings, laid_out
 from matplotlib.colors import to_hex
 from synthetic import SMALL
 
+from experiments import palette
 from experiments.analysis import stats
 from experiments.config import SweepConfig, vary
 from experiments.report import figures, plotting
@@ -33,12 +34,12 @@ def test_a_placement_has_one_colour_and_marker_in_all_figures():
 
 def test_a_treatment_that_is_no_placement_has_a_look_of_its_own():
     names = [*EVERY, *(f"treatment {k}" for k in range(10))]
-    looks = plotting.looks(names)
+    looks = palette.looks(names)
     assert len(set(looks.values())) == len({look.colour for look in looks.values()}) == 15
     assert len({look.marker for look in looks.values()}) == 15
-    few = plotting.looks(["treatment 0", "before", "treatment 1"])
+    few = palette.looks(["treatment 0", "before", "treatment 1"])
     assert few["before"] == looks["before"] and few["treatment 1"] == looks["treatment 1"]
-    assert len(plotting.looks([f"treatment {k}" for k in range(40)])) == 40
+    assert len(palette.looks([f"treatment {k}" for k in range(40)])) == 40
 
 
 LONG = replace(

@@ -15,22 +15,23 @@ from experiments.config import (
     to_json,
     vary,
 )
-from experiments.networks import UNITS
 from experiments.report import settings
-from jbn.placement import Placement
+from experiments.vocabulary import UNITS
+from jbn.placement import ORDER, Placement
 
 CONFIG = replace(synthetic.CONFIG, analysis=AnalysisConfig(resamples=99, margin_pp=0.5))
 
 
 def test_the_orders_are_those_of_the_library():
-    assert {unit: tuple(order.split(" → ")) for unit, order in settings.UNIT_ORDER.items()} == dict(UNITS)
-    assert set(settings.ORDER) == set(get_args(Placement))
-    for placement, order in settings.ORDER.items():
+    every = replace(CONFIG, placements=get_args(Placement))
+    for placement, _, order in settings.orders(every).rows:
         steps = order.split(" → ")
+        assert tuple("layer" if step == "linear" else step for step in steps) == ORDER[placement]
         assert steps.count("linear") == steps.count("activation") == 1
         assert steps.count("norm") == synthetic.NORMS.get(placement, 1)
-    assert settings.ORDER["before"].index("norm") < settings.ORDER["before"].index("activation")
-    assert settings.ORDER["after"].index("norm") > settings.ORDER["after"].index("activation")
+    model = ModelConfig(network="resnet", depth=8)
+    units = replace(CONFIG, placements=(), units=tuple(UNITS), model=model)
+    assert {unit: tuple(order.split(" → ")) for unit, _, order in settings.orders(units).rows} == dict(UNITS)
 
 
 def test_only_orders_that_occur_are_listed():
