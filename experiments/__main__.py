@@ -85,28 +85,17 @@ def _complain(text: str, status: int) -> int:
 
 def run(path: str, overrides: Sequence[str], console: Console) -> None:
     options = parse(load(path), path, overrides)
+    from experiments import sweep  # brings in jax
+    from experiments.training.devices import memory_errors, use_all_cores
+
     use_all_cores()
-    from experiments import sweep  # after the devices are set: this brings in jax
 
     folder = options.out or Path("runs") / options.config.name
-    with _room(), shown(console, sweep.total_epochs(options.config)) as progress:
+    with memory_errors(), shown(console, sweep.total_epochs(options.config)) as progress:
         finished = sweep.run(options.config, folder, sweep.Progress(*progress))
     written = report.write(folder)
     report.print_answer(console, finished)
     console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _room() -> Iterator[None]:
-    """An array that a device has no room for, as a MemoryError like those of the host."""
-    import jax
-
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
-            raise
-        raise MemoryError(str(error).splitlines()[0]) from None
 
 
 def redraw(folder: Path, console: Console) -> None:
@@ -156,14 +145,6 @@ def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
 
 
 FLAGS = (*_flags(Config), "--out")
-
-
-def use_all_cores() -> None:
-    """One jax device per CPU core, so that the lanes of a sweep use them all; accelerators are left as they are."""
-    import jax
-
-    with contextlib.suppress(RuntimeError):  # already started, as in the tests
-        jax.config.update("jax_num_cpu_devices", record.cores())
 
 
 @contextlib.contextmanager

@@ -6,15 +6,12 @@ the same program on the same lanes, so that a run that was stopped ends with the
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
 
 from experiments.analysis import stats
 from experiments.config import Arm, Config, Setup
@@ -24,6 +21,7 @@ from experiments.store.watchdog import Watchdog
 from experiments.store.writers import Writer, open_writers
 from experiments.training import autotune
 from experiments.training.compiled import Engine, Lane
+from experiments.training.devices import device_name
 from experiments.training.dispatch import dispatched
 from experiments.training.fingerprint import describe
 from experiments.training.loop import Epoch, train_arm
@@ -90,8 +88,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
         record.write_json(folder / "env.json", env | {"wall_seconds": round(seconds, 1)})
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        record.write_json(folder / "result.json", stats.summarize(config, records))
+        record.finish(folder, stats.summarize(config, records))
     return record.read(folder)
 
 
@@ -118,12 +115,6 @@ def evaluation(config: Config, chosen: dict[Arm, stats.Choice]) -> list[Stage]:
         lanes = (Lane(choice.learning_rate, choice.weight_decay, choice.decay_scale_bias, seed) for seed in seeds)
         stages.append(Stage("evaluate", arm, tuple(lanes)))
     return stages
-
-
-def device_name() -> str:
-    """The devices that the lanes are spread over, such as "NVIDIA H100 x 1"."""
-    devices = jax.devices()
-    return f"{devices[0].device_kind} x {len(devices)}"
 
 
 def total_epochs(config: Config) -> int:
@@ -200,7 +191,7 @@ class _Work:
 
     def _checkpoints(self, stage: Stage) -> Path:
         number = self.config.arms.index(stage.arm)
-        return self.folder / "checkpoints" / f"{stage.phase}_{number}"
+        return record.checkpoints(self.folder) / f"{stage.phase}_{number}"
 
 
 def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> dict[str, Engine]:

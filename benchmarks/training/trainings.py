@@ -20,10 +20,10 @@ import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.__main__ import use_all_cores
 from experiments.config import Arm, Setup, load
 from experiments.data.arrays import Data, Split, batch_order
-from experiments.training.compiled import Engine, Lane, mesh_of, run_steps, start
+from experiments.training.compiled import Engine, Lane, run_steps, start
+from experiments.training.devices import mesh_of, use_all_cores
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
 ROOT = Path(__file__).parents[2]

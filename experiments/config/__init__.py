@@ -8,7 +8,6 @@ is checked in `__post_init__`. The only place that turns epochs into steps is `S
 from experiments.config.ablation import Arm as Arm
 from experiments.config.ablation import Config as Config
 from experiments.config.ablation import Setting as Setting
-from experiments.config.ablation import Setup as Setup
 from experiments.config.ablation import vary as vary
 from experiments.config.data import DATA_SETS as DATA_SETS
 from experiments.config.data import AugmentationConfig as AugmentationConfig
@@ -18,6 +17,7 @@ from experiments.config.model import ModelConfig as ModelConfig
 from experiments.config.reading import from_json as from_json
 from experiments.config.reading import load as load
 from experiments.config.reading import to_json as to_json
+from experiments.config.setup import Setup as Setup
 from experiments.config.sweep import AnalysisConfig as AnalysisConfig
 from experiments.config.sweep import Published as Published
 from experiments.config.sweep import SweepConfig as SweepConfig

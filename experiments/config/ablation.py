@@ -15,6 +15,7 @@ from experiments.config.data import AugmentationConfig, DataConfig
 from experiments.config.effects import EFFECT, effective, without_effect
 from experiments.config.errors import ConfigError, configuration, near, require
 from experiments.config.model import ModelConfig
+from experiments.config.setup import Setup
 from experiments.config.sweep import AnalysisConfig, SweepConfig
 from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
 from experiments.vocabulary import RESIDUAL, Activation, Placement, Unit
@@ -53,26 +54,6 @@ def vary(name: str, values: Mapping[str, Any], first_seed: int | None = None) ->
       'before + final norm'
     """
     return Setting(name, tuple(values.items()), first_seed)
-
-
-class Setup(NamedTuple):
-    """All that one training depends on, but for learning rate, decay and seed; the arm's settings are in it."""
-
-    data: DataConfig
-    augmentation: AugmentationConfig
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    probes: ProbesConfig
-
-    def steps_per_epoch(self, train_size: int) -> int:
-        batch = self.training.batch_size
-        require(
-            batch <= train_size,
-            f"training.batch_size is {batch}, but {self.data.name} has only {train_size} training examples; "
-            f"write at most {train_size}",
-        )
-        return train_size // batch
 
 
 @configuration

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.config.model import ModelConfig
+from experiments.config.setup import Setup
 
-if TYPE_CHECKING:
-    from experiments.config.ablation import Setup
-
-Test = tuple[Callable[["Setup"], bool], str]
+Test = tuple[Callable[[Setup], bool], str]
 
 _RENORM: Test = (lambda s: s.model.norm == "batch_renorm", "model.norm is 'batch_renorm'")
 _BATCH: Test = (lambda s: s.model.norm in ("batch_norm", "batch_renorm"), "model.norm is a batch norm")

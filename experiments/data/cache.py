@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import ConfigError
-from experiments.data.hub import FULL, KNOWN, Request, decode, line, mirrored, nearest
+from experiments.config.errors import near
+from experiments.data.hub import FULL, KNOWN, Request, decode, line, mirrored
 
 FORMAT = 1
 CHECKED_BYTES = 2**31  # of larger arrays, a start reads only every k-th block
@@ -136,8 +137,8 @@ def _request(name: str, config: str | None, image: str | None, label: str | None
     by_hub_name = {known.name: known for known in KNOWN.values()}
     known = KNOWN.get(name) or by_hub_name.get(name) or Request(name)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", known.name):
-        near = nearest(name, KNOWN) or f"; write one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
-        raise ConfigError(f"no image set {name!r}{near}")
+        hint = near(name, KNOWN) or f"; write one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
+        raise ConfigError(f"no image set {name!r}{hint}")
     return Request(known.name, config or known.config, image or known.image, label or known.label)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import re
 import shutil
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.config import ConfigError
+from experiments.config.errors import near
 
 _ROWS = 1000  # decoded at a time
 _TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -43,11 +43,6 @@ KNOWN = {
     "cifar10": Request("uoft-cs/cifar10", None, "img", "label"),
     "cifar100": Request("uoft-cs/cifar100", None, "img", "fine_label"),
 }
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def line(error: BaseException) -> str:
@@ -148,14 +143,14 @@ def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrore
     if mirrored:
         return ConfigError(f"cannot read {request.name} in {mirror}: {line(causes[-1])}; copy its files again")
     if isinstance(error, DatasetNotFoundError):
-        near = nearest(request.name, [known.name for known in KNOWN.values()]) or "; write owner/name as the hub has it"
-        return ConfigError(f"no image set {request.name!r}: {line(error).rstrip('.')}{near}")
+        hint = near(request.name, [known.name for known in KNOWN.values()]) or "; write owner/name as the hub has it"
+        return ConfigError(f"no image set {request.name!r}: {line(error).rstrip('.')}{hint}")
     if isinstance(error, ValueError):
         with contextlib.suppress(Exception):
             configs = get_dataset_config_names(f"hf://datasets/{request.name}")
             if request.config not in configs:
-                near = nearest(request.config or "", configs) or f"; write config={configs[0]!r}"
-                return ConfigError(f"{request.name} has the configs {', '.join(configs)}{near}")
+                hint = near(request.config or "", configs) or f"; write config={configs[0]!r}"
+                return ConfigError(f"{request.name} has the configs {', '.join(configs)}{hint}")
     place = f"the mirror {mirror}" if mirror else "a mirror folder, JBN_DATA"
     return ConfigError(
         f"cannot read {request.name} from the hub: {line(error)}; check the network and run again (files that are "
@@ -171,8 +166,8 @@ def _column(request: Request, features: Any, kind: str) -> str:
     if wanted in features:
         return wanted
     if wanted is not None:
-        near = nearest(wanted, features) or f"; write one as {kind}_column"
-        raise ConfigError(f"{request.name} has no column {wanted!r}, only {columns}{near}")
+        hint = near(wanted, features) or f"; write one as {kind}_column"
+        raise ConfigError(f"{request.name} has no column {wanted!r}, only {columns}{hint}")
     alike = [
         name for name, feature in features.items() if isinstance(feature, Image if kind == "image" else ClassLabel)
     ]

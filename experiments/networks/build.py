@@ -130,7 +130,7 @@ def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
     return function(**{key: value for key, value in said.items() if takes_all or key in named})
 
 
-def measuring(config: ModelConfig) -> ModelConfig:
+def as_plain_batch_norm(config: ModelConfig) -> ModelConfig:
     """The same network, its running statistics after one batch those of this batch alone: to measure statistics with.
 
     Batch renormalization and virtual batches, which normalize by other than the batch, become batch norm.
@@ -139,7 +139,7 @@ def measuring(config: ModelConfig) -> ModelConfig:
     return replace(config, norm=norm, virtual_batch_size=None, momentum=0.0)
 
 
-def initializing(config: ModelConfig) -> ModelConfig:
+def without_virtual_batches(config: ModelConfig) -> ModelConfig:
     """The same network with the same variables, for a batch of any size: without virtual batches."""
     return replace(config, virtual_batch_size=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from experiments.config.errors import near
 from experiments.vocabulary import Padding
 
 Map = Callable[[jax.Array], jax.Array]
@@ -147,7 +147,5 @@ def chosen(field: str, value: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{field} is {value!r}; write one of {', '.join(names)}{hint}")
+        raise ValueError(f"{field} is {value!r}; choose one of {', '.join(names)}{near(str(value), names)}")
     return value

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from experiments.config import Arm, Config, to_json
-from experiments.config.ablation import Setup
+from experiments.config import Arm, Config, Setup, to_json
 from experiments.config.effects import EFFECT
 from experiments.formatting import join
 from experiments.report.table import Table

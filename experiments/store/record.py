@@ -15,21 +15,18 @@ Only this file writes numbers into a run folder. JSON knows no NaN: what is not 
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config import Config, ConfigError, from_json, to_json
-from experiments.store import validation as checked
+from experiments.store import validation
+from experiments.store.environment import environment
 
 try:
     import fcntl
@@ -48,7 +45,6 @@ REMEDIES = {
     "result.json": AGAIN + "it is computed anew from records.jsonl",
 }
 """What to do about a file that does not hold what it should."""
-PACKAGES = ("jbn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmodels", "scikit-learn")
 
 
 class Run(NamedTuple):
@@ -73,11 +69,11 @@ def read(folder: Path) -> Run:
     config = read_config(folder)
     records = read_lines(folder / "records.jsonl")[0]
     with _refused(folder / "records.jsonl", "records.jsonl"):
-        checked.fit_records(config, records)
+        validation.fit_records(config, records)
     result = read_json(folder / "result.json", None)
     if result is not None:
         with _refused(folder / "result.json", "result.json"):
-            checked.fit_result(config, result)
+            validation.fit_result(config, result)
     env, data, arms = (read_json(folder / name, {}) for name in ("env.json", "data.json", "arms.json"))
     return Run(folder, config, env, data, records, result, arms)
 
@@ -157,6 +153,17 @@ def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
+def checkpoints(folder: Path) -> Path:
+    """Where trainings leave what they go on from."""
+    return folder / "checkpoints"
+
+
+def finish(folder: Path, result: dict[str, Any]) -> None:
+    """Writes result.json, which says that the run is finished: no training goes on, so the checkpoints go."""
+    shutil.rmtree(checkpoints(folder), ignore_errors=True)
+    write_json(folder / "result.json", result)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` atomically: a crash leaves the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
@@ -187,25 +194,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
-
-
-def cores() -> int:
-    """CPU cores that this process may use, which on a shared machine can be fewer than it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Where a run happens: commit of the code, whether it has changes, versions, device."""
-    commit = _git("rev-parse", "HEAD")
-    return {
-        "commit": commit,
-        "dirty": bool(_git("status", "--porcelain")) if commit else None,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "cores": cores(),
-        "platform": platform.platform(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-    }
 
 
 def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
@@ -253,7 +241,7 @@ def read_lines(path: Path, kind: str = "records.jsonl") -> tuple[list[Any], int,
         if number == len(lines) and not _ended(line):
             break
         with _refused(path, kind, f": line {number} of {len(lines)}"):
-            values.append(checked.parse(line, kind))
+            values.append(validation.parse(line, kind))
         good += len(line)
     return values, good, len(content)
 
@@ -277,7 +265,7 @@ def read_json(path: Path, default: Any) -> Any:
     if content is None:
         return default
     with _refused(path, path.name):
-        return checked.parse(content, path.name)
+        return validation.parse(content, path.name)
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -315,20 +303,3 @@ def _lock(file: Any, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise ConfigError(f"another process is writing to {folder}; wait for it, or write --out FOLDER") from None
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says about the code that runs, or None where there is no git or no repository."""
-    here = Path(sys.modules[__name__].__file__ or ".").parent
-    try:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

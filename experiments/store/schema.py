@@ -168,8 +168,8 @@ class Along(TypedDict):
 
 
 @_nan
-class Look(TypedDict):
-    """One look into one lane, see `experiments.training.observe.Look`."""
+class Observation(TypedDict):
+    """One observation of one lane, see `experiments.training.observe`."""
 
     saturation: list[float]
     sparsity: list[float]
@@ -186,10 +186,10 @@ class Look(TypedDict):
 
 @_nan
 class Past(TypedDict):
-    """What lies beside the checkpoints of some lanes: their curves, and looks into the first of them."""
+    """What lies beside the checkpoints of some lanes: their curves, and observations of the first of them."""
 
     curves: list[Curves]
-    looks: list[list[Look]]
+    looks: list[list[Observation]]
 
 
 @_known

@@ -13,7 +13,6 @@ records.jsonl and result.json, which `experiments.store.record` writes.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import itertools
@@ -32,6 +31,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from experiments.config import ConfigError
+from experiments.config.errors import near
 from experiments.store.record import finite, read_lines, repair
 
 Told = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -287,11 +287,7 @@ def open_writers(names: Sequence[str], folder: Path, project: str) -> Iterator[W
     """
     for name in names:
         if name not in KNOWN:
-            near = difflib.get_close_matches(name, KNOWN, n=1)
-            raise ConfigError(
-                f"writer {name!r} is unknown; write one of {', '.join(KNOWN)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            raise ConfigError(f"writer {name!r} is unknown; choose one of {', '.join(KNOWN)}{near(name, KNOWN)}")
     with ExitStack() as stack:
         opened = [
             stack.enter_context(closing(KNOWN[name](folder, project))) for name in dict.fromkeys(["jsonl", *names])

@@ -19,8 +19,8 @@ import numpy as np
 
 from experiments.config import ConfigError, Setup
 from experiments.data.arrays import Data, batch_order
-from experiments.training.compiled import Engine, Lane, mesh_of, put_by_lane, put_on_all, run_steps, start
-from experiments.training.fingerprint import memory
+from experiments.training.compiled import Engine, Lane, run_steps, start
+from experiments.training.devices import is_out_of_memory, memory, mesh_of, put_by_lane, put_on_all
 from experiments.training.step import init
 
 MEASURED_STEPS = {"mlp": 30}
@@ -96,7 +96,7 @@ def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engin
             state, _ = jax.block_until_ready(run(state, tuned, orders, split))
             times.append(time.perf_counter() - began)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return None
     return 1e3 * min(times) / (len(order) * width)

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from experiments.config import Setup
 from experiments.data.arrays import Split, batches
-from experiments.training.dispatch import dispatch, program
-from experiments.training.observe import curve, look
+from experiments.training.devices import put_by_lane
+from experiments.training.dispatch import program
+from experiments.training.observe import measure_curvature, observe
 from experiments.training.optimizers import Tuned
 from experiments.training.step import State, evaluate, init, train_step, with_population_statistics
 
@@ -43,21 +44,6 @@ class Engine(NamedTuple):
     def at_once(self, devices: int, limit: int) -> int:
         """Lanes that run together."""
         return devices if self.lanes == "sequence" else max(devices, limit)
-
-
-def mesh_of(lanes: int) -> Mesh:
-    """Devices for so many lanes: all, or as many as there are lanes, so that one alone has no idle copies beside it."""
-    return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
-
-
-def put_by_lane(tree: Any, mesh: Mesh) -> Any:
-    """Arrays with a leading axis of lanes, spread over the devices."""
-    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec("lanes")))
-
-
-def put_on_all(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that all lanes share, whole on every device."""
-    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:
@@ -160,10 +146,10 @@ def population_lanes(setup, classes, mesh, state, train):
 
 # One lane a call: on a CPU, a convolution's gradient is slow in a compiled loop, and slow under vmap.
 @program(_OFTEN, static_argnums=(0, 1))
-def look_lane(setup, classes, state, examples):
-    return look(setup, classes, state, examples)
+def observe_lane(setup, classes, state, examples):
+    return observe(setup, classes, state, examples)
 
 
 @program(_OFTEN, static_argnums=(0, 1))
-def curve_lane(setup, classes, state, frozen, examples):
-    return curve(setup, classes, state, frozen, examples)
+def curvature_lane(setup, classes, state, frozen, examples):
+    return measure_curvature(setup, classes, state, frozen, examples)

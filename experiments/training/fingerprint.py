@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +16,10 @@ from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.config.errors import raised, require
 from experiments.data.arrays import Data, Split, batch_order, batches
 from experiments.networks import multiply_adds, parameter_count
-from experiments.networks.build import build, initializing
-from experiments.store import record
-from experiments.training.observe import LANCZOS, layer_names
+from experiments.networks.build import build, without_virtual_batches
+from experiments.store.environment import version
+from experiments.training.devices import memory
+from experiments.training.observe import LANCZOS_STEPS, layer_names
 from experiments.training.optimizers import Tuned
 from experiments.training.step import evaluate, init, train_step
 
@@ -34,7 +33,7 @@ def describe(config: Config, data: Data) -> dict[str, Any]:
       ConfigError: a batch that is larger than the data, a network that cannot be built for it, or does not fit into
         memory.
     """
-    traced_by = {package: record.version(package) for package in TRACERS}
+    traced_by = {package: version(package) for package in TRACERS}
     found = {}
     for arm in config.arms:
         model = config.setup(arm).model
@@ -66,7 +65,7 @@ def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
     for field in ("pad_crop", "translate", "cutout"):
         pixels = getattr(setup.augmentation, field)
         require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; write fewer")
-    network = build(initializing(setup.model), data.classes, train=True)
+    network = build(without_virtual_batches(setup.model), data.classes, train=True)
     parameters = parameter_count(network, shape)
     require(
         setup.probes.eigenvalues <= parameters,
@@ -86,24 +85,13 @@ def _refuse_large(setup: Setup, parameters: int) -> None:
     moments = 1 if setup.optimizer.name == "sgd" else 2
     needed = 4 * parameters * (2 + moments)  # with gradients
     if setup.probes.eigenvalues:
-        needed += 4 * parameters * max(LANCZOS, 2 * setup.probes.eigenvalues)
+        needed += 4 * parameters * max(LANCZOS_STEPS, 2 * setup.probes.eigenvalues)
     there = memory()
     require(
         there is None or needed <= there,
         f"the network has {parameters:,} parameters; to train and probe it takes {needed / 1e9:,.3g} GB at least, but "
         f"there are {(there or 0) / 1e9:,.3g} GB; write a smaller model.hidden, model.width or probes.eigenvalues",
     )
-
-
-def memory() -> int | None:
-    """Bytes of the memory in which arrays lie: the accelerator's, or what this process may have; None if unknown."""
-    limits = [(jax.devices()[0].memory_stats() or {}).get("bytes_limit")]
-    if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        group = Path("/sys/fs/cgroup/memory.max")
-        text = group.read_text().strip() if group.is_file() else ""
-        limits.append(int(text) if text.isdecimal() else None)
-    return min((limit for limit in limits if limit), default=None)
 
 
 def _fingerprint(setup: Setup, data: Data) -> str:

@@ -7,8 +7,6 @@ batch order and augmentation depend on the seed alone: arms are paired.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,32 +18,27 @@ from jax.sharding import Mesh
 
 from experiments.config import Setup
 from experiments.data.arrays import Batches, Data, Split, batch_order
-from experiments.store.validation import fit_past, parse
+from experiments.store.past import CURVES, Curves, Observations, delete_past, read_past, write_past
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import (
     Engine,
     Lane,
-    curve_lane,
+    curvature_lane,
     evaluate_lanes,
     in_batches,
-    look_lane,
-    mesh_of,
+    observe_lane,
     population_lanes,
-    put_by_lane,
-    put_on_all,
     run_steps,
     start,
 )
+from experiments.training.devices import mesh_of, put_by_lane, put_on_all
 from experiments.training.dispatch import dispatch
-from experiments.training.observe import STEP_SIZES, Look, layer_names
+from experiments.training.observe import layer_names
 from experiments.training.optimizers import Tuned
+from experiments.training.serialize import as_json, at_end, series
 from experiments.training.step import State
 
 EVALUATION_BATCH = 512
-PERCENTILES = (15, 50, 85)
-CURVES = ("train_loss", "val_loss", "val_accuracy")
-Curves = list[dict[str, list[float]]]  # by lane
-Looks = list[list[dict[str, Any]]]  # by lane and time
 
 
 class Epoch(NamedTuple):
@@ -93,12 +86,12 @@ def train_arm(
         # Every device takes equally many lanes, and every round the same number: fill up, and drop those results.
         width = -(-min(at_once, len(lanes)) // mesh.size) * mesh.size
         filled = [some[i % len(some)] for i in range(width)]
-        together = _Together(setup, data, filled, len(some), engine, mesh, probed, test, folder, note)
-        records += together.train(on_epoch)
+        group = _LaneGroup(setup, data, filled, len(some), engine, mesh, probed, test, folder, note)
+        records += group.train(on_epoch)
     return records
 
 
-class _Together:
+class _LaneGroup:
     """Lanes that run at the same time, through their epochs."""
 
     def __init__(
@@ -126,20 +119,20 @@ class _Together:
         split, validation = put_on_all(data.train, mesh), self._batches(data.validation, EVALUATION_BATCH)
         state, tuned = start(setup, classes, mesh, self.lanes, split.x)
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
-        looks: Looks = [[] for _ in range(self.probed)]
-        done, state, curves, looks = self._restore(state, curves, looks)
+        observations: Observations = [[] for _ in range(self.probed)]
+        done, state, curves, observations = self._restore(state, curves, observations)
         for epoch in range(done):  # told before, to a program that is gone
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), []))
         if not done:
-            self._look(state, looks)
+            self._observe(state, observations)
         for epoch in range(done, setup.training.epochs):
             state, loss = self._epoch(state, tuned, epoch, split)
             found = jax.device_get((loss, evaluate_lanes(setup, classes, mesh, False, state, validation)))
-            for i, curve_ in enumerate(curves):
-                curve_["train_loss"].append(float(found[0][i]))
-                curve_["val_loss"].append(float(found[1].loss[i]))
-                curve_["val_accuracy"].append(int(found[1].correct[i]) / len(data.validation.y))
-            self._look(state, looks)
+            for i, curve in enumerate(curves):
+                curve["train_loss"].append(float(found[0][i]))
+                curve["val_loss"].append(float(found[1].loss[i]))
+                curve["val_accuracy"].append(int(found[1].correct[i]) / len(data.validation.y))
+            self._observe(state, observations)
             metrics = [{name: values[-1] for name, values in c.items()} for c in curves]
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), metrics))
             diverged = np.asarray(state.diverged)[: self.real]
@@ -150,11 +143,11 @@ class _Together:
                 for later in range(epoch + 1, setup.training.epochs):
                     on_epoch(Epoch(self.lanes[: self.real], self.steps * (later + 1), []))
                 break
-            self._save(epoch + 1, state, curves, looks)
+            self._save(epoch + 1, state, curves, observations)
         records = self._records(np.asarray(state.diverged), curves)
         if self.test:
-            self._read_test_set(records, state, split, looks)
-        self._forget()
+            self._read_test_set(records, state, split, observations)
+        self._delete_checkpoints()
         seconds = (time.perf_counter() - began) / self.real
         return [record | {"seconds": round(seconds, 4)} for record in records]
 
@@ -168,14 +161,14 @@ class _Together:
         total = self.steps * self.setup.training.epochs
         return run_steps(self.setup, self.data.classes, self.mesh, total, self.engine, state, tuned, order, split)
 
-    def _look(self, state: State, looks: Looks) -> None:
-        if looks:
+    def _observe(self, state: State, observations: Observations) -> None:
+        if observations:
             host = jax.device_get(state)
-            for i, seen in enumerate(looks):
-                found = look_lane(self.setup, self.data.classes, _lane(host, i), self.examples)
-                seen.append(_numbers(jax.device_get(found)))
+            for i, seen in enumerate(observations):
+                found = observe_lane(self.setup, self.data.classes, _lane(host, i), self.examples)
+                seen.append(as_json(jax.device_get(found)))
 
-    def _read_test_set(self, records, state, split, looks) -> None:
+    def _read_test_set(self, records, state, split, observations) -> None:
         setup, classes, mesh, data = self.setup, self.data.classes, self.mesh, self.data
         size = min(setup.training.batch_size, len(data.test.y))
         running, by_batch = self._batches(data.test, EVALUATION_BATCH), self._batches(data.test, size)
@@ -199,98 +192,57 @@ class _Together:
             if i < self.probed:
                 end = None
                 if setup.probes.eigenvalues or setup.probes.mean_logit:
-                    end = jax.device_get(curve_lane(setup, classes, _lane(state, i), _lane(frozen, i), self.examples))
-                record["probes"] = _series(self.steps, layers, norms, looks[i], setup) | _end(end)
+                    end = jax.device_get(
+                        curvature_lane(setup, classes, _lane(state, i), _lane(frozen, i), self.examples)
+                    )
+                record["probes"] = series(self.steps, layers, norms, observations[i], setup) | at_end(end)
 
     def _records(self, diverged: np.ndarray, curves: Curves) -> list[dict[str, Any]]:
         steps = [self.steps * (epoch + 1) for epoch in range(self.setup.training.epochs)]
         return [
-            {**lane._asdict(), "steps": steps, **curve_, "diverged": int(at) if at >= 0 else None}
-            for lane, curve_, at in zip(self.lanes, curves, diverged, strict=False)
+            {**lane._asdict(), "steps": steps, **curve, "diverged": int(at) if at >= 0 else None}
+            for lane, curve, at in zip(self.lanes, curves, diverged, strict=False)
         ]
 
     def _batches(self, split: Split, size: int) -> Batches:
         return put_on_all(in_batches(size, split), self.mesh)
 
-    # A checkpoint is the state, by orbax; curves and looks, which grow, are a JSON file beside it, written before.
-    def _restore(self, state: State, curves: Curves, looks: Looks) -> tuple[int, State, Curves, Looks]:
+    # A checkpoint is the state, by orbax; what grows (curves, observations) is a JSON file beside it, written before.
+    def _restore(
+        self, state: State, curves: Curves, observations: Observations
+    ) -> tuple[int, State, Curves, Observations]:
         if self.folder is None:
-            return 0, state, curves, looks
+            return 0, state, curves, observations
         found = Checkpoints(self.folder, self.setup.training.keep_checkpoints).restore(state)
         for text in found.notes:
             self.note(text)
         if found.step is None:
-            return 0, state, curves, looks
+            return 0, state, curves, observations
         try:
-            past = parse(self._past.read_bytes(), "past")
-            fit_past(past, found.step, len(curves), len(looks))
+            curves, observations = read_past(self._past, found.step, len(curves), len(observations))
         except (OSError, ValueError) as error:
             self.note(f"{self._past} cannot be used ({error}); this training begins anew")
-            return 0, state, curves, looks
-        curves = [{name: c[name][: found.step] for name in CURVES} for c in past["curves"]]
-        looks = [seen[: found.step + 1] for seen in past["looks"]]
+            return 0, state, curves, observations
         self.note(f"{self.folder}: going on after epoch {found.step}")
-        return found.step, found.state, curves, looks
+        return found.step, found.state, curves, observations
 
-    def _save(self, epoch: int, state: State, curves: Curves, looks: Looks) -> None:
+    def _save(self, epoch: int, state: State, curves: Curves, observations: Observations) -> None:
         every, last = self.setup.training.checkpoint_epochs, self.setup.training.epochs
         if self.folder is None or not every or epoch % every or epoch == last:
             return
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        written = self._past.with_suffix(".tmp")
-        written.write_text(json.dumps({"curves": curves, "looks": looks}), encoding="utf-8")
-        written.replace(self._past)
+        write_past(self._past, curves, observations)
         Checkpoints(self.folder, self.setup.training.keep_checkpoints).save(epoch, state)
 
-    def _forget(self) -> None:
+    def _delete_checkpoints(self) -> None:
         """The records are to come; until they are written, a kill costs this training once more."""
         if self.folder is not None:
             Checkpoints(self.folder, 1).clear()
-            self._past.unlink(missing_ok=True)
+            delete_past(self._past)
 
     @property
     def _past(self) -> Path:
         assert self.folder is not None
         return self.folder.with_name(self.folder.name + ".json")
-
-
-def _numbers(seen: Look) -> dict[str, Any]:
-    """One look of one lane as JSON values; percentiles by NumPy: on a CPU, selection beats sorting."""
-    values = {name: value for name, value in seen._asdict().items() if name != "inputs"}
-    values = jax.tree.map(float, {k: v for k, v in values.items() if k != "predictiveness"})
-    if seen.predictiveness:
-        values["predictiveness"] = jax.tree.map(lambda a: np.asarray(a).tolist(), seen.predictiveness._asdict())
-    return values | {"percentiles": [_percentiles(np.asarray(a)) for a in seen.inputs]}
-
-
-def _series(
-    steps: int, layers: list[str], norms: list[str], seen: list[dict[str, Any]], setup: Setup
-) -> dict[str, Any]:
-    """The looks of one lane over time."""
-    times = ("percentiles", "saturation", "sparsity", "skewness", "dead", "zero_share")
-    series: dict[str, Any] = {"steps": [steps * epoch for epoch in range(len(seen))], "layers": layers, "norms": norms}
-    series |= {field: [s[field] for s in seen] for field in times}
-    series |= {field: [s[field] for s in seen] if norms else None for field in ("mean_gap", "var_ratio", "scale")}
-    names = list(seen[0]["gradient_norms"])
-    series["gradient_norms"] = {name: [s["gradient_norms"][name] for s in seen] for name in names} or None
-    series["predictiveness"] = None
-    if setup.probes.predictiveness:
-        names = {"losses": "loss", "gradient_distances": "gradient_change", "smoothness": "smoothness"}
-        along = {name: [s["predictiveness"][field] for s in seen] for name, field in names.items()}
-        series["predictiveness"] = {"steps": series["steps"], "step_sizes": list(STEP_SIZES), **along}
-    return series
-
-
-def _end(found: Any) -> dict[str, Any]:
-    """Curvature at the end of one lane."""
-    if found is None:
-        return {"eigenvalues": None, "eigenvalue_residuals": None, "mean_logit": None}
-    values, residuals = (
-        {name: np.asarray(a).tolist() for name, a in part.items()} or None
-        for part in (found.eigenvalues, found.residuals)
-    )
-    logit = jax.tree.map(float, found.mean_logit) or None
-    return {"eigenvalues": values, "eigenvalue_residuals": residuals, "mean_logit": logit}
 
 
 def _first(split: Split, count: int) -> Split:
@@ -300,7 +252,3 @@ def _first(split: Split, count: int) -> Split:
 def _lane(tree: Any, i: int) -> Any:
     """One lane of arrays on the host: on the devices it would be one more program, and a collective."""
     return jax.tree.map(lambda a: a[i], tree)
-
-
-def _percentiles(values: np.ndarray) -> list[float]:
-    return np.percentile(values, PERCENTILES).tolist() if np.isfinite(values).all() else [math.nan] * len(PERCENTILES)

@@ -11,23 +11,23 @@ from jaxtyping import Array
 
 from experiments.config import Setup
 from experiments.data.arrays import Split
-from experiments.networks.build import ACTIVATIONS, build, measuring
+from experiments.networks.build import ACTIVATIONS, as_plain_batch_norm, build
 from experiments.networks.residual import ResidualUnit
 from experiments.probes import activations, curvature, gradients
 from experiments.training.step import State, apply, batch_loss
 from jbn.placement import Block
 
-VALUES = 2**17  # of an activation's input, that percentiles are taken of
+MAX_VALUES = 2**17  # of an activation's input, that percentiles are taken of
 STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # along the gradient; Santurkar et al. 2018 do not report theirs
-LANCZOS = 30
-MOST = 2048  # examples that are looked at as one batch; curvature goes through all, batch by batch
+LANCZOS_STEPS = 30
+MAX_EXAMPLES = 2048  # examples that are looked at as one batch; curvature goes through all, batch by batch
 
 
-class Look(NamedTuple):
+class Observation(NamedTuple):
     """The network on the probed examples as one batch. Lists are over layers, or norms, in the order of the names.
 
     Attributes:
-      inputs: of each activation, at most `VALUES` numbers of it.
+      inputs: of each activation, at most `MAX_VALUES` numbers of it.
       saturation, skewness, dead, zero_share: of each activation's output.
       sparsity: of the output of the block that it is in.
       mean_gap: per norm, mean over channels of |running mean - true mean| / true standard deviation.
@@ -61,10 +61,10 @@ class Curvature(NamedTuple):
     mean_logit: dict[str, dict[str, Array]]
 
 
-def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
+def observe(setup: Setup, classes: int, state: State, data: Split) -> Observation:
     """Activations, gradients, and how far the running statistics are from the true ones of the probed examples."""
-    data = Split(*(a[:MOST] for a in data))
-    model = build(measuring(setup.model), classes, train=True)
+    data = Split(*(a[:MAX_EXAMPLES] for a in data))
+    model = build(as_plain_batch_norm(setup.model), classes, train=True)
     activation = ACTIVATIONS[setup.model.activation]
     _, seen = apply(
         model, state, data.x, "batch_stats", "intermediates", capture_intermediates=lambda module, _: _is_block(module)
@@ -98,8 +98,8 @@ def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
         predictiveness = gradients.gradient_predictiveness(
             lambda params: loss(params, data), state.params, jnp.array(STEP_SIZES)
         )
-    return Look(
-        **{field: [layer[field] for layer in layers] for field in Look._fields[:6]},
+    return Observation(
+        **{field: [layer[field] for layer in layers] for field in Observation._fields[:6]},
         mean_gap=gaps,
         var_ratio=ratios,
         scale=scales,
@@ -108,7 +108,7 @@ def look(setup: Setup, classes: int, state: State, data: Split) -> Look:
     )
 
 
-def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) -> Curvature:
+def measure_curvature(setup: Setup, classes: int, state: State, frozen: State, data: Split) -> Curvature:
     """Top eigenvalues of the Hessian, and ‖∂ mean(logit 0) / ∂W‖² of each layer, as far as the config wants them.
 
     Args:
@@ -126,10 +126,10 @@ def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) 
         if setup.probes.eigenvalues:
             loss = curvature.batched_loss(batch_loss(setup, classes, at, train=train), batched)
             k, key = setup.probes.eigenvalues, jax.random.key(0)
-            found = curvature.top_eigenvalues(loss, at.params, key, k, max(LANCZOS, 2 * k))
+            found = curvature.top_eigenvalues(loss, at.params, key, k, max(LANCZOS_STEPS, 2 * k))
             eigenvalues[name], residuals[name] = found
         if setup.probes.mean_logit:
-            model = build(measuring(setup.model) if train else setup.model, classes, train=train)
+            model = build(as_plain_batch_norm(setup.model) if train else setup.model, classes, train=train)
             collections = ["batch_stats"] if train else []
 
             def mean_logits(params, model=model, at=at, collections=collections):
@@ -144,8 +144,8 @@ def curve(setup: Setup, classes: int, state: State, frozen: State, data: Split) 
 
 
 def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[list[str], list[str]]:
-    """Names of the activations and of the norms, in the order in which `look` gives them. Nothing is computed."""
-    model = build(measuring(setup.model), classes, train=True)
+    """Names of the activations and of the norms, in the order in which `observe` gives them. Nothing is computed."""
+    model = build(as_plain_batch_norm(setup.model), classes, train=True)
 
     def trace(state, x):
         return apply(
@@ -185,4 +185,4 @@ def _is_block(module: Any) -> bool:
 
 def _some(values: Array) -> Array:
     flat = values.reshape(-1).astype(jnp.float32)
-    return flat[:: -(-flat.size // VALUES)]
+    return flat[:: -(-flat.size // MAX_VALUES)]

@@ -19,7 +19,7 @@ from experiments.config import Setup
 from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
 from experiments.networks import whiten
-from experiments.networks.build import build, initializing, measuring
+from experiments.networks.build import as_plain_batch_norm, build, without_virtual_batches
 from experiments.training.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # training images that a whitening layer is computed from
@@ -59,7 +59,7 @@ def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, 
     Args:
       images: the training set; of a network that whitens, the first ones decide its constants.
     """
-    model = build(initializing(setup.model), classes, train=True)
+    model = build(without_virtual_batches(setup.model), classes, train=True)
     x = jnp.zeros((2, *images.shape[1:]))
     variables: Mapping[str, Any] = model.init(jax.random.key(seed), x)
     if "constants" in variables:
@@ -121,7 +121,7 @@ def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batc
       data: the split in batches.
       by_batch: normalize each batch by its own statistics, in place of the running ones.
     """
-    model = build(measuring(setup.model) if by_batch else setup.model, classes, train=by_batch)
+    model = build(as_plain_batch_norm(setup.model) if by_batch else setup.model, classes, train=by_batch)
 
     def sums(batch: Batches):
         logits, _ = apply(model, state, batch.x, *(["batch_stats"] if by_batch else []))
@@ -143,7 +143,7 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
 
     Each batch is normalized by its own statistics, as in training; `jbn.population` does the same batch by batch.
     """
-    model = build(measuring(setup.model), classes, train=True)
+    model = build(as_plain_batch_norm(setup.model), classes, train=True)
 
     def of(x):
         return apply(model, state, x, "batch_stats")[1]["batch_stats"]
@@ -168,7 +168,7 @@ def batch_loss(
     setup: Setup, classes: int, state: State, *, train: bool = True
 ) -> Callable[[PyTree, Split], Float[Array, ""]]:
     """The loss as a function of parameters and a batch: by its statistics, or with `train=False` by the state's."""
-    model = build(measuring(setup.model) if train else setup.model, classes, train=train)
+    model = build(as_plain_batch_norm(setup.model) if train else setup.model, classes, train=train)
 
     def loss(params, batch):
         logits, _ = apply(model, state._replace(params=params), batch.x, *(["batch_stats"] if train else []))

@@ -14,7 +14,7 @@ from flax import linen as nn
 from helpers import ROOT
 
 from experiments.config import Arm, ConfigError, ModelConfig, load
-from experiments.networks.build import ACTIVATIONS, build, measuring
+from experiments.networks.build import ACTIVATIONS, as_plain_batch_norm, build
 from experiments.vocabulary import RESIDUAL
 from jbn.placement import ORDER, Block
 
@@ -246,7 +246,7 @@ def test_a_network_of_ones_own_takes_one_function_and_one_config():
 def test_a_measuring_network_takes_the_statistics_of_its_one_batch():
     x = np.random.default_rng(0).normal(3, 2, (16, 5)).astype(np.float32)
     config = ModelConfig(norm="batch_renorm", virtual_batch_size=4, hidden=(6,))
-    model = build(measuring(config), 3, train=True)
+    model = build(as_plain_batch_norm(config), 3, train=True)
     variables = model.init(jax.random.key(0), x)
     _, seen = model.apply(variables, x, mutable=["batch_stats"])
     h = x @ np.asarray(variables["params"]["block_0"]["layer"]["kernel"])

@@ -115,7 +115,7 @@ def test_threads_share_a_writer_and_no_line_is_lost_or_torn(tmp_path):
 
 def test_an_unknown_writer_is_refused_naming_the_nearest_before_anything_is_written(tmp_path):
     with (
-        pytest.raises(ConfigError, match=r"'tensorbord' is unknown; write one of .*did you mean 'tensorboard'"),
+        pytest.raises(ConfigError, match=r"'tensorbord' is unknown; choose one of .*did you mean 'tensorboard'"),
         open_writers(["tensorbord"], tmp_path / "run", "digits"),
     ):
         pass

@@ -16,7 +16,7 @@ from experiments.config import (
     TrainingConfig,
 )
 from experiments.data.arrays import batch_order, batches
-from experiments.training import compiled
+from experiments.training import compiled, devices
 from experiments.training.compiled import Engine, start
 from experiments.training.loop import Epoch, train_arm
 from experiments.training.step import init
@@ -92,7 +92,7 @@ def test_a_lane_does_not_depend_on_the_lanes_beside_it_not_even_on_a_diverged_on
 
 def test_lanes_take_no_more_devices_than_there_are_lanes_and_the_number_changes_nothing():
     data = make_data()
-    assert [compiled.mesh_of(n).size for n in (1, 3, 8, 20)] == [1, 3, 8, 8]
+    assert [devices.mesh_of(n).size for n in (1, 3, 8, 20)] == [1, 3, 8, 8]
     alone = train_arm(BEFORE, data, [lane(0.1, 3)], SCAN, test=True)[0]
     beside = train_arm(BEFORE, data, [lane(0.1, seed) for seed in range(3, 11)], SCAN, test=True)[0]
     assert (alone["seed"], beside["seed"]) == (3, 3)

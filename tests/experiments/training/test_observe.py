@@ -9,7 +9,7 @@ from experiments.config import (
     ProbesConfig,
 )
 from experiments.training.loop import train_arm
-from experiments.training.observe import look
+from experiments.training.observe import observe
 from experiments.training.step import init
 
 
@@ -18,7 +18,7 @@ def test_a_look_measures_the_distance_of_the_running_statistics_from_the_true_on
     state = init(BEFORE, 3, jnp.int32(0), data.train.x)
     w = state.params["block_0"]["layer"]
     h = np.asarray(data.train.x, np.float64) @ np.asarray(w["kernel"], np.float64) + np.asarray(w["bias"])
-    found = look(BEFORE, 3, state, data.train)
+    found = observe(BEFORE, 3, state, data.train)
     np.testing.assert_allclose(found.mean_gap[0], (np.abs(h.mean(0)) / np.sqrt(h.var(0) + 1e-5)).mean(), rtol=1e-4)
     np.testing.assert_allclose(found.var_ratio[0], np.median((1 + 1e-5) / (h.var(0) + 1e-5)), rtol=1e-4)
     y = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5)
@@ -33,7 +33,7 @@ def test_a_look_measures_the_distance_of_the_running_statistics_from_the_true_on
         "block_1": state.batch_stats["block_1"],
     }
     stats = jax.tree.map(lambda a: a.astype(jnp.float32), stats)
-    known = look(BEFORE, 3, state._replace(batch_stats=stats), data.train)
+    known = observe(BEFORE, 3, state._replace(batch_stats=stats), data.train)
     np.testing.assert_allclose(known.mean_gap[0], 0, atol=1e-5)
     np.testing.assert_allclose(known.var_ratio[0], 1, rtol=1e-4)
     assert float(known.scale[0]) == 1.0

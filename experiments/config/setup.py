@@ -1,0 +1,30 @@
+"""All that one training depends on, once the settings of its arm are in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from experiments.config.data import AugmentationConfig, DataConfig
+from experiments.config.errors import require
+from experiments.config.model import ModelConfig
+from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
+
+
+class Setup(NamedTuple):
+    """All that one training depends on, but for learning rate, decay and seed; the arm's settings are in it."""
+
+    data: DataConfig
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    probes: ProbesConfig
+
+    def steps_per_epoch(self, train_size: int) -> int:
+        batch = self.training.batch_size
+        require(
+            batch <= train_size,
+            f"training.batch_size is {batch}, but {self.data.name} has only {train_size} training examples; "
+            f"write at most {train_size}",
+        )
+        return train_size // batch
