@@ -189,13 +189,13 @@ def test_dirac_kernels_pass_their_input_on():
 
 WRONG = [
     ("cnn9", dict(placement="befor"), "placement is 'befor'.* did you mean 'before'"),
-    ("cnn9", dict(padding="same"), "padding is 'same'; write one of zero, reflect, valid"),
-    ("vgg16", dict(pooling="after"), "pooling is 'after'; write one of after_block, before_norm; .*'after_block'"),
+    ("cnn9", dict(padding="same"), "padding is 'same'; choose one of zero, reflect, valid"),
+    ("vgg16", dict(pooling="after"), "pooling is 'after'; choose one of after_block, before_norm; .*'after_block'"),
     ("cnn9", dict(pooling="before_norm"), 'pooling is "before_norm", but no layer of this network pools'),
-    ("vgg16", dict(readout="median"), "readout is 'median'; write one of mean, max, conv"),
+    ("vgg16", dict(readout="median"), "readout is 'median'; choose one of mean, max, conv"),
     ("vgg16", dict(padding="valid"), "no output: its input is 1 x 1, its window 3 x 3; write larger images"),
     ("resnet", dict(unit="full_preactivaton"), "unit is 'full_preactivaton'.* did you mean 'full_preactivation'"),
-    ("resnet", dict(shortcut="zero"), "shortcut is 'zero'; write one of zeros, projection; did you mean 'zeros'"),
+    ("resnet", dict(shortcut="zero"), "shortcut is 'zero'; choose one of zeros, projection; did you mean 'zeros'"),
     ("resnet", dict(depth=21), "depth of a resnet is 21; write 6n \\+ 2, such as 20"),
     ("wrn", dict(depth=4), "depth of a wrn is 4; write 6n \\+ 4, such as 10"),
     ("wrn", dict(width=0.5, shortcut="zeros"), "cannot turn 16 features into 8; write shortcut="),
