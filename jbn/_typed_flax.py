@@ -26,3 +26,4 @@ nnx_split: Callable[..., tuple[Any, Any]] = nnx.split
 nnx_merge: Callable[..., Any] = nnx.merge
 nnx_update: Callable[[Any, Any], None] = nnx.update
 nnx_reseed: Callable[..., None] = nnx.reseed
+nnx_filter_state: Callable[..., Any] = nnx.filter_state
