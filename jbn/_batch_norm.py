@@ -13,7 +13,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,6 @@ from jbn._running_stats import BatchStats, Momentum, UpdateRule, Variance, drift
 from jbn._virtual_batches import Ragged, VirtualBatches, virtual_batches
 
 Vector = jax.Array | None
-T = TypeVar("T")
-# x, scale, bias, mask and the dtype of y -> y, and what was measured.
-Norm = Callable[[jax.Array, Vector, Vector, jax.Array | None, DTypeLike], tuple[jax.Array, T]]
 # scale, bias, a shift, and the moments of x - shift that normalize each batch -> scale and bias to use.
 Correction = Callable[[Vector, Vector, jax.Array, Moments, VirtualBatches | None], tuple[Vector, Vector]]
 _correction: ContextVar[Correction | None] = ContextVar("jbn_correction", default=None)
@@ -171,7 +168,8 @@ def batch_norm(
     if stats is not None:
         _axes.check_features(axes, x.shape, **{"stats.mean": stats.mean, "stats.var": stats.var})
     where = None if where is None else _axes.expand_mask(where, x.shape)
-    groups = None if running else virtual_batches(x.shape, axes, virtual_batch_size)
+    whole = running or virtual_batch_size is None
+    groups = None if whole else virtual_batches(x.shape, axes, virtual_batch_size)
     if groups is not None and ragged_groups == "refuse" and (error := groups.ragged):
         x = refused(x, error)
     how = How(axes, where, axis_name, axis_index_groups, groups, activation, placement, epsilon, dtype)
@@ -206,34 +204,38 @@ class How(NamedTuple):
     epsilon: float = 1e-5
     dtype: DTypeLike | None = None
 
+    def dtypes(self, x: jax.Array, scale: Vector, bias: Vector) -> tuple[DTypeLike, DTypeLike]:
+        """Of y, and of the arithmetic."""
+        wide = _dtypes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
+        return x.dtype if self.dtype is None else self.dtype, wide
+
 
 def _normalize_by_batch(
     x: jax.Array, scale: Vector, bias: Vector, how: How, correction: Correction | None
 ) -> tuple[jax.Array, Moments]:
     """`x` normalized by its own moments, and these."""
-    groups = how.groups
+    groups, dtypes = how.groups, how.dtypes(x, scale, bias)
 
-    def norm(
-        x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None, dtype: DTypeLike
-    ) -> tuple[jax.Array, Moments]:
-        axes, mask, padding = how.axes, where, where
-        if groups is not None:
-            axes, mask = groups.axes, groups.split_mask(where)
-            padding = None if where is None else mask
-            x, scale, bias = groups.split(x), groups.expand_params(scale), groups.expand_params(bias)
-        x = upcast(x)  # for both passes, so that what comes back from both is added before it is rounded
-        measured = shifted_moments(x, axes, mask, how.axis_name, how.axis_index_groups)
-        shift, centred = named(measured, "jbn_moments")
-        if correction is not None:
-            scale, bias = correction(scale, bias, shift, centred, groups)
-        y = normalize_shifted(
-            x, shift, centred.mean, centred.var, scale, bias, axes, padding, epsilon=how.epsilon, dtype=dtype
-        )
-        if groups is not None:
-            y, (shift, centred) = groups.unsplit(y), groups.merge(shift, centred, where)
-        return y, unshifted(shift, centred)
+    def forward(x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None) -> tuple[jax.Array, Moments]:
+        def norm(x: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, Moments]:
+            axes, mask, padding, gamma, beta = how.axes, where, where, scale, bias
+            if groups is not None:
+                axes, mask = groups.axes, groups.split_mask(where)
+                padding = None if where is None else mask
+                x, gamma, beta = groups.split(x), groups.expand_params(scale), groups.expand_params(bias)
+            x = upcast(x)  # for both passes, so that what comes back from both is added before it is rounded
+            measured = shifted_moments(x, axes, mask, how.axis_name, how.axis_index_groups)
+            shift, m = named(measured, "jbn_moments")
+            if correction is not None:
+                gamma, beta = correction(gamma, beta, shift, m, groups)
+            y = normalize_shifted(x, shift, m.mean, m.var, gamma, beta, axes, padding, how.epsilon, dtype)
+            if groups is not None:
+                y, (shift, m) = groups.unsplit(y), groups.merge(shift, m, where)
+            return y, unshifted(shift, m)
 
-    y, batch = _checkpointed(norm, fusion_barrier(x), scale, bias, how, SAVE_MOMENTS)
+        return with_activation(how.activation, how.placement, norm, x, where, *dtypes)
+
+    y, batch = checkpoint(forward, fusion_barrier(x), scale, bias, how.where, policy=SAVE_MOMENTS)
     # Out of an eager checkpoint, a count that is a constant comes as a literal.
     return y, lax.stop_gradient(Moments(*map(jnp.asarray, batch)))
 
@@ -241,35 +243,15 @@ def _normalize_by_batch(
 def _normalize_by_running(x: jax.Array, scale: Vector, bias: Vector, stats: BatchStats, how: How) -> jax.Array:
     """`x` normalized by the running statistics, which are constants."""
     mean, var = lax.stop_gradient((stats.mean, stats.var))
+    dtypes = how.dtypes(x, scale, bias)
 
-    def norm(
-        x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None, dtype: DTypeLike
-    ) -> tuple[jax.Array, None]:
-        return normalize_shifted(
-            x, mean, None, var, scale, bias, how.axes, where, epsilon=how.epsilon, dtype=dtype
-        ), None
+    def forward(x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None) -> tuple[jax.Array, None]:
+        def norm(x: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, None]:
+            return normalize_shifted(x, mean, None, var, scale, bias, how.axes, where, how.epsilon, dtype), None
 
-    return _checkpointed(norm, x, scale, bias, how)[0]
+        return with_activation(how.activation, how.placement, norm, x, where, *dtypes)
 
-
-def _checkpointed(
-    norm: Norm[T],
-    x: jax.Array,
-    scale: Vector,
-    bias: Vector,
-    how: How,
-    policy: Callable[..., bool] | None = None,
-) -> tuple[jax.Array, T]:
-    """`norm` with its activation; of both, backpropagation keeps the input and what the policy names."""
-    dtype = x.dtype if how.dtype is None else how.dtype
-    wide = _dtypes.wide(*(a.dtype for a in (x, scale, bias) if a is not None))
-
-    def forward(x: jax.Array, scale: Vector, bias: Vector, where: jax.Array | None) -> tuple[jax.Array, T]:
-        return with_activation(
-            how.activation, how.placement, lambda x, dtype: norm(x, scale, bias, where, dtype), x, where, dtype, wide
-        )
-
-    return checkpoint(forward, x, scale, bias, how.where, policy=policy)
+    return checkpoint(forward, x, scale, bias, how.where)[0]
 
 
 def _moments_of_constant(x: jax.Array, how: How) -> Moments:
@@ -319,15 +301,16 @@ def _disagreement(
 def refuse_one_value(x: jax.Array, how: How, who: str, remedy: str) -> jax.Array:
     """`x`, not to be computed where each feature has one value: its variance is 0, and y would be bias, whatever x."""
     sizes = {a: x.shape[a] for a in how.axes.reduced}
-    what = f"an input of shape {tuple(x.shape)} with axis={how.axes.given}"
     if how.groups is not None:
         sizes[how.groups.batch] = how.groups.smallest
-        what = f"a virtual batch of {how.groups.smallest} of {what}"
     alone = how.axis_name is None or axis_members(how.axis_name, how.axis_index_groups) == 1
-    if math.prod(sizes.values()) != 1 or not alone:
-        return x
-    return refused(
-        x,
-        f"{what} has 1 value per feature, and {who} takes statistics of more than one: the variance would be 0 "
-        f"and the output bias; pass a larger batch, axis_name=... to share statistics between devices, or {remedy}",
+    return refused(x, _one_value(x, how, who, remedy)) if math.prod(sizes.values()) == 1 and alone else x
+
+
+def _one_value(x: jax.Array, how: How, who: str, remedy: str) -> str:
+    what = "" if how.groups is None else f"a virtual batch of {how.groups.smallest} of "
+    return (
+        f"{what}an input of shape {tuple(x.shape)} with axis={how.axes.given} has 1 value per feature, and {who} takes "
+        "statistics of more than one: the variance would be 0 and the output bias; pass a larger batch, "
+        f"axis_name=... to share statistics between devices, or {remedy}"
     )

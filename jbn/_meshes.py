@@ -46,59 +46,63 @@ def by_compiler(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, options), is_leaf=callable)
-        arrays = {i: v for i, v in enumerate(leaves) if isinstance(v, jax.Array)}
-        meshes = (jax.typeof(a).sharding.mesh for a in arrays.values())
+        arrays = (v for v in jax.tree.leaves((args, options)) if isinstance(v, jax.Array))
+        meshes = (jax.typeof(a).sharding.mesh for a in arrays)
         mesh = next((m for m in meshes if m.explicit_axes), None)
-        if mesh is None:
-            return function(*args, **options)
-        automatic = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
-        outside = get_abstract_mesh()
-
-        x = args[0] if args else options.get("x")
-        given = (x.shape, _spec(x)) if isinstance(x, jax.Array) else ((), P())
-        records: dict[type[Any], Any] = {
-            type(v): jax.tree.map(_spec, v) for v in (*args, *options.values()) if hasattr(v, "_fields")
-        }
-
-        def enter(value: Any) -> Any:
-            if isinstance(value, jax.Array):
-                return reshard(value, P())
-            return on_explicit(value) if callable(value) and not isinstance(value, type) else value
-
-        def leave(value: Any, spec: P | None = None) -> Any:
-            if not isinstance(value, jax.Array):
-                return value
-            spec = _by_shape(value.shape, *given, options.get("axis", -1)) if spec is None else spec
-            return reshard(value, NamedSharding(mesh, spec))
-
-        def on_explicit(f: Callable[..., Any]) -> Callable[..., Any]:
-            def g(*args: Any) -> Any:
-                with use_abstract_mesh(outside):
-                    result = f(*jax.tree.map(leave, args))
-                return jax.tree.map(enter, result)
-
-            return g
-
-        def run(arrays: dict[int, jax.Array]) -> Any:
-            with use_abstract_mesh(automatic):
-                args, options = jax.tree.unflatten(tree, [enter(arrays.get(i, v)) for i, v in enumerate(leaves)])
-                results = function(*args, **options)
-
-            def with_sharding(value: Any) -> Any:
-                specs = records.get(cast(type[Any], type(value)))
-                return leave(value) if specs is None else jax.tree.map(leave, value, specs)
-
-            return jax.tree.map(with_sharding, results, is_leaf=lambda v: type(v) in records)
-
-        token = _input.set(given)
-        try:
-            # Without a mesh in context, JAX can place constants on this one only under jit.
-            return (jit(run) if outside.empty else run)(arrays)
-        finally:
-            _input.reset(token)
+        return function(*args, **options) if mesh is None else _on_explicit(mesh, function, args, options)
 
     return cast(F, call)
+
+
+def _on_explicit(mesh: Any, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """`function(*args, **options)` under automatic axes, with the shardings of the results said."""
+    leaves, tree = jax.tree.flatten((args, options), is_leaf=callable)
+    arrays = {i: v for i, v in enumerate(leaves) if isinstance(v, jax.Array)}
+    automatic = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+    outside = get_abstract_mesh()
+
+    x = args[0] if args else options.get("x")
+    given = (x.shape, _spec(x)) if isinstance(x, jax.Array) else ((), P())
+    records: dict[type[Any], Any] = {
+        type(v): jax.tree.map(_spec, v) for v in (*args, *options.values()) if hasattr(v, "_fields")
+    }
+
+    def enter(value: Any) -> Any:
+        if isinstance(value, jax.Array):
+            return reshard(value, P())
+        return on_explicit(value) if callable(value) and not isinstance(value, type) else value
+
+    def leave(value: Any, spec: P | None = None) -> Any:
+        if not isinstance(value, jax.Array):
+            return value
+        spec = _by_shape(value.shape, *given, options.get("axis", -1)) if spec is None else spec
+        return reshard(value, NamedSharding(mesh, spec))
+
+    def on_explicit(f: Callable[..., Any]) -> Callable[..., Any]:
+        def g(*args: Any) -> Any:
+            with use_abstract_mesh(outside):
+                result = f(*jax.tree.map(leave, args))
+            return jax.tree.map(enter, result)
+
+        return g
+
+    def run(arrays: dict[int, jax.Array]) -> Any:
+        with use_abstract_mesh(automatic):
+            args, options = jax.tree.unflatten(tree, [enter(arrays.get(i, v)) for i, v in enumerate(leaves)])
+            results = function(*args, **options)
+
+        def with_sharding(value: Any) -> Any:
+            specs = records.get(cast(type[Any], type(value)))
+            return leave(value) if specs is None else jax.tree.map(leave, value, specs)
+
+        return jax.tree.map(with_sharding, results, is_leaf=lambda v: type(v) in records)
+
+    token = _input.set(given)
+    try:
+        # Without a mesh in context, JAX can place constants on this one only under jit.
+        return (jit(run) if outside.empty else run)(arrays)
+    finally:
+        _input.reset(token)
 
 
 def _spec(value: Any) -> P:

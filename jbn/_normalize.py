@@ -66,7 +66,7 @@ def normalize(
     axes = _axes.canonical(axis, x.ndim)
     _axes.check_features(axes, x.shape, mean=mean, var=var, scale=scale, bias=bias)
     mask = None if where is None else _axes.expand_mask(where, x.shape)
-    return normalize_shifted(x, mean, None, var, scale, bias, axes, mask, epsilon=epsilon, dtype=dtype)
+    return normalize_shifted(x, mean, None, var, scale, bias, axes, mask, epsilon, dtype)
 
 
 def normalize_shifted(
@@ -78,7 +78,6 @@ def normalize_shifted(
     bias: jax.Array | None,
     axes: Axes,
     mask: jax.Array | None,
-    *,
     epsilon: float,
     dtype: DTypeLike | None,
 ) -> jax.Array:
@@ -88,8 +87,8 @@ def normalize_shifted(
     """
     once, result = mean is None, x.dtype if dtype is None else dtype
     x = upcast(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=once)
-    shift, mean, scale, offset = (None if a is None else a.astype(x.dtype) for a in (shift, mean, scale, bias))
-    assert shift is not None
+    shift = shift.astype(x.dtype)
+    mean, scale, offset = (None if a is None else a.astype(x.dtype) for a in (mean, scale, bias))
     var = var.astype(jnp.finfo(x.dtype).dtype)
     factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(x.dtype)
     factor = factor if scale is None else factor * scale

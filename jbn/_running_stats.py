@@ -71,6 +71,13 @@ class UpdateRule:
         """Whether the weight of all that was seen is kept."""
         return self.debias or self.momentum is None
 
+    @property
+    def needs(self) -> dict[str, bool]:
+        """Which fields of `BatchStats` the options need."""
+        pending = self.accumulate_steps > 1
+        flags = self.weighs, callable(self.momentum), self.skip_nonfinite, *[pending] * 4
+        return dict(zip(BatchStats._fields[2:], flags, strict=True))
+
 
 class BatchStats(NamedTuple):
     """Running statistics: what a layer knows of the whole stream of batches.
@@ -136,20 +143,24 @@ def init_stats(
       >>> jbn.init_stats(2, momentum=0.9, debias=True).weight
       Array([0., 0.], dtype=float32)
     """
-    rule = UpdateRule(momentum, debias, "biased", skip_nonfinite, accumulate_steps)
+    needs = UpdateRule(momentum, debias, "biased", skip_nonfinite, accumulate_steps).needs
+    needs["step"] |= count_steps
     shape = tuple(features) if isinstance(features, Sequence) else (operator.index(features),)
     mean = jnp.zeros(shape, dtype)
-    pending = accumulate_steps > 1
+
+    def zeros(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array | None:
+        return jnp.zeros(shape, dtype) if needs[name] else None
+
     return BatchStats(
         mean=mean,
         var=jnp.ones(shape, mean.real.dtype),
-        weight=jnp.zeros(shape, jnp.float32) if rule.weighs else None,
-        step=jnp.zeros((), jnp.int32) if callable(momentum) or count_steps else None,
-        skipped=jnp.zeros((), jnp.int32) if skip_nonfinite else None,
-        pending_mean=jnp.zeros(shape, _dtypes.wide(mean.dtype)) if pending else None,
-        pending_var=jnp.zeros(shape, _dtypes.wide(mean.real.dtype)) if pending else None,
-        pending_count=jnp.zeros(shape, jnp.float32) if pending else None,
-        pending_steps=jnp.zeros((), jnp.int32) if pending else None,
+        weight=zeros("weight", shape, jnp.float32),
+        step=zeros("step", (), jnp.int32),
+        skipped=zeros("skipped", (), jnp.int32),
+        pending_mean=zeros("pending_mean", shape, _dtypes.wide(mean.dtype)),
+        pending_var=zeros("pending_var", shape, _dtypes.wide(mean.real.dtype)),
+        pending_count=zeros("pending_count", shape, jnp.float32),
+        pending_steps=zeros("pending_steps", (), jnp.int32),
     )
 
 
@@ -218,8 +229,12 @@ def update_stats(
 
 def follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
     """As `update_stats`."""
-    if (error := _misfit(stats, batch) or _lacking(stats, rule)) is not None:
-        raise ValueError(error)
+    if stats.mean.shape != batch.mean.shape or stats.var.shape != batch.var.shape:
+        raise ValueError(_other_features(stats, batch))
+    if jnp.iscomplexobj(batch.mean) and not jnp.iscomplexobj(stats.mean):
+        raise ValueError(_too_narrow(stats, batch))
+    if any(needed and getattr(stats, name) is None for name, needed in rule.needs.items()):
+        raise ValueError(_lacking(stats, rule))
     if rule.skip_nonfinite:
         stats, batch, counts = _skip_nonfinite(stats, batch)
     else:
@@ -260,7 +275,10 @@ def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
 def _weights(stats: BatchStats, seen: jax.Array, rule: UpdateRule) -> tuple[jax.Array, jax.Array, BatchStats]:
     """`keep` and `take` of the module's docstring, and the statistics with their weight moved on."""
     wide = _dtypes.wide(stats.mean.real.dtype)
-    m = rule.momentum(stats.step) if callable(rule.momentum) else rule.momentum
+    m = rule.momentum
+    if callable(m):
+        assert stats.step is not None
+        m = m(stats.step)
     # 1 - m in Python where m is a number: exact to the last digit of take.
     keep, take = (1, 1) if m is None else (m, 1 - m)
     keep, take = jnp.asarray(keep, wide), jnp.asarray(take, wide)
@@ -307,33 +325,30 @@ def _nothing_unless(condition: jax.Array, m: Moments) -> Moments:
     return Moments(*(jnp.where(condition, a, 0).astype(a.dtype) for a in m))
 
 
-def _misfit(stats: BatchStats, batch: Moments) -> str | None:
-    """What to say where statistics and moments are of different features."""
-    if stats.mean.shape != batch.mean.shape or stats.var.shape != batch.var.shape:
-        return (
-            f"running statistics have the feature shape {stats.mean.shape}, the batch's moments {batch.mean.shape}; "
-            "pass statistics of the same features, such as jbn.init_stats(batch.mean.shape)"
-        )
-    if jnp.iscomplexobj(batch.mean) and not jnp.iscomplexobj(stats.mean):
-        return (
-            f"the batch's mean is {batch.mean.dtype}, but the running mean {stats.mean.dtype}, which cannot hold it; "
-            "use jbn.init_stats(features, dtype=jnp.complex64)"
-        )
-    return None
-
-
-def _lacking(stats: BatchStats, rule: UpdateRule) -> str | None:
-    """What to say where an option needs state that the statistics lack."""
-    needs = (
-        ("debias=True", rule.debias, stats.weight),
-        ("momentum=None", rule.momentum is None, stats.weight),
-        ("momentum=<schedule>", callable(rule.momentum), stats.step),
-        ("skip_nonfinite=True", rule.skip_nonfinite, stats.skipped),
-        (f"accumulate_steps={rule.accumulate_steps}", rule.accumulate_steps > 1, stats.pending_steps),
+def _other_features(stats: BatchStats, batch: Moments) -> str:
+    return (
+        f"running statistics have the feature shape {stats.mean.shape}, the batch's moments {batch.mean.shape}; "
+        "pass statistics of the same features, such as jbn.init_stats(batch.mean.shape)"
     )
-    missing = next((option for option, on, state in needs if on and state is None), None)
-    return missing and (
-        f"{missing} needs state that these running statistics lack (they have "
+
+
+def _too_narrow(stats: BatchStats, batch: Moments) -> str:
+    return (
+        f"the batch's mean is {batch.mean.dtype}, but the running mean {stats.mean.dtype}, which cannot hold it; "
+        "use jbn.init_stats(features, dtype=jnp.complex64)"
+    )
+
+
+def _lacking(stats: BatchStats, rule: UpdateRule) -> str:
+    options = {
+        "weight": "debias=True" if rule.debias else "momentum=None",
+        "step": "momentum=<schedule>",
+        "skipped": "skip_nonfinite=True",
+    }
+    missing = next(name for name, needed in rule.needs.items() if needed and getattr(stats, name) is None)
+    option = options.get(missing, f"accumulate_steps={rule.accumulate_steps}")
+    return (
+        f"{option} needs state that these running statistics lack (they have "
         f"{', '.join(name for name, value in stats._asdict().items() if value is not None)}); "
-        f"use jbn.init_stats(features, {missing})"
+        f"use jbn.init_stats(features, {option})"
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,6 @@ from jbn._axes import Axes
 from jbn._moments import Moments, merge_all
 
 Ragged = Literal["refuse", "exact"]
-Vector = TypeVar("Vector", jax.Array, jax.Array | None)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,11 @@ class VirtualBatches:
         y = y.reshape(*y.shape[: self.batch], -1, *y.shape[self.batch + 2 :])
         return jax.lax.slice_in_dim(y, 0, self.shape[self.batch], axis=self.batch)
 
-    def expand_params(self, value: Vector) -> Vector:
+    @overload
+    def expand_params(self, value: jax.Array) -> jax.Array: ...
+    @overload
+    def expand_params(self, value: jax.Array | None) -> jax.Array | None: ...
+    def expand_params(self, value: jax.Array | None) -> jax.Array | None:
         """A parameter of the feature shape, the same for every group."""
         return None if value is None else jnp.expand_dims(value, self.at)
 
@@ -106,14 +109,12 @@ class VirtualBatches:
         return merge_all(parts[0], Moments(parts[1], parts[2], count))
 
 
-def virtual_batches(shape: tuple[int, ...], axes: Axes, size: int | None) -> VirtualBatches | None:
-    """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis, if at all.
+def virtual_batches(shape: tuple[int, ...], axes: Axes, size: int) -> VirtualBatches:
+    """How an input of `shape` is cut into virtual batches of `size` examples along its first reduced axis.
 
     Raises:
       ValueError: there is no axis to cut, or `size` is not positive.
     """
-    if size is None:
-        return None
     _axes.check_static(virtual_batch_size=size)
     size = operator.index(size)
     if size < 1:

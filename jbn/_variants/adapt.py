@@ -111,7 +111,7 @@ def adaptive_batch_norm(
         source = stats.mean.astype(test.mean.dtype) - shift
         mean = w.astype(source.dtype) * source + (1 - w).astype(source.dtype) * test.mean
         var = w * stats.var.astype(wide) + (1 - w) * test.var
-        y = normalize_shifted(x, shift, mean, var, scale, bias, axes, where, epsilon=epsilon, dtype=result)
+        y = normalize_shifted(x, shift, mean, var, scale, bias, axes, where, epsilon, result)
         return y, lax.stop_gradient(unshifted(shift, test))
 
     return checkpoint(forward, x, scale, bias, where, source_weight, policy=SAVE_MOMENTS)
