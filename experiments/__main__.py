@@ -1,4 +1,4 @@
-"""The command line: run an ablation, draw the report of a run again, or keep what of it is worth committing.
+"""The command line: run an ablation, draw the report of a run again, or publish what is worth committing.
 
 python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
 python -m experiments report runs/digits_placement
@@ -8,66 +8,33 @@ python -m experiments publish runs/digits_placement [--to results]
 from __future__ import annotations
 
 import contextlib
-import io
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from experiments import report
-from experiments.config import Config, ConfigError, load
-from experiments.config.errors import near
+from experiments.commands import Command, Publish, Report, Run, parse
+from experiments.config import ConfigError
 from experiments.store import record
-
-USAGE = """usage: python -m experiments run CONFIG.py [--field value ...] [--out FOLDER]
-       python -m experiments run CONFIG.py --help     explains every field
-       python -m experiments report FOLDER            draws the report again, from the folder alone
-       python -m experiments publish FOLDER [--to TO]  copies what is worth committing to TO/<name of the config>;
-                                                      by default into experiments/published/ of this checkout"""
-
-
-@dataclass(frozen=True)
-class Options:
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Run folder; by default runs/<name of the config>."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; errors are one line on stderr. Returns the exit status."""
     console = Console(highlight=False)
     try:
-        match list(arguments):
-            case ["run", path, *overrides] if not path.startswith("-"):
-                run(path, overrides, console)
-            case ["report", path] if not path.startswith("-"):
-                redraw(Path(path), console)
-            case ["publish", path, *to] if not path.startswith("-") and (not to or (to[0] == "--to" and len(to) == 2)):
-                from experiments.store.publish import PUBLISHED, publish
-
-                written = publish(Path(path), Path(to[1]) if to else PUBLISHED)
-                console.print(f"published: {written.resolve()}", soft_wrap=True)
-            case ["-h" | "--help"] | ["run" | "report" | "publish", "-h" | "--help"]:
-                print(USAGE)
-            case []:
-                raise ConfigError("no command; write: python -m experiments run configs/digits_placement.py")
-            case [command, *rest]:
-                raise ConfigError(f"cannot read {' '.join([command, *rest])!r}; write one of\n{USAGE}")
+        perform(parse(arguments), console)
     except ConfigError as error:
         return _complain(str(error), 2)
     except MemoryError as error:
-        return _complain(f"no room in memory ({error}); write fewer examples, seeds, resamples or units", 2)
+        return _complain(f"no room in memory ({error}); choose fewer examples, seeds, resamples or units", 2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _complain(
-            f"cannot write{where} ({error.strerror or error}); make room, or write another --out; what is on the disk "
+            f"cannot write{where} ({error.strerror or error}); make room, or choose another --out; what is on the disk "
             "is kept, and the same command goes on from there",
             1,
         )
@@ -83,68 +50,35 @@ def _complain(text: str, status: int) -> int:
     return status
 
 
-def run(path: str, overrides: Sequence[str], console: Console) -> None:
-    options = parse(load(path), path, overrides)
+def perform(command: Command, console: Console) -> None:
+    match command:
+        case Run(config=config, out=out):
+            folder = out or Path("runs") / config.name
+            finished = train(command, folder, console)
+            draw(folder, finished, console)
+        case Report(folder):
+            draw(folder, None, console)
+        case Publish(folder, to):
+            from experiments.store.publish import PUBLISHED, publish
+
+            console.print(f"published: {publish(folder, to or PUBLISHED).resolve()}", soft_wrap=True)
+
+
+def train(command: Run, folder: Path, console: Console) -> record.Run:
+    """The finished run; what is missing of it is trained."""
     from experiments import sweep  # brings in jax
     from experiments.training.devices import memory_errors, use_all_cores
 
     use_all_cores()
+    with memory_errors(), shown(console, sweep.total_epochs(command.config)) as progress:
+        return sweep.run(command.config, folder, sweep.Progress(*progress))
 
-    folder = options.out or Path("runs") / options.config.name
-    with memory_errors(), shown(console, sweep.total_epochs(options.config)) as progress:
-        finished = sweep.run(options.config, folder, sweep.Progress(*progress))
+
+def draw(folder: Path, run: record.Run | None, console: Console) -> None:
+    """Writes the report and prints the answer."""
     written = report.write(folder)
-    report.print_answer(console, finished)
+    report.print_answer(console, run or record.read(folder))
     console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
-
-
-def redraw(folder: Path, console: Console) -> None:
-    written = report.write(folder)
-    report.print_answer(console, record.read(folder))
-    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
-
-
-def parse(config: Config, path: str, overrides: Sequence[str]) -> Options:
-    """The config with the overrides of the command line; tyro's complaint, which is a box, becomes one line."""
-    for field, instead in config.set_by_arms().items():
-        flag = f"--{field.replace('_', '-')}"
-        if any(word == flag or word.startswith(f"{flag}=") for word in overrides):
-            instead = f"edit {instead} in {path}" if instead in ("contexts", "treatments") else f"write --{instead}"
-            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; {instead}")
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            options = tyro.cli(
-                Options, default=Options(config), prog=f"python -m experiments run {path}", args=list(overrides)
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ConfigError(f"{_short(complaint.getvalue(), path)}; --help explains every field") from None
-    return options
-
-
-def _short(box: str, path: str) -> str:
-    """Tyro's complaint without its box and title; of an unknown option, the nearest that there is."""
-    lines = [re.sub(r"^[╭╰].*|^-+$|^─+$", "\n", line.strip(" │")) for line in box.splitlines()]
-    text = " ".join(" ".join(lines).split("\n")[1].split())
-    if not text.startswith("Unrecognized options: "):
-        return text
-    unknown = text.removeprefix("Unrecognized options: ").split(", ")[0]
-    if unknown in FLAGS:
-        return f"{unknown} cannot be written here; edit it in {path}"
-    return f"{unknown} is no option{near(unknown, FLAGS)}".replace("'", "")
-
-
-def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
-    """The flag of every field of a config, those within it by a dot."""
-    for field in fields(kind):
-        yield (name := prefix + field.name.replace("_", "-"))
-        if is_dataclass(field.default):
-            yield from _flags(field.default, f"{name}.")
-
-
-FLAGS = (*_flags(Config), "--out")
 
 
 @contextlib.contextmanager

@@ -164,8 +164,8 @@ def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, m
         (["run", SMOKE, "--model.network", "cnn9", "--model.hidden", "100", "100", "100"],
          "arm none/tanh: cnn9 takes images, but digits has vectors; write model.network='mlp', or a set of images"),
         (["run", SMOKE, "--training.classes-per-batch", "7"], "classes_per_batch is 7, with training.batch_size 60"),
-        (["run", SMOKE, "--model.placement", "both"], "--model.placement would have no effect, .* write --placements"),
-        (["run", SMOKE, "--model.activation=relu"], "--model.activation would have no effect, .* write --activations"),
+        (["run", SMOKE, "--model.placement", "both"], "--model.placement would have no effect, .* use --placements"),
+        (["run", SMOKE, "--model.activation=relu"], "--model.activation would have no effect, .* use --activations"),
         (["run", SMOKE, "--model.unit", "original"], "model.unit is 'original', but mlp has none"),
         (["run", SMOKE, "--writers", "tensorbord"], "'tensorbord'.*Expected one of .*'tensorboard'"),
         (["run", SMOKE, "--placements", "none", "befor"], "'befor'.*Expected one of .*'before'"),
@@ -176,7 +176,12 @@ def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, m
         (["run", SMOKE, "--out", "Makefile/run"], "Makefile/run cannot be written"),
         (["run", "configs/smok.py"], "did you mean configs/smoke.py"),
         (["report", "configs"], "configs is no run folder"),
-        (["rum", SMOKE], "cannot read 'rum configs/smoke.py'"),
+        (["rum", SMOKE], "'rum' is no command; did you mean 'run'.; choose one of run, report, publish"),
+        (["run"], "run needs a config; write: python -m experiments run CONFIG.py"),
+        (["run", "--out", "x", SMOKE], "--out comes before the config; write: .* run CONFIG.py --out"),
+        (["run", SMOKE, "more"], "'more' is one word too many"),
+        (["report"], "report needs a run folder; write: python -m experiments report FOLDER"),
+        (["publish", "configs", "--too=x"], "--too is no option; did you mean --to"),
         ([], "no command; write: python -m experiments run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -200,6 +205,23 @@ def test_help_explains_every_field(capsys):
     for field in dataclasses.fields(SweepConfig):
         assert f"--sweep.{field.name.replace('_', '-')}" in text
     assert "Seeds trained at each learning rate, judged on validation data." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["run", "report", "publish", "Draws the report of a run again"]),
+        (["run"], ["CONFIG.py", "--out", "--sweep.tuning-seeds"]),
+        (["report"], ["FOLDER"]),
+        (["publish"], ["FOLDER", "--to", "experiments/published/"]),
+    ],
+)
+def test_every_command_explains_itself(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [word for word in words if word not in text] == []
 
 
 def test_the_same_arm_with_disjoint_seeds_shows_no_difference(tmp_path):

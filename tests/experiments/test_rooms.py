@@ -18,12 +18,13 @@ ROOMS = {
     "store": {"config", "palette", "vocabulary"},
     "analysis": {"config", "formatting", "vocabulary"},
     "report": {"config", "formatting", "palette", "store", "vocabulary"},
+    "commands": {"config"},
     "data": {"config"},
     "networks": {"config", "vocabulary"},
     "probes": {"vocabulary"},
     "training": {"config", "data", "networks", "probes", "store"},
     "sweep": {"analysis", "config", "data", "store", "training"},
-    "__main__": {"config", "report", "store", "sweep", "training"},
+    "__main__": {"commands", "config", "report", "store", "sweep", "training"},
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve"]

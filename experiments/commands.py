@@ -1,0 +1,128 @@
+"""The commands and their arguments; tyro's complaint, which is a box of many lines, becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.config import Config, ConfigError, load
+from experiments.config.errors import near
+
+PROGRAM = "python -m experiments"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Trains, compares and reports what a config asks for, or what is still missing of it.
+
+    Every field of the config can be set here, too, and `run CONFIG.py --help` says what the config says.
+    """
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.py")]
+    """Config file."""
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run folder; by default runs/<name of the config>."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draws the report of a run again, from its folder alone."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Run folder."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Copies what of a run is worth committing."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Run folder."""
+    to: Path | None = None
+    """Folder that gets a folder of the config's name; by default experiments/published/ of this checkout."""
+
+
+Command = Run | Report | Publish
+COMMANDS = {"run": Run, "report": Report, "publish": Publish}
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments name.
+
+    Raises:
+      ConfigError: they name none, or have a word too many, too few or misspelt.
+      SystemExit: they ask for help, which is printed.
+    """
+    default = Config("mine")
+    if arguments[:1] == ["run"] and len(arguments) > 1 and arguments[1] not in ("-h", "--help"):
+        if arguments[1].startswith("-"):
+            raise ConfigError(f"{arguments[1]} comes before the config; write: {PROGRAM} run CONFIG.py {arguments[1]}")
+        default = load(arguments[1])  # it decides what every flag is by default
+        _refuse_idle(default, arguments[1], arguments[2:])
+    kinds: Any = (
+        Annotated[Run, tyro.conf.subcommand("run", default=Run(tyro.MISSING, default))]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Publish, tyro.conf.subcommand("publish")]
+    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kinds, prog=PROGRAM, args=list(arguments))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(_in_one_line(complaint.getvalue(), arguments)) from None
+
+
+def _refuse_idle(config: Config, path: str, overrides: Sequence[str]) -> None:
+    """Refuses a flag that would have no effect."""
+    for field, instead in config.set_by_arms().items():
+        flag = f"--{field.replace('_', '-')}"
+        if any(word == flag or word.startswith(f"{flag}=") for word in overrides):
+            instead = f"edit {instead} in {path}" if instead in ("contexts", "treatments") else f"use --{instead}"
+            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; {instead}")
+
+
+def _in_one_line(box: str, arguments: Sequence[str]) -> str:
+    """Tyro's complaint without its box and title; for an unknown word, the nearest known one."""
+    if not arguments:
+        return f"no command; write: {PROGRAM} run configs/digits_placement.py"
+    command = arguments[0]
+    if command not in COMMANDS:
+        return f"{command!r} is no command{near(command, COMMANDS)}; choose one of {', '.join(COMMANDS)}"
+    lines = [re.sub(r"^[╭╰].*|^-+$|^─+$", "\n", line.strip(" │")) for line in box.splitlines()]
+    text = " ".join(" ".join(lines).split("\n")[1].split())
+    if text.startswith("Missing from"):
+        return f"{command} needs {'a config' if command == 'run' else 'a run folder'}; {_usage(command)}"
+    if not text.startswith("Unrecognized options: "):
+        return f"{text.rstrip('.')}; --help explains every field"
+    unknown = text.removeprefix("Unrecognized options: ").split(", ")[0].partition("=")[0]
+    flags = [*_flags(COMMANDS[command])]
+    if not unknown.startswith("--"):
+        return f"{unknown!r} is one word too many; {_usage(command)}"
+    if unknown in flags:
+        return f"{unknown} cannot be set here; edit it in {arguments[1]}"
+    return f"{unknown} is no option{near(unknown, flags)}; --help explains every field".replace("'", "")
+
+
+def _usage(command: str) -> str:
+    return f"write: {PROGRAM} {command} " + ("CONFIG.py" if command == "run" else "FOLDER")
+
+
+def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
+    """The flag of every field; those of a field that is a dataclass follow its name after a dot."""
+    for field in fields(kind):
+        if field.name == "config":
+            yield from _flags(Config)
+        elif field.name not in ("file", "folder"):  # which have no flag
+            yield (name := prefix + field.name.replace("_", "-"))
+            if is_dataclass(field.default):
+                yield from _flags(field.default, f"{name}.")
