@@ -97,7 +97,7 @@ def _preceding(program: ClosedJaxpr, norm: JaxprEqn, calls: Counter[Path]) -> Pr
 def _following(program: ClosedJaxpr, norm: JaxprEqn, calls: Counter[Path]) -> Following | NotFoldable:
     jaxpr, start = program.jaxpr, norm.outvars[0]
     reached, varying = {start}, depends_on(jaxpr, set(jaxpr.invars))
-    path: list[JaxprEqn] = []
+    between: list[JaxprEqn] = []
     ends: list[tuple[Path, Var]] = []
     for eqn in jaxpr.eqns:
         read = [v for v in eqn.invars if not isinstance(v, Literal) and v in reached]
@@ -112,7 +112,7 @@ def _following(program: ClosedJaxpr, norm: JaxprEqn, calls: Counter[Path]) -> Fo
                 return NotFoldable(f"the layer after it, {layer}, is called {calls[tag.path]} times (shared)")
             ends.append((tag.path, read[0]))
         elif is_linear(eqn, reached, varying):
-            path.append(eqn)
+            between.append(eqn)
             reached.update(eqn.outvars)
         else:
             return NotFoldable(f"its output goes into {describe(eqn)}")
@@ -122,11 +122,11 @@ def _following(program: ClosedJaxpr, norm: JaxprEqn, calls: Counter[Path]) -> Fo
         return NotFoldable("its output is not used")
     aval: Any = start.aval
     output = jax.ShapeDtypeStruct(aval.shape, jnp.promote_types(aval.dtype, jnp.float32))
-    layers = tuple((layer, subprogram(program, path, start, end)) for layer, end in ends)
-    between = jaxpr.replace(eqns=path)
-    sums = any(eqn.primitive.name.startswith("reduce") for eqn in operations(between))
+    layers = tuple((layer, subprogram(program, between, start, end)) for layer, end in ends)
+    part = jaxpr.replace(eqns=between)
+    sums = any(eqn.primitive.name.startswith("reduce") for eqn in operations(part))
     for layer, f in layers:
-        if why := why_not_pass_through(f, output, sums, eps(between)):
+        if why := why_not_pass_through(f, output, sums, eps(part)):
             return NotFoldable(f"between it and {path_name(layer)} {why}")
     return Following(layers, output)
 

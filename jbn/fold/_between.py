@@ -68,19 +68,19 @@ def is_linear(eqn: JaxprEqn, reached: set[Var], varying: set[Var]) -> bool:
     return eqn.primitive.name in _LINEAR and sum(touched) == 1
 
 
-def subprogram(program: ClosedJaxpr, path: list[JaxprEqn], start: Var, end: Var) -> Between:
-    """The operations of `path`, as a function from `start` to `end`."""
+def subprogram(program: ClosedJaxpr, eqns: list[JaxprEqn], start: Var, end: Var) -> Between:
+    """The operations `eqns` of a program, as a function from `start` to `end`."""
     jaxpr = program.jaxpr
-    known = {start, *(v for eqn in path for v in eqn.outvars)}
-    # What else the path reads is computed from constants only, such as the counts of an average pooling.
-    needed = {v for eqn in path for v in eqn.invars if isinstance(v, Var) and v not in known}
+    known = {start, *(v for eqn in eqns for v in eqn.outvars)}
+    # What else they read is computed from constants only, such as the counts of an average pooling.
+    needed = {v for eqn in eqns for v in eqn.invars if isinstance(v, Var) and v not in known}
     before: list[JaxprEqn] = []
     for eqn in reversed(jaxpr.eqns):
         if any(v in needed for v in eqn.outvars):
             before.insert(0, eqn)
             needed.update(v for v in eqn.invars if isinstance(v, Var))
     constants = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    part = jaxpr.replace(constvars=[], invars=[start, *constants], outvars=[end], eqns=[*before, *path])
+    part = jaxpr.replace(constvars=[], invars=[start, *constants], outvars=[end], eqns=[*before, *eqns])
 
     run = cast(Callable[..., list[jax.Array]], jaxpr_as_fun(ClosedJaxpr(part, [])))
     return lambda x: run(x, *constants.values())[0]

@@ -16,7 +16,7 @@ from jax.core import Tracer
 import jbn.linen
 import jbn.nnx
 from jbn import _axes
-from jbn._activation import Activation
+from jbn._activation import Activation, Side
 from jbn._paths import Path
 from jbn._typed_flax import canonicalize_dtype
 from jbn.fold._tags import Tag, tagged
@@ -112,7 +112,7 @@ def _tagged_norm(
     use_running_average: bool | None = None,
     *,
     activation: Activation | None = None,
-    placement: str = "before",
+    placement: Side = "before",
     **_: Any,
 ) -> jax.Array:
     """The tags of a norm, and the activation that it was called with."""

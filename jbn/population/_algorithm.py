@@ -120,7 +120,7 @@ def _step(
     new_skipped: list[Skipped] = []
     added = add_batch(state, running, total, batch, number)
     for old, new, skips in zip(total, added, skipped, strict=True):
-        # For each of the layers that a scan stacks: one below may have settled before one above.
+        # Separately for each layer of a scanned stack: a lower one may be finite while a higher one is not yet.
         finite = jnp.all(jnp.isfinite(new.mean) & jnp.isfinite(new.var), axis=-1, keepdims=True)
         new_total.append(jax.tree.map(functools.partial(jnp.where, finite), new, old))
         skip = ~jnp.all(finite)

@@ -13,16 +13,16 @@ from jax import lax
 
 import jbn.linen
 import jbn.nnx
-from jbn._activation import Activation, activate
+from jbn._activation import Activation, Side, activate
 from jbn._batch_norm import batch_norm
 from jbn._moments import Moments, merge, moments
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats, promote_stats
-from jbn._variants.adapt import adaptive_layer  # pyright: ignore[reportUnknownVariableType]
+from jbn._variants.adapt import adaptive_layer
 
 Mode = Literal["together", "layer by layer"]
 
-# Variables that a layer has only while it is measured: the moments of all batches so far.
+# LayerVariables that a layer has only while it is measured: the moments of all batches so far.
 MEASURED = ("population_mean", "population_var", "population_count")
 _FROZEN = (jbn.linen.FrozenBatchNorm, jbn.nnx.FrozenBatchNorm)  # their statistics are constants
 _ADAPTIVE = (jbn.linen.AdaptiveBatchNorm, jbn.nnx.AdaptiveBatchNorm)
@@ -51,7 +51,7 @@ class Measurement:
             )
 
 
-class Variables(NamedTuple):
+class LayerVariables(NamedTuple):
     """The variables of a layer that is measured.
 
     Attributes:
@@ -81,12 +81,12 @@ def measure(
     measurement: Measurement,
     path: Path,
     layer: Any,
-    variables: Variables,
+    variables: LayerVariables,
     dtype: Any,
     x: jax.Array,
     mask: jax.Array | None,
     activation: Activation | None,
-    placement: Literal["before", "after"],
+    placement: Side,
 ) -> tuple[jax.Array, Moments]:
     """The output of a layer, and the moments of all batches with this one."""
     measurement.skips[path] = getattr(layer, "skip_nonfinite", False)

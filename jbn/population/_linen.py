@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,14 +12,14 @@ from flax import linen as nn
 from flax.core import meta
 
 import jbn.linen
-from jbn._activation import Activation
+from jbn._activation import Activation, Side
 from jbn._moments import Moments
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats, Variance
 from jbn._traces import own_traces
 from jbn._typed_flax import InterceptorContext, canonicalize_dtype, flatten_dict, unflatten_dict
 from jbn.population._algorithm import Batches, as_keys, estimate
-from jbn.population._layer import MEASURED, Measurement, Mode, Variables, is_measured, measure
+from jbn.population._layer import MEASURED, LayerVariables, Measurement, Mode, is_measured, measure
 
 _NORMS = (nn.BatchNorm, jbn.linen.BatchNorm)
 # The functions that Flax wraps in methods; the super().__call__ of a subclass calls one of them.
@@ -177,7 +177,7 @@ def _measured_call(
     mask: jax.Array | None = None,
     update_running_average: bool | None = None,
     activation: Activation | None = None,
-    placement: Literal["before", "after"] = "before",
+    placement: Side = "before",
 ) -> jax.Array:
     """Takes the arguments of the layers' `__call__`; which statistics normalize is not theirs to decide here."""
     kind: type[Any] = layer.__class__
@@ -194,7 +194,7 @@ def _measured_call(
     stats = BatchStats(*(layer.get_variable("batch_stats", name) for name in ("mean", "var")))
     total = Moments(*(layer.get_variable("batch_stats", name) for name in MEASURED))
     dtype = canonicalize_dtype(*(a for a in (x, scale, bias) if a is not None), dtype=layer.dtype)
-    variables = Variables(scale, bias, stats, total)
+    variables = LayerVariables(scale, bias, stats, total)
     y, new_total = measure(measurement, layer.path, layer, variables, dtype, x, mask, activation, placement)
     for name, value in zip(MEASURED, new_total, strict=True):
         layer.put_variable("batch_stats", name, value)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 import jbn.nnx
-from jbn._activation import Activation
+from jbn._activation import Activation, Side
 from jbn._moments import Moments
 from jbn._paths import Path
 from jbn._running_stats import BatchStats, Variance
 from jbn._traces import own_traces
 from jbn._typed_flax import nnx_merge, nnx_reseed, nnx_split, nnx_update
 from jbn.population._algorithm import Batches, as_keys, estimate
-from jbn.population._layer import MEASURED, Measurement, Mode, Variables, is_measured, measure
+from jbn.population._layer import MEASURED, LayerVariables, Measurement, Mode, is_measured, measure
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -153,7 +153,7 @@ def _measured_call(
     mask: jax.Array | None = None,
     update_running_average: bool | None = None,
     activation: Activation | None = None,
-    placement: Literal["before", "after"] = "before",
+    placement: Side = "before",
 ) -> jax.Array:
     """Takes the arguments of the layers' `__call__`; which statistics normalize is not theirs to decide here."""
     measurement, path = self.measurement
@@ -161,7 +161,7 @@ def _measured_call(
     stats = BatchStats(self.mean[...], self.var[...])
     total = Moments(*(getattr(self, name)[...] for name in MEASURED))
     dtype = jbn.nnx.result_dtype(self, x, stats, scale, bias)
-    variables = Variables(scale, bias, stats, total)
+    variables = LayerVariables(scale, bias, stats, total)
     y, new_total = measure(measurement, path, self, variables, dtype, x, mask, activation, placement)
     for name, value in zip(MEASURED, new_total, strict=True):
         getattr(self, name).set_value(value)
