@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel bench lint format lock clean
+.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants bench lint format lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ ablation: $(READY)  ## train and compare the placements of batch norm; the answe
 
 # The library's tests compile as its users do. The laboratory's programs are large and run once: with quick options they
 # compile in half the time. `pytest` alone compiles all as users do.
-LIBRARY = tests/jbn tests/test_docs.py jbn
+LIBRARY = tests/jbn $(wildcard tests/test_*.py) jbn
 test: $(READY)  ## the suite but for its slowest tests, doctests included
 	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
 	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks experiments $(MARKS)
@@ -45,6 +45,9 @@ test-export: $(READY)  ## exports to ONNX, SavedModel and TFLite, from the locke
 
 test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with each extra
 	VENV=$(VENV) .ci/wheel
+
+mutants: $(READY)  ## whether the tests can fail: breaks laws of the source, and runs the test of each
+	$(BIN)/python tests/mutations.py
 
 bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks speed $(if $(QUICK),--quick)

@@ -37,11 +37,16 @@ def test_paired_and_welch_equal_the_published_values_of_students_sleep_data():
     assert c.sd == pytest.approx(1.229995, abs=5e-7)  # ddof = 1
 
 
-def test_tost_is_the_larger_of_two_one_sided_t_tests():
-    d = A - B
+# Each way round, since only the end of the margin that is nearer to the difference decides.
+BOTH_WAYS = pytest.mark.parametrize(("a", "b"), [(A, B), (B, A)], ids=["better", "worse"])
+
+
+@BOTH_WAYS
+def test_tost_is_the_larger_of_two_one_sided_t_tests(a, b):
+    d = a - b
     lower = scipy.stats.ttest_1samp(d, -1.0, alternative="greater").pvalue
     upper = scipy.stats.ttest_1samp(d, 1.0, alternative="less").pvalue
-    assert compare(A, B, **OPTIONS).tost_p == pytest.approx(max(lower, upper), rel=1e-12)
+    assert compare(a, b, **OPTIONS).tost_p == pytest.approx(max(lower, upper), rel=1e-12)
 
 
 def test_bootstrap_interval_is_near_the_t_interval_when_the_data_are_near_normal():
@@ -216,10 +221,11 @@ def test_unpaired_permutation_p_equals_enumeration_of_all_assignments():
     assert compare(a, b, **OPTIONS, paired=False).permutation_p == pytest.approx(total / 70)
 
 
-def test_unpaired_tost_is_the_larger_of_two_one_sided_welch_tests():
-    lower = scipy.stats.ttest_ind(A + 1, B, equal_var=False, alternative="greater").pvalue
-    upper = scipy.stats.ttest_ind(A - 1, B, equal_var=False, alternative="less").pvalue
-    assert compare(A, B, **OPTIONS, paired=False).tost_p == pytest.approx(max(lower, upper), rel=1e-12)
+@BOTH_WAYS
+def test_unpaired_tost_is_the_larger_of_two_one_sided_welch_tests(a, b):
+    lower = scipy.stats.ttest_ind(a + 1, b, equal_var=False, alternative="greater").pvalue
+    upper = scipy.stats.ttest_ind(a - 1, b, equal_var=False, alternative="less").pvalue
+    assert compare(a, b, **OPTIONS, paired=False).tost_p == pytest.approx(max(lower, upper), rel=1e-12)
 
 
 def test_two_constant_unpaired_arms_claim_no_more_than_permutations_can_show():

@@ -65,6 +65,12 @@ def test_choose_reads_nothing_but_tuning_records():
     assert stats.choose(CONFIG, records) == stats.choose(CONFIG, [r for r in records if r["phase"] == "tune"])
 
 
+def test_choose_reads_validation_data_alone():
+    records = synthetic.records(CONFIG)
+    told = [r | {"test_accuracy": 1 - r["val_accuracy"][-1], "test_loss": -r["val_loss"][-1]} for r in records]
+    assert stats.choose(CONFIG, told) == stats.choose(CONFIG, records)
+
+
 def test_a_missing_or_repeated_record_is_refused_in_one_line():
     records = synthetic.records(CONFIG)
     with pytest.raises(ConfigError, match=r"^1 of 90 tune records are missing.*none/relu at .* with seed 0; [^\n]*$"):

@@ -1,0 +1,21 @@
+"""The table of mutations still fits the source; `make mutants` runs them."""
+
+import ast
+
+import pytest
+from mutations import MUTATIONS, ROOT
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.law)
+def test_a_mutation_changes_one_place_to_what_is_python_and_names_a_test(mutation):
+    source = (ROOT / mutation.file).read_text()
+    assert source.count(mutation.old) == 1
+    mutated = ast.parse(source.replace(mutation.old, mutation.new))
+    assert ast.dump(mutated) != ast.dump(ast.parse(source))
+    path, _, name = mutation.test.partition("::")
+    tests = ast.parse((ROOT / path).read_text()).body
+    assert name.partition("[")[0] in {node.name for node in tests if isinstance(node, ast.FunctionDef)}
+
+
+def test_ten_laws_or_more_are_broken_each_in_its_own_way():
+    assert len(MUTATIONS) == len({(m.file, m.old, m.new) for m in MUTATIONS}) >= 10
