@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jbn import _dtypes
+from jbn._typed import jvp
 
 Activation = Callable[[jax.Array], jax.Array]
 Side = Literal["before", "after"]
@@ -39,6 +40,6 @@ def activate(activation: Activation, x: jax.Array, mask: jax.Array | None) -> ja
     """The activation in float32 or wider, of 0 where padding would give it a derivative that is not finite."""
     x = x.astype(_dtypes.wide(x.dtype))
     if mask is not None:
-        value, slope = jax.jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))
+        value, slope = jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))
         x = jnp.where(mask | (jnp.isfinite(value) & jnp.isfinite(slope)), x, 0)
     return activation(x)

@@ -55,7 +55,7 @@ def canonical(axis: Axis, ndim: int) -> Axes:
       TypeError: an axis that is not an integer.
     """
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
-    named = tuple(operator.index(a) for a in (axis if isinstance(axis, tuple) else (axis,)))
+    named = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
     features = {a % ndim for a in named if -ndim <= a < ndim}
     if not named or len(features) < len(named):
         raise ValueError(_complaint(axis, named, ndim))
@@ -71,12 +71,12 @@ def _complaint(axis: object, named: tuple[int, ...], ndim: int) -> str:
     return f"axis={axis} is out of range for an input of rank {ndim}; {remedy}"
 
 
-def known(shape: Sequence[int]) -> bool:
+def known(shape: Sequence[Any]) -> bool:
     """Whether no size is a symbol (`jax.export`)."""
     return all(isinstance(size, int) for size in shape)
 
 
-def concrete(value: Any) -> np.ndarray[Any, Any] | None:
+def concrete(value: object) -> np.ndarray[Any, Any] | None:
     """The numbers of `value` if they are known while the program is traced, as all constants' are; else None.
 
     A NumPy array, for a `jax.Array` may be known and what is computed from it under `jax.jit` is not.
@@ -94,6 +94,11 @@ def within(value: Any, low: float, high: float) -> bool:
 def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:
     """`value`, differing between the devices of a `jax.shard_map` wherever `x` does."""
     return value + lax.full_like(x, 0, value.dtype, value.shape)
+
+
+def one_hot(index: jax.Array, size: int) -> jax.Array:
+    """True at `index`, for each of its entries, on a new first axis of `size`: picks what a gather would."""
+    return jnp.expand_dims(jnp.arange(size, dtype=index.dtype), tuple(range(1, index.ndim + 1))) == index[None]
 
 
 def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:

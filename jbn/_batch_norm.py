@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jbn import _axes, _dtypes, _meshes
+from jbn import _axes, _devices, _dtypes, _meshes
 from jbn._activation import Activation, Side, activate, with_activation
 from jbn._axes import Axes, Axis
+from jbn._devices import AxisName, Groups
 from jbn._dtypes import abs2
 from jbn._kernels import fusion_barrier, upcast
 from jbn._kernels.plain import checkpoint, named
-from jbn._moments import AxisName, Groups, Moments, axis_members, shifted_moments, unshifted
+from jbn._moments import Moments, shifted_moments, unshifted
 from jbn._normalize import normalize_shifted
 from jbn._refusal import refused
 from jbn._running_stats import BatchStats, Momentum, UpdateRule, Variance, drift, follow
@@ -168,8 +169,9 @@ def batch_norm(
     if stats is not None:
         _axes.check_features(axes, x.shape, **{"stats.mean": stats.mean, "stats.var": stats.var})
     where = None if where is None else _axes.expand_mask(where, x.shape)
-    whole = running or virtual_batch_size is None
-    groups = None if whole else virtual_batches(x.shape, axes, virtual_batch_size)
+    groups = None
+    if virtual_batch_size is not None and not running:
+        groups = virtual_batches(x.shape, axes, virtual_batch_size)
     if groups is not None and ragged_groups == "refuse" and (error := groups.ragged):
         x = refused(x, error)
     how = How(axes, where, axis_name, axis_index_groups, groups, activation, placement, epsilon, dtype)
@@ -275,7 +277,7 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
 
 
 @contextlib.contextmanager
-def corrected(by: Correction) -> Iterator[None]:
+def corrected(by: Correction) -> Generator[None]:
     """What `batch_norm` is called here corrects scale and bias by the moments of the batch."""
     token = _correction.set(by)
     try:
@@ -303,7 +305,7 @@ def refuse_one_value(x: jax.Array, how: How, who: str, remedy: str) -> jax.Array
     sizes = {a: x.shape[a] for a in how.axes.reduced}
     if how.groups is not None:
         sizes[how.groups.batch] = how.groups.smallest
-    alone = how.axis_name is None or axis_members(how.axis_name, how.axis_index_groups) == 1
+    alone = _devices.members(how.axis_name, how.axis_index_groups) == 1
     return refused(x, _one_value(x, how, who, remedy)) if math.prod(sizes.values()) == 1 and alone else x
 
 

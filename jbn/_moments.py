@@ -10,26 +10,24 @@ Here the input is first shifted by a rough mean c, which may be off, and both su
 (the corrected two-pass algorithm; Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Since
 E[d] is about 0, little cancels. c is a constant to differentiation, because mean and var do not depend on it.
 
-Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979). For devices
-that takes a single collective: each writes its four rows into its slot of a common table, and merges the table itself.
+Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jbn import _axes, _meshes
-from jbn._axes import Axes, Axis
+from jbn import _axes, _devices, _meshes
+from jbn._axes import Axes, Axis, one_hot
+from jbn._devices import AxisName, Groups
 from jbn._dtypes import abs2
 from jbn._kernels import power_sums, rough_mean, upcast
-
-AxisName = str | Sequence[str] | None
-Groups = Sequence[Sequence[int]] | None
+from jbn._shapes import Input, Mask, Parts, RealVector, Vector, checked
+from jbn._typed import finfo
 
 
 class Moments(NamedTuple):
@@ -44,7 +42,7 @@ class Moments(NamedTuple):
 
     mean: jax.Array
     var: jax.Array
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  (tuple.count)
 
 
 @_meshes.by_compiler
@@ -132,13 +130,14 @@ def merge(a: Moments, b: Moments) -> Moments:
     )
 
 
+@checked
 def shifted_moments(
-    x: jax.Array,
+    x: Input,
     axes: Axes,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     axis_name: AxisName = None,
     axis_index_groups: Groups = None,
-) -> tuple[jax.Array, Moments]:
+) -> tuple[Vector, Moments]:
     """As `moments`, but of `x - shift`, with the constant `shift` beside them.
 
     Batch norm is invariant to a shift of its input, so a caller that normalizes `x - shift` by these never rounds a
@@ -162,75 +161,37 @@ def shifted_moments(
     weight = 1 / jnp.maximum(count, 1).astype(second.dtype)
     mean = first * weight.astype(x.dtype)
     var = _zero_rounding_noise(second * weight - abs2(mean), mean)
-    if axis_name is not None:
-        return _merge_across_devices(shift, Moments(mean, var, count), axis_name, axis_index_groups)
-    if axis_index_groups is not None:
-        raise ValueError("axis_index_groups needs the axis that it groups; pass axis_name='...' as well")
-    return shift, Moments(mean, var, count)
+    if axis_name is None and axis_index_groups is None:
+        return shift, Moments(mean, var, count)
+    (shift, mean, var, count), mine = _devices.gather((shift, mean, var, count), axis_name, axis_index_groups)
+    count = jnp.where(mine.reshape(-1, *[1] * (count.ndim - 1)), count, 0)
+    return merge_all(shift, Moments(mean, var, count))
 
 
-def unshifted(shift: jax.Array, centred: Moments) -> Moments:
+@checked
+def unshifted(shift: Vector, centred: Moments) -> Moments:
     """The moments of x from those of x - shift."""
     return centred._replace(mean=shift + centred.mean)
 
 
-def _zero_rounding_noise(var: jax.Array, mean: jax.Array) -> jax.Array:
+@checked
+def _zero_rounding_noise(var: RealVector, mean: Vector) -> RealVector:
     """`var`, but 0 where it is no more than the rounding of means and squares near `mean`: a constant feature has none.
 
     Not jnp.maximum, which would halve the derivative of a constant feature.
     """
-    noise = 8 * jnp.finfo(var.dtype).eps * abs2(mean)
+    noise = 8 * finfo(var.dtype).eps * abs2(mean)
     return var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
 
 
-def _merge_across_devices(
-    shift: jax.Array,
-    centred: Moments,
-    axis_name: str | Sequence[str],
-    axis_index_groups: Groups,
-) -> tuple[jax.Array, Moments]:
-    """Shift and moments of the whole batch from those of each device, by one psum.
-
-    A psum of slots, not an all_gather: its result is known to be equal on every device, which shard_map's replication
-    check demands, and it exists under vmap and with index groups, too.
-    """
-    names, size, index = _bound(axis_name)
-    row = (shift, *centred)
-    flat, unflatten = _flatten(row)
-    table = lax.psum(jnp.where(_one(index, size)[:, None], flat, 0), names)
-    shift, mean, var, count = jax.vmap(unflatten)(table)
-    if axis_index_groups is not None:
-        members = jnp.asarray(_group_members(axis_index_groups, size))
-        mine = jnp.any(members & _one(index, size)[:, None], 0)
-        count = jnp.where(jnp.expand_dims(mine, tuple(range(1, count.ndim))), count, 0)
-    return merge_all(shift, Moments(mean, var, count))
-
-
-def axis_members(axis_name: str | Sequence[str], axis_index_groups: Groups) -> int:
-    """Over how many members of a mapped axis a batch is spread; those of the smallest group, where there are groups."""
-    size = _bound(axis_name)[1]
-    return size if axis_index_groups is None else min(map(len, axis_index_groups))
-
-
-def _bound(axis_name: str | Sequence[str]) -> tuple[Any, int, jax.Array]:
-    """The name as jax takes it, the axis' size, and the place on it."""
-    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
-    try:
-        return names, lax.axis_size(names), lax.axis_index(names)
-    except NameError:
-        raise ValueError(
-            f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
-            "set axis_name=None (under jit with sharded arrays the batch is global by itself)"
-        ) from None
-
-
-def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
+@checked
+def merge_all(shift: Parts, parts: Moments) -> tuple[Vector, Moments]:
     """Merges moments stacked on a leading axis, each relative to its own shift, relative to one of these shifts.
 
     The common shift is that of the fullest part: an empty one's is 0, and far from everybody's mean.
     """
     total = jnp.sum(parts.count, 0)
-    chosen = _one(jnp.argmax(parts.count, 0), parts.count.shape[0])
+    chosen = one_hot(jnp.argmax(parts.count, 0), parts.count.shape[0])
     chosen = chosen.reshape(chosen.shape + (1,) * (shift.ndim - chosen.ndim))
     common = lax.stop_gradient(jnp.where(total > 0, jnp.sum(jnp.where(chosen, shift, 0), 0), 0))
     share = parts.count.astype(parts.var.dtype) / jnp.maximum(total, 1)[None].astype(parts.var.dtype)
@@ -239,40 +200,3 @@ def merge_all(shift: jax.Array, parts: Moments) -> tuple[jax.Array, Moments]:
     mean = jnp.sum(share.astype(means.dtype) * means, 0)
     var = jnp.sum(share * jnp.where(share > 0, parts.var + abs2(means - mean[None]), 0), 0)
     return common, Moments(mean, _zero_rounding_noise(var, mean), total)
-
-
-def _one(index: jax.Array, size: int) -> jax.Array:
-    """True at `index`, for each of its entries, on a new first axis of `size`: picks what a gather would."""
-    return jnp.expand_dims(jnp.arange(size, dtype=index.dtype), tuple(range(1, index.ndim + 1))) == index[None]
-
-
-def _flatten(row: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
-    """The arrays of `row` as one real vector, and the way back: one collective carries them all."""
-    real = row[0].real.dtype
-
-    def parts(a: jax.Array) -> list[jax.Array]:
-        halves = [a.real, a.imag] if jnp.iscomplexobj(a) else [a]
-        return [half.astype(real).reshape(-1) for half in halves]
-
-    def unflatten(flat: jax.Array) -> tuple[jax.Array, ...]:
-        out, at = [], 0
-        for a in row:
-            halves = []
-            for _ in parts(a):
-                halves.append(flat[at : at + a.size].reshape(a.shape))
-                at += a.size
-            out.append(lax.complex(*halves) if len(halves) == 2 else halves[0].astype(a.dtype))
-        return tuple(out)
-
-    return jnp.concatenate([half for a in row for half in parts(a)]), unflatten
-
-
-def _group_members(groups: Sequence[Sequence[int]], size: int) -> list[list[bool]]:
-    """Row i: which indices share i's group."""
-    if sorted(i for group in groups for i in group) != list(range(size)):
-        raise ValueError(
-            f"axis_index_groups={groups} does not name each index of an axis of size {size} once; "
-            f"pass groups that together hold 0 to {size - 1}"
-        )
-    home = {i: group for group in groups for i in group}
-    return [[j in home[i] for j in range(size)] for i in range(size)]

@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 from jbn import _axes, _meshes
 from jbn._axes import Axes, Axis
 from jbn._kernels import affine, upcast
+from jbn._shapes import Given, Input, Mask, Param, RealVector, Vector, checked
+from jbn._typed import finfo
 
 
 @_meshes.by_compiler
@@ -69,18 +71,19 @@ def normalize(
     return normalize_shifted(x, mean, None, var, scale, bias, axes, mask, epsilon, dtype)
 
 
+@checked
 def normalize_shifted(
-    x: jax.Array,
-    shift: jax.Array,
-    mean: jax.Array | None,
-    var: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
+    x: Given,
+    shift: Vector,
+    mean: Vector | None,
+    var: RealVector,
+    scale: Param | None,
+    bias: Param | None,
     axes: Axes,
-    mask: jax.Array | None,
+    mask: Mask | None,
     epsilon: float,
     dtype: DTypeLike | None,
-) -> jax.Array:
+) -> Input:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small.
 
     None for `mean` is 0, and says that this is the only pass over `x`: the statistics are not those of the batch.
@@ -89,7 +92,7 @@ def normalize_shifted(
     x = upcast(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=once)
     shift = shift.astype(x.dtype)
     mean, scale, offset = (None if a is None else a.astype(x.dtype) for a in (mean, scale, bias))
-    var = var.astype(jnp.finfo(x.dtype).dtype)
+    var = var.astype(finfo(x.dtype).dtype)
     factor = lax.rsqrt(var + jnp.asarray(epsilon, var.dtype)).astype(x.dtype)
     factor = factor if scale is None else factor * scale
     if mean is not None:
@@ -104,13 +107,14 @@ def normalize_shifted(
     return jnp.where(keep, y, axes.expand(padding))
 
 
+@checked
 def _stays_finite(
-    x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array | None, axes: Axes, result: DTypeLike
-) -> jax.Array:
+    x: Input, shift: Vector, factor: Vector, offset: Vector | None, axes: Axes, result: DTypeLike
+) -> Mask:
     """Where (x - shift) · factor + offset is finite in the dtype `result`, told from the distance, with 1% to spare."""
     x, shift, factor = lax.stop_gradient((x, shift, factor))
     size = jnp.abs(factor)
-    largest = 0.99 * min(float(jnp.finfo(dtype).max) for dtype in (result, x.dtype))
+    largest = 0.99 * min(float(finfo(dtype).max) for dtype in (result, x.dtype))
     room = largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))
     reach = jnp.where(size == 0, jnp.inf, room / jnp.where(size == 0, 1, size))  # of factor 0, no distance is too far
     return jnp.abs(x - axes.expand(shift)) < axes.expand(reach)

@@ -27,6 +27,8 @@ from jax.typing import DTypeLike
 
 from jbn import _axes, _dtypes, _meshes
 from jbn._moments import Moments, merge
+from jbn._shapes import Mask, Vector, checked
+from jbn._typed import finfo
 
 Momentum = float | jax.Array | None | Callable[[jax.Array], Any]
 Variance = Literal["biased", "unbiased"]
@@ -249,7 +251,7 @@ def follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
     n = batch.count.astype(batch.var.dtype)
     var = batch.var if rule.variance == "biased" else batch.var * (n / jnp.maximum(n - 1, 1))
 
-    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+    def moved(old: Vector, new: Vector) -> Vector:
         wide = _dtypes.wide(old.dtype, new.dtype)
         both = keep.astype(wide) * old.astype(wide) + take.astype(wide) * new.astype(wide)
         return jnp.where(seen, both.astype(old.dtype), old)
@@ -265,14 +267,16 @@ def promote_stats(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
     return stats._replace(**turned)
 
 
-def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> jax.Array:
+@checked
+def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> Vector:
     """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
     wide = _dtypes.wide(batch.mean.dtype, stats.mean.dtype)
-    var = stats.var.astype(jnp.finfo(wide).dtype)
+    var = stats.var.astype(finfo(wide).dtype)
     return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
 
 
-def _weights(stats: BatchStats, seen: jax.Array, rule: UpdateRule) -> tuple[jax.Array, jax.Array, BatchStats]:
+@checked
+def _weights(stats: BatchStats, seen: Mask, rule: UpdateRule) -> tuple[jax.Array, jax.Array, BatchStats]:
     """`keep` and `take` of the module's docstring, and the statistics with their weight moved on."""
     wide = _dtypes.wide(stats.mean.real.dtype)
     m = rule.momentum

@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name as _checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.sharding import reshard as _reshard
+from jax.typing import DTypeLike
 
 if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
@@ -25,4 +28,15 @@ flatten_with_path: Callable[[Any], tuple[list[tuple[KeyPath, Any]], jax.tree_uti
     jax.tree.flatten_with_path
 )
 leaves_with_path: Callable[[Any], list[tuple[KeyPath, Any]]] = jax.tree.leaves_with_path
+jvp: Callable[[Callable[[jax.Array], jax.Array], tuple[jax.Array], tuple[jax.Array]], tuple[jax.Array, jax.Array]] = (
+    jax.jvp
+)
+psum: Callable[[jax.Array, Any], jax.Array] = jax.lax.psum
+vmap: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap
+pad: Callable[[jax.Array, list[tuple[int, int]]], jax.Array] = jnp.pad
+platform_dependent: Callable[..., Any] = jax.lax.platform_dependent
+checkpoint: Callable[..., Callable[..., Any]] = jax.checkpoint
+checkpoint_name: Callable[[Any, str], Any] = _checkpoint_name
+custom_jvp: Callable[..., Any] = jax.custom_jvp
+finfo: Callable[[DTypeLike], Any] = jnp.finfo
 keystr: Callable[[KeyPath], str] = jax.tree_util.keystr

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jbn import _axes
 from jbn._axes import Axes
 from jbn._moments import Moments, merge_all
+from jbn._typed import pad
 
 Ragged = Literal["refuse", "exact"]
 
@@ -71,7 +72,7 @@ class VirtualBatches:
         if a.shape[self.batch] == 1 and not self.padding:
             return jnp.expand_dims(a, self.batch)
         a = jnp.broadcast_to(a, (*a.shape[: self.batch], self.shape[self.batch], *a.shape[self.batch + 1 :]))
-        a = jnp.pad(a, [(0, self.padding if i == self.batch else 0) for i in range(a.ndim)])
+        a = pad(a, [(0, self.padding if i == self.batch else 0) for i in range(a.ndim)])
         return a.reshape(*a.shape[: self.batch], self.groups, self.size, *a.shape[self.batch + 1 :])
 
     def split_mask(self, where: jax.Array | None) -> jax.Array | None:
@@ -86,13 +87,13 @@ class VirtualBatches:
         y = y.reshape(*y.shape[: self.batch], -1, *y.shape[self.batch + 2 :])
         return jax.lax.slice_in_dim(y, 0, self.shape[self.batch], axis=self.batch)
 
-    @overload
-    def expand_params(self, value: jax.Array) -> jax.Array: ...
-    @overload
-    def expand_params(self, value: jax.Array | None) -> jax.Array | None: ...
-    def expand_params(self, value: jax.Array | None) -> jax.Array | None:
-        """A parameter of the feature shape, the same for every group."""
-        return None if value is None else jnp.expand_dims(value, self.at)
+    def expand(self, vector: jax.Array) -> jax.Array:
+        """What has the feature shape, the same for every group."""
+        return jnp.expand_dims(vector, self.at)
+
+    def expand_params(self, param: jax.Array | None) -> jax.Array | None:
+        """As `expand`, where there is a parameter."""
+        return None if param is None else self.expand(param)
 
     def merge(self, shift: jax.Array, m: Moments, where: jax.Array | None) -> tuple[jax.Array, Moments]:
         """Shift and moments of the whole batch from those of the groups."""

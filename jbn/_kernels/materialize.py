@@ -8,6 +8,9 @@ it is. Where the operand is in memory anyway, as a parameter or the result of a 
 
 On other platforms, and where the compiler spreads arrays over devices, nothing is said.
 """
+# The internals of jax have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false
 
 from __future__ import annotations
 

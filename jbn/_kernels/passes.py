@@ -22,9 +22,12 @@ from jbn._kernels.materialize import divided_by_one, downcast, materialize_vecto
 from jbn._kernels.paired_sums import broadcast_pair, sum_pair
 from jbn._kernels.plain import plain
 from jbn._kernels.tuning import FEW, MANY, large
+from jbn._shapes import Input, RealVector, Vector, checked
+from jbn._typed import custom_jvp, platform_dependent
 
 
-def power_sums(x: jax.Array, shift: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+@checked
+def power_sums(x: Input, shift: Vector, axes: Axes) -> tuple[Vector, RealVector]:
     """Σ d and Σ |d|² of d = x - shift over the reduced axes.
 
     Args:
@@ -36,10 +39,13 @@ def power_sums(x: jax.Array, shift: jax.Array, axes: Axes) -> tuple[jax.Array, j
       Both sums, `[*features]`.
     """
     shift = lax.stop_gradient(shift)
-    return reference.power_sums(x, shift, axes) if jnp.iscomplexobj(x) or plain() else _power_sums(axes, x, shift)
+    if jnp.iscomplexobj(x) or plain():
+        return reference.power_sums(x, shift, axes)
+    first, second = _power_sums(axes, x, shift)
+    return first, second
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(custom_jvp, nondiff_argnums=(0,))
 def _power_sums(axes: Axes, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     def both(k: int, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
         d = _distance(x, shift, axes)
@@ -57,16 +63,17 @@ def _power_sums_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
     return _power_sums(axes, x, shift), (materialize_vector(first, x), 2 * materialize_vector(second, x))
 
 
+@checked
 def affine(
-    x: jax.Array,
-    shift: jax.Array,
-    factor: jax.Array,
-    offset: jax.Array | None,
+    x: Input,
+    shift: Vector,
+    factor: Vector,
+    offset: Vector | None,
     axes: Axes,
     dtype: DTypeLike | None = None,
     *,
     once: bool = False,
-) -> jax.Array:
+) -> Input:
     """(x - shift) · factor + offset.
 
     Args:
@@ -88,7 +95,7 @@ def affine(
     return _affine(axes, dtype, x, shift, factor, offset)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@partial(custom_jvp, nondiff_argnums=(0, 1))
 def _affine(
     axes: Axes, dtype: jnp.dtype, x: jax.Array, shift: jax.Array, factor: jax.Array, offset: jax.Array
 ) -> jax.Array:
@@ -134,4 +141,4 @@ def _pack_rows_into_features(f: Callable[..., Any], axes: Axes, x: jax.Array, *v
     def default(x: jax.Array, *vectors: jax.Array) -> Any:
         return f(1, x, *vectors)
 
-    return lax.platform_dependent(x, *vectors, cpu=cpu, default=default)
+    return platform_dependent(x, *vectors, cpu=cpu, default=default)

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-import jax
-from jax.ad_checkpoint import checkpoint_name
+from jbn import _typed
 
 try:
-    from jax.extend.core import find_top_trace
+    from jax.extend.core import find_top_trace  # pyright: ignore[reportUnknownVariableType]  (no types)
 except ImportError:  # then jet is not seen
 
     def find_top_trace(_: Any) -> None:
@@ -47,12 +46,12 @@ def plain() -> bool:
 
 def checkpoint(f: Callable[..., Any], *args: Any, policy: Any = None) -> Any:
     """`f(*args)`, computed again for its derivative but for what the policy keeps."""
-    return f(*args) if _under_jet() else jax.checkpoint(f, policy=policy, prevent_cse=False)(*args)
+    return f(*args) if _under_jet() else _typed.checkpoint(f, policy=policy, prevent_cse=False)(*args)
 
 
 def named(values: Any, name: str) -> Any:
     """`values`, by a name that a policy may keep."""
-    return values if _under_jet() else checkpoint_name(values, name)
+    return values if _under_jet() else _typed.checkpoint_name(values, name)
 
 
 def _under_jet() -> bool:

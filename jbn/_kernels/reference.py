@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 
 from jbn import _axes, _dtypes
 from jbn._axes import Axes
+from jbn._shapes import Input, Mask, RealVector, Vector, checked
+from jbn._typed import finfo
 
 
 def upcast(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
@@ -16,7 +18,8 @@ def upcast(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
     return _dtypes.upcast(x, *others)
 
 
-def rough_mean(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
+@checked
+def rough_mean(x: Input, axes: Axes, mask: Mask | None = None) -> Vector:
     """About the mean of each feature, of what `mask` keeps: a constant to differentiation, and 0 where nothing counts.
 
     Without its last three bits, which pins it down. A compiler may compute sum · weight once for x - sum · weight as a
@@ -27,34 +30,37 @@ def rough_mean(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.A
     return _truncate_mantissa(total / jnp.maximum(count, 1).astype(x.dtype))
 
 
-def power_sums(x: jax.Array, shift: jax.Array, axes: Axes) -> tuple[jax.Array, jax.Array]:
+@checked
+def power_sums(x: Input, shift: Vector, axes: Axes) -> tuple[Vector, RealVector]:
     """Σ d and Σ |d|² of d = x - shift over the reduced axes; `shift` is a constant to differentiation."""
     d = x - axes.expand(lax.stop_gradient(shift))
     return jnp.sum(d, axes.reduced), jnp.sum(_dtypes.abs2(d), axes.reduced)
 
 
+@checked
 def affine(
-    x: jax.Array,
-    shift: jax.Array,
-    factor: jax.Array,
-    offset: jax.Array | None,
+    x: Input,
+    shift: Vector,
+    factor: Vector,
+    offset: Vector | None,
     axes: Axes,
     dtype: DTypeLike | None = None,
     *,
     once: bool = False,
-) -> jax.Array:
+) -> Input:
     """(x - shift) · factor + offset, computed in the dtype of `x`, in `dtype`; `once`: the only pass over `x`."""
     y = (x - axes.expand(shift)) * axes.expand(factor)
     return (y if offset is None else y + axes.expand(offset)).astype(dtype or x.dtype)
 
 
-def fusion_barrier(x: jax.Array) -> jax.Array:
+def fusion_barrier(x: Input) -> Input:
     """`x`, which several passes read."""
     return x
 
 
-def _truncate_mantissa(a: jax.Array) -> jax.Array:
+@checked
+def _truncate_mantissa(a: Vector) -> Vector:
     if jnp.iscomplexobj(a):
         return lax.complex(_truncate_mantissa(a.real), _truncate_mantissa(a.imag))
-    bits = jnp.finfo(a.dtype)
+    bits = finfo(a.dtype)
     return lax.reduce_precision(a, exponent_bits=bits.nexp, mantissa_bits=bits.nmant - 3)

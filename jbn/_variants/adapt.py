@@ -22,8 +22,9 @@ from jbn import _axes, _dtypes, _meshes
 from jbn._activation import Activation, Side, with_activation
 from jbn._axes import Axis
 from jbn._batch_norm import SAVE_MOMENTS, How, Info, refuse_one_value
+from jbn._devices import AxisName, Groups
 from jbn._kernels.plain import checkpoint, named, plainly
-from jbn._moments import AxisName, Groups, Moments, shifted_moments, unshifted
+from jbn._moments import Moments, shifted_moments, unshifted
 from jbn._normalize import normalize_shifted
 from jbn._running_stats import BatchStats
 

@@ -10,7 +10,7 @@ Adaptation"). The domain is a traced number, so that one compiled step serves al
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jbn._axes import Axis
 from jbn._batch_norm import Info, batch_norm
 from jbn._moments import Moments
 from jbn._running_stats import BatchStats, UpdateRule, follow, init_stats
+from jbn._typed import vmap
+
+T = TypeVar("T")
 
 
 @_meshes.by_compiler
@@ -95,9 +98,10 @@ def domain_batch_norm(
         here = jnp.arange(domains) == domain
         known = jnp.any(here)
         if update:
-            batch = jax.tree.map(lambda m: jnp.where(here.reshape(-1, *[1] * m.ndim), m, 0), info.moments)
+            assert info.moments is not None
+            batch = Moments(*(jnp.where(here.reshape(-1, *[1] * m.ndim), m, 0) for m in info.moments))
             moved = _follow(stats, batch, rule)
-            stats = jax.tree.map(lambda old, new: jnp.where(known, new, old), stats, moved)
+            stats = _chosen(known, moved, stats)
             info = info._replace(skipped=None if stats.skipped is None else stats.skipped[domain])
         return jnp.where(known, y, jnp.nan), stats, info
 
@@ -113,8 +117,9 @@ def domain_batch_norm(
     y = jnp.full_like(ys[0], jnp.nan)
     for d, one in enumerate(ys):
         y = jnp.where(each == d, one, y)
-    info = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+    info = _stacked(*infos)
     if update:
+        assert info.moments is not None
         stats = _follow(stats, info.moments, rule)
         info = info._replace(skipped=stats.skipped)
     return y, stats, info
@@ -136,7 +141,7 @@ def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: 
       >>> jbn.init_domain_stats(2, 3).mean.shape
       (2, 3)
     """
-    return jax.tree.map(lambda a: jnp.stack([a] * domains), init_stats(features, **options))
+    return _stacked(*[init_stats(features, **options)] * domains)
 
 
 def _follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
@@ -148,7 +153,27 @@ def _follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
 
     if rule.skip_nonfinite:
         batch = Moments(*map(alike, batch))
-    return jax.vmap(lambda stats, batch: follow(stats, batch, rule))(stats, batch)
+
+    def one(stats: BatchStats, batch: Moments) -> BatchStats:
+        return follow(stats, batch, rule)
+
+    return vmap(one)(stats, batch)
+
+
+def _stacked(*records: T) -> T:
+    """Records alike, each leaf with a leading axis of them."""
+
+    def stack(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack(leaves)
+
+    return jax.tree.map(stack, *records)
+
+
+def _chosen(condition: jax.Array, new: BatchStats, old: BatchStats) -> BatchStats:
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(condition, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def _checked(domain: Any, domains: int) -> jax.Array:

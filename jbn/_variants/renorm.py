@@ -66,7 +66,7 @@ def batch_renorm(
     x: jax.Array,
     scale: jax.Array | None,
     bias: jax.Array | None,
-    stats: BatchStats,
+    stats: BatchStats | None,
     *,
     train: bool,
     r_max: Limit = 3.0,
@@ -125,7 +125,7 @@ def batch_renorm(
         wide = _dtypes.wide(batch.var.dtype, stats.var.dtype)
         mean, var = (a.astype(_dtypes.wide(a.dtype, wide)) for a in (stats.mean, stats.var))
         if groups is not None:
-            mean, var = groups.expand_params(mean), groups.expand_params(var)
+            mean, var = groups.expand(mean), groups.expand(var)
         sigma = jnp.sqrt(var + epsilon)
         r = jnp.clip(jnp.sqrt(batch.var + epsilon) / sigma, 1 / r_limit, r_limit)
         d = jnp.clip(((shift - mean) + batch.mean) / sigma, -d_limit, d_limit)

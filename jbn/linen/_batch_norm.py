@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import canonicalize_dtype
 from flax.linen.module import merge_param
 from jax.nn import initializers
 from jax.typing import DTypeLike
@@ -18,6 +17,7 @@ from jbn._activation import Activation, Side
 from jbn._batch_norm import batch_norm
 from jbn._refusal import called_from, excused
 from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
+from jbn._typed_flax import canonicalize_dtype, param, variable
 from jbn._virtual_batches import Ragged
 
 Initializer = Callable[..., jax.Array]
@@ -191,14 +191,14 @@ class BatchNorm(nn.Module):
         )
         # What only an update needs, a checkpoint of Flax need not have for inference.
         needed = start._fields if update or self.is_initializing() else ("mean", "var")
-        state = {
-            name: self.variable("batch_stats", name, lambda v: v, value)
+        state: dict[str, nn.Variable[jax.Array]] = {
+            name: variable(self, "batch_stats", name, value)
             for name, value in start._asdict().items()
             if value is not None and name in needed
         }
         shape = self._affine_shape(features)
-        scale = self.param("scale", self.scale_init, shape, self.param_dtype) if self.use_scale else None
-        bias = self.param("bias", self.bias_init, shape, self.param_dtype) if self.use_bias else None
+        scale = param(self, "scale", self.scale_init, shape, self.param_dtype) if self.use_scale else None
+        bias = param(self, "bias", self.bias_init, shape, self.param_dtype) if self.use_bias else None
         dtype = canonicalize_dtype(*(a for a in (x, scale, bias) if a is not None), dtype=self.dtype)
         if not jnp.issubdtype(x.dtype, jnp.inexact):  # as Flax takes it: images, say
             x = x.astype(dtype)
@@ -217,14 +217,14 @@ class BatchNorm(nn.Module):
                 "mutable here; use y, updates = model.apply(variables, x, ..., mutable=['batch_stats']), or "
                 "use_running_average=True for inference"
             )
-        stats = promote_stats(BatchStats(**{name: variable.value for name, variable in state.items()}), x.dtype)
+        stats = promote_stats(BatchStats(**{name: held.value for name, held in state.items()}), x.dtype)
         with excused(tabulated):
             y, new, info = function(
                 x, scale, bias, stats, train=not running, update=update, **_shell.options(self), **within
             )
         if update:
-            for name, variable in state.items():
-                variable.value = getattr(new, name)
+            for name, held in state.items():
+                held.value = getattr(new, name)
         if self.sow_info:
             self.sow("intermediates", "batch_norm_info", info)
         return y

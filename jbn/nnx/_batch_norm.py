@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn import dtypes
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
@@ -19,6 +18,8 @@ from jbn._activation import Activation, Side
 from jbn._batch_norm import batch_norm
 from jbn._refusal import called_from, excused
 from jbn._running_stats import BatchStats, Momentum, Variance, init_stats, promote_stats
+from jbn._typed import eval_shape
+from jbn._typed_flax import nnx_canonicalize_dtype, promote_dtype
 from jbn._virtual_batches import Ragged
 
 Initializer = Callable[..., jax.Array]
@@ -29,15 +30,16 @@ def result_dtype(layer: Any, x: jax.Array, stats: BatchStats, scale: Any, bias: 
 
     def result(*given: Any) -> jax.Array:
         x, _, _, scale, bias = layer.promote_dtype(given, dtype=layer.dtype)
-        return jnp.zeros((), dtypes.canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
+        return jnp.zeros((), nnx_canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
 
-    return jax.eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
+    return eval_shape(result, x, stats.mean, stats.var, scale, bias).dtype
 
 
 def looked_at(layer: nnx.Module) -> bool:
     """Whether Flax calls the layer to initialize a model or to make a table of it, not to train it."""
     linen = nnx.bridge.wrappers.current_linen_module()
-    initialized = layer._pytree__state.initializing or (linen is not None and linen.is_initializing())
+    state: Any = layer._pytree__state  # pyright: ignore[reportPrivateUsage]  (Flax has no public one)
+    initialized = state.initializing or (linen is not None and linen.is_initializing())
     return initialized or called_from("flax.nnx.summary", "flax.linen.summary")
 
 
@@ -128,7 +130,7 @@ class BatchNorm(nnx.Module):
         axis_name: str | None = None,
         axis_index_groups: Any = None,
         use_fast_variance: bool = True,
-        promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
+        promote_dtype: Callable[..., Any] = promote_dtype,
         rngs: nnx.Rngs,
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
         scale_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -256,7 +258,7 @@ class BatchNorm(nnx.Module):
                 else:  # real turns complex
                     variable.set_value(value)
         if self.sow_info and hasattr(self, "__captures__"):  # kept otherwise, it would change the module at every call
-            self.sow(nnx.Intermediate, "batch_norm_info", info)
+            self.sow(nnx.Intermediate, "batch_norm_info", info)  # pyright: ignore[reportUnknownArgumentType]
         return y
 
     def set_view(

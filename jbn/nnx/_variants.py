@@ -74,7 +74,8 @@ class FrozenBatchNorm(BatchNorm):
     """
 
     def __init__(self, num_features: int, **options: Any):
-        super().__init__(num_features, **{"trainable": False, **options})
+        options = {"trainable": False} | options
+        super().__init__(num_features, **options)
 
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         return True, False

@@ -1,0 +1,92 @@
+"""What the devices (or lanes) along a mapped axis hold, gathered by a single collective.
+
+A psum of slots, not an all_gather: each device writes its arrays into its slot of a common table. The result of a psum
+is known to be equal on every device, which shard_map's replication check demands, and it exists under vmap and with
+index groups, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jbn._axes import one_hot
+from jbn._typed import psum, vmap
+
+AxisName = str | Sequence[str] | None
+Groups = Sequence[Sequence[int]] | None
+Arrays = tuple[jax.Array, ...]
+
+
+def gather(arrays: Arrays, axis_name: AxisName, axis_index_groups: Groups) -> tuple[Arrays, jax.Array]:
+    """Each array with a new leading axis of devices, and which devices are of this one's group, `[devices]`.
+
+    Raises:
+      ValueError: an axis name that is not bound, or groups that do not fit the axis.
+    """
+    names, size, index = _bound(axis_name)
+    flat, unflatten = _flatten(arrays)
+    table = psum(jnp.where(one_hot(index, size)[:, None], flat, 0), names)
+    if axis_index_groups is None:
+        return vmap(unflatten)(table), jnp.ones(size, bool)
+    same_group = jnp.asarray(_same_group(axis_index_groups, size))
+    return vmap(unflatten)(table), jnp.any(same_group & one_hot(index, size)[:, None], 0)
+
+
+def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
+    """Over how many devices a batch is spread; those of the smallest group, where there are groups."""
+    if axis_name is None:
+        return 1
+    size = _bound(axis_name)[1]
+    return size if axis_index_groups is None else min(map(len, axis_index_groups))
+
+
+def _bound(axis_name: AxisName) -> tuple[Any, int, jax.Array]:
+    """The name as jax takes it, the axis' size, and the place on it."""
+    if axis_name is None:
+        raise ValueError("axis_index_groups needs the axis that it groups; pass axis_name='...' as well")
+    names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    try:
+        return names, lax.axis_size(names), lax.axis_index(names)
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} is not bound here; call inside vmap, shard_map or pmap with that axis name, or "
+            "set axis_name=None (under jit with sharded arrays the batch is global by itself)"
+        ) from None
+
+
+def _flatten(arrays: Arrays) -> tuple[jax.Array, Callable[[jax.Array], Arrays]]:
+    """The arrays as one real vector, and the way back: one collective carries them all."""
+    real = arrays[0].real.dtype
+
+    def parts(a: jax.Array) -> list[jax.Array]:
+        halves = [a.real, a.imag] if jnp.iscomplexobj(a) else [a]
+        return [half.astype(real).reshape(-1) for half in halves]
+
+    def unflatten(flat: jax.Array) -> Arrays:
+        out: list[jax.Array] = []
+        at = 0
+        for a in arrays:
+            halves: list[jax.Array] = []
+            for _ in parts(a):
+                halves.append(flat[at : at + a.size].reshape(a.shape))
+                at += a.size
+            out.append(lax.complex(halves[0], halves[1]) if len(halves) == 2 else halves[0].astype(a.dtype))
+        return tuple(out)
+
+    return jnp.concatenate([half for a in arrays for half in parts(a)]), unflatten
+
+
+def _same_group(groups: Sequence[Sequence[int]], size: int) -> list[list[bool]]:
+    """Row i: which indices share i's group."""
+    if sorted(i for group in groups for i in group) != list(range(size)):
+        raise ValueError(
+            f"axis_index_groups={groups} does not name each index of an axis of size {size} once; "
+            f"pass groups that together hold 0 to {size - 1}"
+        )
+    home = {i: group for group in groups for i in group}
+    return [[j in home[i] for j in range(size)] for i in range(size)]

@@ -1,0 +1,39 @@
+"""Shapes of the core's arrays, as annotations: jaxtyping's where pytest checks them, plain arrays elsewhere.
+
+jbn needs jax alone, and a check of types costs time: outside of pytest `checked` does nothing. Within a call of a
+function that is checked, each name stands for one shape.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING or {"jaxtyping", "pytest"} <= sys.modules.keys():
+    from jax import Array
+    from jaxtyping import Bool, Float, Inexact, Shaped
+
+    Given = Shaped[Array, "*shape"]  # x of the caller, before its dtype is checked
+    Input = Inexact[Array, "*shape"]  # x or y
+    Vector = Inexact[Array, "*features"]  # a mean, a factor or an offset
+    Param = Inexact[Array, "*#features"]  # scale or bias, the same for all virtual batches
+    RealVector = Float[Array, "*features"]  # a variance
+    Parts = Inexact[Array, "parts *features"]  # vectors of several parts of a batch
+    Mask = Bool[Array, "..."]
+else:
+    from jax import Array
+
+    Given = Input = Param = Vector = RealVector = Parts = Mask = Array
+
+
+def checked(function: F) -> F:
+    """Decorates a function whose shapes pytest checks at every call."""
+    if not TYPE_CHECKING and Input is not Array:
+        from beartype import beartype
+        from jaxtyping import jaxtyped
+
+        return jaxtyped(function, typechecker=beartype)
+    return function
