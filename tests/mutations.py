@@ -83,8 +83,8 @@ def report(law: str, folder: Path, tests: list[str], expected: int) -> bool:
     print(f"{word:8} {time.perf_counter() - began:5.1f} s  {law}", flush=True)
     if done.returncode != expected:
         print(done.stdout)
-    elif reason := re.search(r"^E +(.*)", done.stdout, re.M):
-        print(f"{'':19}{reason[1][:100]}", flush=True)
+    elif reason := " ".join(re.findall(r"^E +(.*\S)", done.stdout, re.M)):
+        print(f"{'':19}{reason[:100]}", flush=True)
     return done.returncode == expected
 
 
