@@ -1,4 +1,4 @@
-"""The activation beside a norm, within one checkpoint: together they keep no more than their input."""
+"""An activation before or after a norm, inside the same checkpoint: together they keep only their input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_activation(
     dtype: DTypeLike,
     wide: DTypeLike,
 ) -> tuple[jax.Array, T]:
-    """`norm(x, dtype)` with the activation on its side; between the two the numbers stay `wide`."""
+    """`norm(x, dtype)` with the activation; the numbers between the two have the dtype `wide`."""
     if activation is None:
         return norm(x, dtype)
     if side == "after":
@@ -37,7 +37,7 @@ def with_activation(
 
 
 def activate(activation: Activation, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The activation in float32 or wider, of 0 where padding would give it a derivative that is not finite."""
+    """The activation in float32 or wider; its input is 0 where padding would make the derivative infinite or NaN."""
     x = x.astype(_dtypes.wide(x.dtype))
     if mask is not None:
         value, slope = jvp(activation, (fixed := lax.stop_gradient(x),), (jnp.ones_like(fixed),))

@@ -21,12 +21,12 @@ Axis = int | Sequence[int]
 
 
 class Axes(NamedTuple):
-    """The axes of an input, counted from 0 and sorted: made once from what the caller wrote, by `canonical`.
+    """The axes of an input, counted from 0 and sorted. `canonical` makes them, once, from the caller's `axis`.
 
     Attributes:
-      features: those that are kept.
+      features: the axes that are kept.
       reduced: all others, over which statistics are taken.
-      given: what the caller wrote, for messages.
+      given: the caller's `axis`, for error messages.
     """
 
     features: tuple[int, ...]
@@ -72,32 +72,32 @@ def _complaint(axis: object, named: tuple[int, ...], ndim: int) -> str:
 
 
 def known(shape: Sequence[Any]) -> bool:
-    """Whether no size is a symbol (`jax.export`)."""
+    """Whether every size is a number; under `jax.export` sizes may be symbols."""
     return all(isinstance(size, int) for size in shape)
 
 
 def concrete(value: object) -> np.ndarray[Any, Any] | None:
-    """The numbers of `value` if they are known while the program is traced, as all constants' are; else None.
+    """The numbers of `value` if they are known at trace time, as those of all constants are; else None.
 
-    A NumPy array, for a `jax.Array` may be known and what is computed from it under `jax.jit` is not.
+    A NumPy array, because what is computed from a concrete `jax.Array` under `jax.jit` is traced again.
     """
     traced = isinstance(value, Tracer) or not getattr(value, "is_fully_addressable", True)
     return None if traced else np.asarray(value)
 
 
 def within(value: Any, low: float, high: float) -> bool:
-    """Whether no number that is known lies outside of [low, high]."""
+    """Whether all numbers lie in [low, high], as far as they are known at trace time."""
     numbers = concrete(value)
     return numbers is None or bool(np.all((numbers >= low) & (numbers <= high)))
 
 
 def varying_as(value: jax.Array, x: jax.Array) -> jax.Array:
-    """`value`, differing between the devices of a `jax.shard_map` wherever `x` does."""
+    """`value`, with the type that varies over the devices of a `jax.shard_map` as that of `x` does."""
     return value + lax.full_like(x, 0, value.dtype, value.shape)
 
 
 def one_hot(index: jax.Array, size: int) -> jax.Array:
-    """True at `index`, for each of its entries, on a new first axis of `size`: picks what a gather would."""
+    """A new first axis of `size`, True at `index` for each of its entries: to select without a gather."""
     return jnp.expand_dims(jnp.arange(size, dtype=index.dtype), tuple(range(1, index.ndim + 1))) == index[None]
 
 
@@ -121,7 +121,7 @@ def expand_mask(where: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def _flags(where: jax.Array) -> jax.Array:
-    """`where` as booleans, if it is a mask and not weights or what is added to logits, which would be inverted."""
+    """`where` as booleans. Weights and additive masks, which would be inverted, are errors."""
     remedy = (
         "pass booleans or integers 0 and 1, True or 1 where an element counts: `mask > 0.5` of floating flags, "
         "`mask >= 0` of an additive mask (0 counts, -1e9 is padding); weights are not supported"
@@ -137,7 +137,7 @@ def _flags(where: jax.Array) -> jax.Array:
 
 
 def count(axes: Axes, shape: Sequence[int], mask: jax.Array | None = None) -> jax.Array:
-    """Elements per feature that count, float32: one number where the mask does not depend on the feature."""
+    """Unmasked elements per feature, float32: `[]` if the mask does not depend on the feature, else `[*features]`."""
     if mask is None:
         return jnp.asarray(axes.size(shape), jnp.float32)
     repeats = math.prod(shape[a] for a in axes.reduced if mask.shape[a] == 1)
@@ -159,7 +159,7 @@ def check_features(axes: Axes, shape: Sequence[int], **values: jax.Array | None)
 
 
 def check_static(**options: object) -> None:
-    """Raises TypeError where an option that decides what is traced is a traced value itself."""
+    """Raises TypeError if an option that must be static is traced."""
     for name, value in options.items():
         if isinstance(value, Tracer):
             raise TypeError(

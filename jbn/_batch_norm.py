@@ -3,8 +3,8 @@
     training:    y = (x - E[x]) / sqrt(Var[x] + epsilon) · scale + bias,    stats follow E[x] and Var[x]
     inference:   y = (x - stats.mean) / sqrt(stats.var + epsilon) · scale + bias
 
-Backpropagation needs the input and per-feature vectors, no more, so that is all that is kept: the forward pass is a
-checkpoint whose moments are saved and whose large arrays are computed again. An activation beside the norm joins it.
+Backpropagation keeps only the input and one vector per feature for each moment: the forward pass is a checkpoint that
+saves the moments and recomputes all large arrays. An activation given to `batch_norm` is part of the same checkpoint.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SAVE_MOMENTS = jax.checkpoint_policies.save_only_these_names("jbn_moments")
 
 
 class Info(NamedTuple):
-    """What a call measured; None where it measured nothing, because it took no statistics of the batch.
+    """What a call measured. Fields are None where the call took no statistics of the batch.
 
     Attributes:
       moments: mean, biased variance and effective count of this batch.
       drift: `[*features]`, distance of the batch mean from the running mean, in running standard deviations.
-      var_to_epsilon: `[]`, the smallest variance of a feature over epsilon; below 1, epsilon and not the batch decides.
-      dead: `[*features]`, bool, True where all the batch has one value (variance 0), so that y is bias.
-      cancellation: `[*features]`, |mean|²/(var + epsilon): the factor by which E[x²] - E[x]² would have lost precision.
+      var_to_epsilon: `[]`, the smallest variance of a feature over epsilon; below 1, epsilon dominates.
+      dead: `[*features]`, bool, True where the whole batch has a single value (variance 0): then y is bias.
+      cancellation: `[*features]`, |mean|²/(var + epsilon): the factor by which E[x²] - E[x]² would lose precision.
       skipped: `[]`, int32, batches left out so far, with `skip_nonfinite`.
     """
 
@@ -111,25 +111,25 @@ def batch_norm(
         an affine map, whose gradient dx = dy · scale / sqrt(stats.var + epsilon) takes no pass over the batch.
       momentum: weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here); None for the
         cumulative average, or a function of the step. See `update_stats`, also for the next four.
-      debias: right from the first batch on.
+      debias: divide by the total weight, so that the running statistics are right from the first batch on.
       variance: "biased" or "unbiased" running variance. The batch is normalized by the biased one in any case.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       epsilon: added to the variance.
       axis: the feature axis or axes, which are kept.
-      where: boolean (or integers 0 and 1), broadcastable to `x`: True where an element counts. Masked elements have no
-        part in the statistics; they are normalized like the others, and come out as bias, as a constant, where they
-        would not come out finite. Of traced integers, whose values cannot be checked, those that are 1 count.
+      where: boolean (or integers 0 and 1), broadcastable to `x`: True where an element counts. Masked elements do not
+        enter the statistics. They are normalized like the others; where the result would not be finite, it is bias, as
+        a constant. In a traced integer mask, whose values cannot be checked, 1 counts.
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap). Not for jit with sharded
         arrays, where the batch is global by itself.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
-      virtual_batch_size: examples in a virtual batch: the first reduced axis is groups into groups of that many, each
-        normalized by its own statistics (ghost batch norm, Hoffer et al. 2017). With `axis_name`, group i is that of
-        all devices together. The running statistics follow the whole batch.
-      ragged_groups: what to do where that does not divide the batch: "refuse", or "exact", where the last group has
-        the rest.
-      activation: function of arrays, element by element, such as `jax.nn.relu`, applied within: backpropagation then
-        keeps x alone for both, where batch norm and activation one after another keep twice or thrice that.
+      virtual_batch_size: examples in a virtual batch: the first reduced axis is cut into groups of that size, and
+        each is normalized by its own statistics (ghost batch norm, Hoffer et al. 2017). With `axis_name`, group i holds
+        the i-th groups of all devices. The running statistics follow the whole batch.
+      ragged_groups: what to do if that does not divide the batch: "refuse" raises an error, "exact" makes the last
+        group smaller.
+      activation: elementwise function, such as `jax.nn.relu`, applied inside this call: backpropagation then keeps
+        only x for both, where separate calls of batch norm and activation keep two or three such arrays.
       placement: where the norm sits around that activation: "before", activation(norm(x)), or "after",
         norm(activation(x)).
       dtype: of y; by default that of `x`. Statistics are float32 or wider in any case.
@@ -141,7 +141,7 @@ def batch_norm(
 
     Raises:
       ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, a mask
-        of weights, or one value per feature to take statistics of (by whoever computes: `jax.eval_shape` passes).
+        of weights, or one value per feature to take statistics of (when it is computed: `jax.eval_shape` passes).
       TypeError: a static option that is traced.
 
     Example:
@@ -153,8 +153,8 @@ def batch_norm(
 
     Reference: Ioffe & Szegedy 2015, "Batch Normalization", Algorithms 1 and 2 (https://arxiv.org/abs/1502.03167).
 
-    Differs from Flax: right for large means, right for masks together with `axis_name`, and NaN in padding stays there;
-    one value per feature, whose variance is 0, is refused in training, where Flax returns the bias.
+    Differs from Flax: the variance is right for large means, and for masks together with `axis_name`; NaN in padding
+    stays there; and training on one value per feature, whose variance is 0, raises an error, where Flax returns bias.
 
     `jax.experimental.jet` goes through a call, also one under `jax.jit`; but a function under `jax.jit` that was called
     before without jet keeps a trace that jet cannot follow: jit a new function for it.
@@ -194,7 +194,7 @@ def batch_norm(
 
 
 class How(NamedTuple):
-    """How an input is normalized, whatever its numbers: options of `batch_norm`, made canonical."""
+    """The options of `batch_norm` that say how an input is normalized, in canonical form."""
 
     axes: Axes
     where: jax.Array | None = None
@@ -225,7 +225,7 @@ def _normalize_by_batch(
                 axes, mask = groups.axes, groups.split_mask(where)
                 padding = None if where is None else mask
                 x, gamma, beta = groups.split(x), groups.expand_params(scale), groups.expand_params(bias)
-            x = upcast(x)  # for both passes, so that what comes back from both is added before it is rounded
+            x = upcast(x)  # before both passes, so that their cotangents are added before they are rounded
             measured = shifted_moments(x, axes, mask, how.axis_name, how.axis_index_groups)
             shift, m = named(measured, "jbn_moments")
             if correction is not None:
@@ -238,7 +238,7 @@ def _normalize_by_batch(
         return with_activation(how.activation, how.placement, norm, x, where, *dtypes)
 
     y, batch = checkpoint(forward, fusion_barrier(x), scale, bias, how.where, policy=SAVE_MOMENTS)
-    # Out of an eager checkpoint, a count that is a constant comes as a literal.
+    # An eager checkpoint returns a constant count as a Python literal.
     return y, lax.stop_gradient(Moments(*map(jnp.asarray, batch)))
 
 
@@ -257,7 +257,7 @@ def _normalize_by_running(x: jax.Array, scale: Vector, bias: Vector, stats: Batc
 
 
 def _moments_of_constant(x: jax.Array, how: How) -> Moments:
-    """The moments of what the norm is given, of which no gradient is asked."""
+    """The moments of the norm's input, without a gradient."""
     x = lax.stop_gradient(x)
     if how.activation is not None and how.placement == "after":
         x = activate(how.activation, x, how.where)
@@ -278,7 +278,7 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
 
 @contextlib.contextmanager
 def corrected(by: Correction) -> Generator[None]:
-    """What `batch_norm` is called here corrects scale and bias by the moments of the batch."""
+    """A context in which `batch_norm` passes scale and bias through `by`, together with the moments of the batch."""
     token = _correction.set(by)
     try:
         yield
@@ -289,7 +289,7 @@ def corrected(by: Correction) -> Generator[None]:
 def _disagreement(
     stats: BatchStats | None, train: bool, running: bool, placement: str, ragged_groups: str
 ) -> str | None:
-    """What to say of options that do not go together."""
+    """The error message for options that contradict each other, or None."""
     if placement not in ("before", "after"):
         return f"placement is {placement!r}; choose 'before' or 'after': the norm before or after activation"
     if ragged_groups not in ("refuse", "exact"):
@@ -301,7 +301,7 @@ def _disagreement(
 
 
 def refuse_one_value(x: jax.Array, how: How, who: str, remedy: str) -> jax.Array:
-    """`x`, not to be computed where each feature has one value: its variance is 0, and y would be bias, whatever x."""
+    """`x`, with an error when it is computed if each feature has one value: then y would be bias, whatever x is."""
     sizes = {a: x.shape[a] for a in how.axes.reduced}
     if how.groups is not None:
         sizes[how.groups.batch] = how.groups.smallest

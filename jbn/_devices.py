@@ -1,8 +1,8 @@
-"""What the devices (or lanes) along a mapped axis hold, gathered by a single collective.
+"""Gathers small arrays from all devices along a mapped axis, with a single collective.
 
-A psum of slots, not an all_gather: each device writes its arrays into its slot of a common table. The result of a psum
-is known to be equal on every device, which shard_map's replication check demands, and it exists under vmap and with
-index groups, too.
+The collective is a psum, not an all_gather: each device writes its arrays into its own slot of a table of zeros, and
+the tables are summed. JAX knows that the result of a psum is equal on every device, which the replication check of
+shard_map requires; and psum also works under vmap.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def gather(arrays: Arrays, axis_name: AxisName, axis_index_groups: Groups) -> tu
 
 
 def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
-    """Over how many devices a batch is spread; those of the smallest group, where there are groups."""
+    """The number of devices that share a batch: that of the smallest group, if there are groups."""
     if axis_name is None:
         return 1
     size = _bound(axis_name)[1]
@@ -46,7 +46,7 @@ def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
 
 
 def _bound(axis_name: AxisName) -> tuple[Any, int, jax.Array]:
-    """The name as jax takes it, the axis' size, and the place on it."""
+    """The name in the form that jax takes, the size of the axis, and this device's index."""
     if axis_name is None:
         raise ValueError("axis_index_groups needs the axis that it groups; pass axis_name='...' as well")
     names = axis_name if isinstance(axis_name, str) else tuple(axis_name)
@@ -60,7 +60,7 @@ def _bound(axis_name: AxisName) -> tuple[Any, int, jax.Array]:
 
 
 def _flatten(arrays: Arrays) -> tuple[jax.Array, Callable[[jax.Array], Arrays]]:
-    """The arrays as one real vector, and the way back: one collective carries them all."""
+    """The arrays as one real vector, for one collective, and the inverse."""
     real = arrays[0].real.dtype
 
     def parts(a: jax.Array) -> list[jax.Array]:
@@ -82,7 +82,7 @@ def _flatten(arrays: Arrays) -> tuple[jax.Array, Callable[[jax.Array], Arrays]]:
 
 
 def _same_group(groups: Sequence[Sequence[int]], size: int) -> list[list[bool]]:
-    """Row i: which indices share i's group."""
+    """Row i says which indices are in the same group as i."""
     if sorted(i for group in groups for i in group) != list(range(size)):
         raise ValueError(
             f"axis_index_groups={groups} does not name each index of an axis of size {size} once; "

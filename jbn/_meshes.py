@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _input: ContextVar[tuple[tuple[int, ...], P]] = ContextVar("jbn_input", default=((), P()))
 
 
-def spread_axes(x: jax.Array) -> tuple[int, ...]:
+def sharded_axes(x: jax.Array) -> tuple[int, ...]:
     """The sharded axes of `x`, if it has the shape of the current call's input: slicing there would move data."""
     shape, spec = _input.get()
     return tuple(a for a, names in enumerate(spec) if names is not None) if x.shape == shape else ()

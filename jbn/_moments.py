@@ -3,12 +3,13 @@
     mean = Σ x / n,    var = Σ |x - mean|² / n        (biased: divided by n)
 
 The textbook shortcut E[x²] - E[x]² cancels: in float32, at mean 1e4 and unit variance, nothing of the variance is left.
-Here the input is first shifted by a rough mean c, which may be off, and both sums are taken of d = x - c in one pass:
+Here the input is first shifted by a rough mean c, and one pass computes both sums of d = x - c:
 
     mean = c + E[d],    var = E[|d|²] - |E[d]|²
 
 (the corrected two-pass algorithm; Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance"). Since
-E[d] is about 0, little cancels. c is a constant to differentiation, because mean and var do not depend on it.
+E[d] is about 0, little cancels. c need not be accurate, and is a constant to differentiation, because mean and var do
+not depend on it.
 
 Parts of a batch, on several devices or from several batches, combine exactly (Chan, Golub & LeVeque 1979).
 """
@@ -36,8 +37,8 @@ class Moments(NamedTuple):
     Attributes:
       mean: `[*features]`, at least float32 (float64 or complex for such input).
       var: `[*features]`, real, at least float32; the mean squared distance from the mean (divided by `count`).
-      count: `[]`, or `[*features]` where the mask differs between features; float32. Number of elements per feature.
-        0 means "nothing seen", with mean 0 and var 0.
+      count: float32, number of elements per feature: `[]`, or `[*features]` if the mask differs between features.
+        0 means that nothing was seen; then mean and var are 0.
     """
 
     mean: jax.Array
@@ -154,7 +155,7 @@ def shifted_moments(
       shift `[*features]`, a constant to differentiation, and the moments of `x - shift`, whose mean is close to 0.
     """
     shift = rough_mean(x, axes, mask)
-    if mask is not None:  # at a distance of 0, padding adds nothing to either sum
+    if mask is not None:  # padding becomes the shift, so that it adds 0 to both sums
         x = jnp.where(mask, x, axes.expand(shift))
     first, second = power_sums(x, shift, axes)
     count = _axes.count(axes, x.shape, mask)
@@ -176,9 +177,9 @@ def unshifted(shift: Vector, centred: Moments) -> Moments:
 
 @checked
 def _zero_rounding_noise(var: RealVector, mean: Vector) -> RealVector:
-    """`var`, but 0 where it is no more than the rounding of means and squares near `mean`: a constant feature has none.
+    """`var`, but 0 where it is no larger than the rounding error of mean²: a constant feature has variance 0.
 
-    Not jnp.maximum, which would halve the derivative of a constant feature.
+    Not by jnp.maximum, which would halve the derivative of a constant feature.
     """
     noise = 8 * finfo(var.dtype).eps * abs2(mean)
     return var - lax.stop_gradient(jnp.where(var <= noise, var, 0))
@@ -186,9 +187,9 @@ def _zero_rounding_noise(var: RealVector, mean: Vector) -> RealVector:
 
 @checked
 def merge_all(shift: Parts, parts: Moments) -> tuple[Vector, Moments]:
-    """Merges moments stacked on a leading axis, each relative to its own shift, relative to one of these shifts.
+    """Merges moments that are stacked on a leading axis. Each is relative to its own shift, the result to one of these.
 
-    The common shift is that of the fullest part: an empty one's is 0, and far from everybody's mean.
+    The result's shift is that of the part with the largest count, since an empty part has shift 0, far from the data.
     """
     total = jnp.sum(parts.count, 0)
     chosen = one_hot(jnp.argmax(parts.count, 0), parts.count.shape[0])

@@ -1,7 +1,7 @@
 """Normalize, scale and shift: y = (x - mean) / sqrt(var + epsilon) · scale + bias, in three roundings an element.
 
-Per feature the factor and the offset are folded first, so that the work on the large array is one subtraction and one
-multiply-add. The subtraction comes first: it is exact where x is close to the mean; x·factor - mean·factor cancels.
+Factor and offset are computed per feature first, so that each element takes one subtraction and one multiply-add. The
+subtraction comes first, because it is exact where x is close to the mean; x·factor - mean·factor would cancel.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def normalize(
       bias: beta, `[*features]`, or None for 0.
       epsilon: added to the variance, in the units of x².
       axis: the feature axis or axes of `x`.
-      where: boolean, broadcastable to `x`: False where `x` is padding. Padding is normalized as all else, but what
-        would not come out finite there (or beyond 99% of the largest number) comes out as bias, and is a constant to
-        differentiation: NaN in padding never reaches a gradient.
+      where: boolean, broadcastable to `x`: False where `x` is padding. Padding is normalized like all else, but where
+        the result would not be finite (or exceed 99% of the largest number) it is bias, a constant to differentiation:
+        NaN in padding never reaches a gradient.
       dtype: of the result; by default that of `x`. The arithmetic is float32 or wider in any case.
 
     Returns:
@@ -86,7 +86,7 @@ def normalize_shifted(
 ) -> Input:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small.
 
-    None for `mean` is 0, and says that this is the only pass over `x`: the statistics are not those of the batch.
+    A `mean` of None is 0, and means that this is the only pass over `x`: its own statistics were not computed.
     """
     once, result = mean is None, x.dtype if dtype is None else dtype
     x = upcast(x, *(a.dtype for a in (shift, mean, var, scale, bias) if a is not None), once=once)
@@ -111,10 +111,10 @@ def normalize_shifted(
 def _stays_finite(
     x: Input, shift: Vector, factor: Vector, offset: Vector | None, axes: Axes, result: DTypeLike
 ) -> Mask:
-    """Where (x - shift) · factor + offset is finite in the dtype `result`, told from the distance, with 1% to spare."""
+    """Where (x - shift) · factor + offset is finite in the dtype `result`, judged by |x - shift| with a 1% margin."""
     x, shift, factor = lax.stop_gradient((x, shift, factor))
     size = jnp.abs(factor)
     largest = 0.99 * min(float(finfo(dtype).max) for dtype in (result, x.dtype))
     room = largest - (0 if offset is None else jnp.abs(lax.stop_gradient(offset)))
-    reach = jnp.where(size == 0, jnp.inf, room / jnp.where(size == 0, 1, size))  # of factor 0, no distance is too far
+    reach = jnp.where(size == 0, jnp.inf, room / jnp.where(size == 0, 1, size))  # with factor 0, no distance is too far
     return jnp.abs(x - axes.expand(shift)) < axes.expand(reach)

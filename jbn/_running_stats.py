@@ -1,8 +1,7 @@
-"""How running statistics follow the batches: the only file that says "momentum".
+"""How running statistics follow the batches.
 
-Libraries give the word two meanings. Here, as in Flax, it is the weight kept on the old value; torch's 0.1 is 0.9 here.
-
-Every way of following is one weighted average, and differs in the weights:
+Libraries give the word momentum two meanings. Here, as in Flax, it is the weight of the old value; torch's 0.1 is 0.9
+here. All rules are weighted averages, and differ in the weights:
 
     new = keep · old + take · batch
 
@@ -10,7 +9,7 @@ Every way of following is one weighted average, and differs in the weights:
     debiased                  keep = m·w/w',       take = (1 - m)/w',     w' = m·w + 1 - m
     cumulative (m is None)    keep = w/w',         take = 1/w',           w' = w + 1
 
-w is the weight of all that was seen so far, 0 at the start: the last two forget what they started from at step 1.
+w is the total weight of the batches seen so far, 0 at the start: the last two drop the initial value at step 1.
 """
 
 from __future__ import annotations
@@ -70,21 +69,21 @@ class UpdateRule:
 
     @property
     def weighs(self) -> bool:
-        """Whether the weight of all that was seen is kept."""
+        """Whether the total weight of the batches seen is kept."""
         return self.debias or self.momentum is None
 
     @property
     def needs(self) -> dict[str, bool]:
-        """Which fields of `BatchStats` the options need."""
+        """Which optional fields of `BatchStats` the options need."""
         pending = self.accumulate_steps > 1
         flags = self.weighs, callable(self.momentum), self.skip_nonfinite, *[pending] * 4
         return dict(zip(BatchStats._fields[2:], flags, strict=True))
 
 
 class BatchStats(NamedTuple):
-    """Running statistics: what a layer knows of the whole stream of batches.
+    """Running statistics over the stream of batches.
 
-    All but mean and var are None unless the option that needs them is on.
+    All fields but mean and var are None unless an option needs them.
 
     Attributes:
       mean: `[*features]`, running mean; starts at 0.
@@ -283,7 +282,7 @@ def _weights(stats: BatchStats, seen: Mask, rule: UpdateRule) -> tuple[jax.Array
     if callable(m):
         assert stats.step is not None
         m = m(stats.step)
-    # 1 - m in Python where m is a number: exact to the last digit of take.
+    # 1 - m is computed in Python if m is a number, so that no digit is lost.
     keep, take = (1, 1) if m is None else (m, 1 - m)
     keep, take = jnp.asarray(keep, wide), jnp.asarray(take, wide)
     if not rule.weighs:
@@ -291,16 +290,16 @@ def _weights(stats: BatchStats, seen: Mask, rule: UpdateRule) -> tuple[jax.Array
     assert stats.weight is not None
     weight = stats.weight.astype(wide)
     total = keep * weight + take
-    # A first batch with momentum 1 has no weight at all: 0/0.
+    # With momentum 1 a first batch has weight 0, and the division would be 0/0.
     divisor = jnp.where(total > 0, total, 1)
     stats = stats._replace(weight=jnp.where(seen, total, weight).astype(stats.weight.dtype))
     return jnp.where(total > 0, keep * weight / divisor, 1), take / divisor, stats
 
 
 def _skip_nonfinite(stats: BatchStats, batch: Moments) -> tuple[BatchStats, Moments, jax.Array]:
-    """Of a batch that is not finite, nothing; and whether gradient accumulation counts it.
+    """Empty moments if the batch is not finite, and whether gradient accumulation counts it.
 
-    A variance that overflows gives 0 and gradients of 0: such a step is taken.
+    It counts if only the variance overflowed: then y and its gradients are 0, and optax takes the step.
     """
     assert stats.skipped is not None
     counts = jnp.all(jnp.isfinite(batch.mean) & ~jnp.isnan(batch.var))
@@ -310,7 +309,7 @@ def _skip_nonfinite(stats: BatchStats, batch: Moments) -> tuple[BatchStats, Mome
 
 
 def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: jax.Array) -> tuple[BatchStats, Moments]:
-    """Micro-batch number k, of those that count, hands out the moments of all k; those before it, nothing."""
+    """Merges micro-batches: the k-th of those that count returns the moments of all k, the others return empty ones."""
     mean, var, count, steps = stats[-4:]
     assert mean is not None and var is not None and count is not None and steps is not None
     pending, steps = Moments(mean, var, count), steps + jnp.asarray(counts, steps.dtype)
@@ -325,7 +324,7 @@ def _accumulate(stats: BatchStats, batch: Moments, k: int, counts: jax.Array) ->
 
 
 def _nothing_unless(condition: jax.Array, m: Moments) -> Moments:
-    """`m` where `condition` holds, else moments of nothing."""
+    """`m` if `condition` holds, else empty moments."""
     return Moments(*(jnp.where(condition, a, 0).astype(a.dtype) for a in m))
 
 

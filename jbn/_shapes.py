@@ -1,7 +1,7 @@
 """Shapes of the core's arrays, as annotations: jaxtyping's where pytest checks them, plain arrays elsewhere.
 
-jbn needs jax alone, and a check of types costs time: outside of pytest `checked` does nothing. Within a call of a
-function that is checked, each name stands for one shape.
+jbn depends on jax alone, and checking costs time: outside of pytest, `checked` does nothing. Within one call of a
+checked function, each name in the annotations stands for one shape.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     group g:  y = (x - E_g[x]) / sqrt(Var_g[x] + epsilon) · scale + bias
 
-The group axis is one more feature axis, of which scale and bias know nothing; masks, synchronization (group i across
-all devices) and derivatives come with the core. The running statistics follow the whole batch: moments merged over
-groups.
+The axis of groups is one more feature axis, over which scale and bias broadcast, so the core handles masks,
+synchronization (group i of all devices) and derivatives. The running statistics follow the whole batch: the moments of
+the groups are merged.
 
 Reference: Hoffer, Hubara & Soudry 2017, "Train longer, generalize better" (https://arxiv.org/abs/1705.08741).
 """
@@ -48,7 +48,7 @@ class VirtualBatches:
 
     @property
     def ragged(self) -> str | None:
-        """What to say where the last group holds fewer examples than the others."""
+        """The error message if the last group holds fewer examples than the others, else None."""
         n = self.shape[self.batch]
         if not (rest := n % self.size):
             return None
@@ -105,7 +105,7 @@ class VirtualBatches:
             count = jnp.moveaxis(count, self.at, 0)
             mask = self.split_mask(where)
             if mask is None or all(mask.shape[a] == 1 for a in self.axes.features if a != self.batch):
-                # The mask tells groups apart, but not features.
+                # The mask depends on the group, but not on the feature.
                 count = count.reshape(self.groups, -1)[:, 0]
         return merge_all(parts[0], Moments(parts[1], parts[2], count))
 

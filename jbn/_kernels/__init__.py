@@ -1,14 +1,14 @@
 """The array functions that the mathematics calls, and the only room that knows a platform.
 
-    upcast            to the dtype of the arithmetic
-    rough_mean        a mean that may be off, to shift by
+    upcast            x in the dtype of the arithmetic
+    rough_mean        an inaccurate mean, to shift by
     power_sums        Σ d and Σ |d|² of d = x - shift: the first pass over the large array
     affine            (x - shift) · factor + offset: the second pass
-    fusion_barrier    an array that is not computed anew for each pass that reads it
+    fusion_barrier    x, computed once and not again for each pass that reads it
 
-`reference` says what each means, in plain jax.numpy; `tuned` is what is measured to be fast. The environment variable
-JBN_KERNELS chooses between the two. Where the jax at hand lacks an internal that the tuned ones need, the reference is
-used by itself, with one warning: as a whole where an import fails, and kernel by kernel where a lowering does.
+`reference` defines them in plain jax.numpy; `tuned` is what measures faster. The environment variable JBN_KERNELS
+chooses between the two. If the installed jax lacks an internal that the tuned kernels need, jbn warns once and uses the
+reference: for all kernels if an import fails, for a single kernel if its lowering fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is done where the jax at hand lacks an internal that the tuned kernels need: the plain ones, and one warning."""
+"""The fallback to plain kernels, with one warning, if the installed jax lacks an internal that the tuned ones need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _said: list[str] = []
 
 
 def say_once(missing: object) -> None:
-    """Warns, the first time, that plain kernels are used, and of what is missing."""
+    """Warns once that plain kernels are used, and says what is missing."""
     if not _said:
         _said.append(str(missing))
         warnings.warn(
@@ -22,7 +22,7 @@ def say_once(missing: object) -> None:
 
 
 def or_plainly(plain: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates a lowering rule: `plain`, where it meets an attribute that is missing."""
+    """Decorates a lowering rule: if it raises AttributeError, `plain` is used."""
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(rule)

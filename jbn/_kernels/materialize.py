@@ -1,12 +1,12 @@
-"""What a CPU's program computes once and keeps in memory, in place of anew for each use.
+"""Values that a program on a CPU computes once and keeps in memory, instead of recomputing them at each use.
 
-XLA:CPU puts into a loop whatever its operands are made of, as long as each step is cheap: vectors that take twenty
-operations for each element of the array beside them, or all batch norms and activations before a sum, eight times over
-in a loop over slabs, so that a stack of norms with nothing between them would take a time that grows with its square
-and its third power. A call that XLA is told not to inline stops that: it has its operand from memory, and returns it as
-it is. Where the operand is in memory anyway, as a parameter or the result of a product is, it costs nothing.
+XLA:CPU fuses the cheap operations that produce an operand into every loop that reads it. Then a vector of twenty
+operations is recomputed for each element of the array beside it; and in a stack of norms with nothing between them, all
+earlier norms and activations are recomputed in every sum, so that the time grows with the square or the cube of the
+depth. A call that XLA must not inline prevents that: it reads its operand from memory and returns it. If the operand is
+in memory anyway, as a parameter or the result of a product, the call costs nothing.
 
-On other platforms, and where the compiler spreads arrays over devices, nothing is said.
+On other platforms, and where the compiler shards arrays over devices, these functions do nothing.
 """
 # The internals of jax have no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -31,7 +31,7 @@ from jbn._kernels.fallback import or_plainly
 from jbn._kernels.plain import plain
 from jbn._kernels.tuning import FEW, LITTLE, MOST, large
 
-# What XLA:CPU computes anew for each use. Not what is dear (a division, exp, tanh), which it does not.
+# What XLA:CPU recomputes at each use. It does not recompute expensive operations (a division, exp, tanh).
 CHEAP = frozenset(
     f"stablehlo.{name}"
     for line in (
@@ -44,20 +44,20 @@ PRODUCTS = frozenset(("stablehlo.convolution", "stablehlo.dot_general"))
 
 
 def materialize_vector(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """`vector`, computed before the pass over `x` that reads it, not anew for each element; so are its derivatives."""
+    """`vector`, computed before the pass over `x` that reads it, not for each element; its derivatives likewise."""
     return _materialize(vector, "vector", x) if _axes.known(vector.shape) and vector.size >= FEW else vector
 
 
 def fusion_barrier(x: jax.Array) -> jax.Array:
-    """`x`, from memory where more than a few operations make it from what is; and so what comes back to it."""
+    """`x`, materialized if more than a few elementwise operations produce it; its cotangent likewise."""
     return _fusion_barrier_p.bind(x, size=x.size, when="result") if _axes.known(x.shape) and not plain() else x
 
 
 def upcast(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
-    """`_dtypes.upcast`; a small array of half precision, and what comes back to it, by way of memory.
+    """`_dtypes.upcast`, materialized for a small array of half precision; its cotangent likewise.
 
-    XLA:CPU has a loop run by several threads if it takes more than an operation for each byte. Half precision does:
-    conversions come on top, and bytes are halved. To wake a thread takes longer than a small loop.
+    XLA:CPU splits a loop over threads if it has more than one operation per byte, which loops over half precision have:
+    they add conversions and halve the bytes. For a small array, waking a thread takes longer than the loop.
     """
     wide = _dtypes.upcast(x, *others)
     if wide.dtype == x.dtype:
@@ -68,14 +68,14 @@ def upcast(x: jax.Array, *others: DTypeLike, once: bool = False) -> jax.Array:
     return _not_inlined(wide) if small and jax.default_backend() == "cpu" else wide
 
 
-# Programs for inference hold no primitive of ours, which an exporter would have to know: there is decided while they
-# are traced what else the lowering decides, and by operations that do no harm where that turns out wrong.
+# Inference programs contain no primitive of ours, because exporters would not know it. For them, what the lowering
+# decides elsewhere is decided at trace time, by operations that are harmless if the program runs on another platform.
 
 
 def divided_by_one(factor: jax.Array) -> jax.Array:
-    """`factor`, computed before the pass that reads it, not anew for each element.
+    """`factor`, computed before the pass that reads it, not for each element, because XLA:CPU recomputes no division.
 
-    XLA:CPU does not repeat a division. This one is by 1, so it is exact, and XLA cannot know: of NaN it is by 0.
+    The division is by 1, thus exact. XLA cannot remove it, because for a factor of NaN it is by 0.
     """
     if jax.default_backend() != "cpu" or jnp.iscomplexobj(factor):
         return factor
@@ -88,9 +88,9 @@ def downcast(x: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def is_unpartitioned(ctx: mlir.LoweringRuleContext) -> bool:
-    """Whether the compiler spreads arrays over no devices, but those of a mesh that shard_map has divided already.
+    """Whether the compiler shards no array, except over mesh axes that shard_map has made manual.
 
-    If it does, any axis may be spread, and whatever is done to a part of the array might move it.
+    If it shards arrays, any axis may be sharded, and slicing it might move data between devices.
     """
     context: Any = ctx.module_context.axis_context
     if hasattr(context, "mesh"):
@@ -125,7 +125,7 @@ def _lowered(ctx: mlir.LoweringRuleContext, x: Any, writes: bool) -> Any:
 
 
 def _divided(x: jax.Array) -> jax.Array:
-    """By ones, behind a barrier, or XLA would see through: a division is not repeated, and one by 1 is exact."""
+    """`x` divided by 1, which is exact and not recomputed; the barrier keeps XLA from removing it."""
     return x if jnp.iscomplexobj(x) else x / lax.optimization_barrier(jnp.ones_like(x))
 
 
@@ -146,12 +146,12 @@ def _at_an_end(ctx: mlir.LoweringRuleContext, x: Any, *, size: int, when: str) -
 
 
 def _fused_op_count_exceeds(ctx: mlir.LoweringRuleContext, x: Any, most: int) -> bool:
-    """Whether more than `most` cheap operations on large arrays make `x` from what is in memory.
+    """Whether more than `most` cheap operations on large arrays compute `x` from arrays in memory.
 
-    Functions that are called are looked into: those of jax.nn are.
+    Called functions, as those of jax.nn are, are searched, too.
     """
     found: set[Any] = set()
-    todo: list[tuple[Any, tuple[Any, ...]]] = [(x, ())]  # a value, and the calls that it is inside of
+    todo: list[tuple[Any, tuple[Any, ...]]] = [(x, ())]  # a value, and the calls that enclose it
     while todo and len(found) <= most:
         value, calls = todo.pop()
         op = value.owner
@@ -171,12 +171,12 @@ def _fused_op_count_exceeds(ctx: mlir.LoweringRuleContext, x: Any, most: int) ->
 
 
 def _is_read(value: Any) -> bool:
-    """Whether a product or convolution reads it, too, among what is in the program so far."""
+    """Whether a matrix product or convolution in the program so far reads it, too."""
     return any(use.owner.name in PRODUCTS for use in value.uses)
 
 
 def _identity(name: str, transposed: dict[str, str]) -> Primitive:
-    """A primitive that returns its operand; to its transpose, another name is what the first is to it."""
+    """A primitive that returns its operand; `transposed` maps its parameter `when` to that of its transpose."""
     p = Primitive(name)
 
     def batch(values: Any, dims: Any, *, size: int, when: str) -> Any:
@@ -195,6 +195,6 @@ def _identity(name: str, transposed: dict[str, str]) -> Primitive:
 
 _materialize_p = _identity("jbn_materialize", {})
 mlir.register_lowering(_materialize_p, _beside_others, platform="cpu")
-# What is before it in the program counts, so that no two are alike; and jax has rules of that kind for all platforms.
+# Not cacheable, because the lowering depends on the program before it; jax accepts such rules for all platforms only.
 _fusion_barrier_p = _identity("jbn_fusion_barrier", {"result": "derivative"})
 mlir.register_lowering(_fusion_barrier_p, _at_an_end, cacheable=False)

@@ -1,12 +1,12 @@
 """Sums of two arrays in one pass over what both are computed from.
 
-XLA:CPU makes a loop of its own of each sum, or calls a library for it: both read what the summands are computed from,
-and what both share is written to memory first. Here one complex number holds a summand of each. The array is cut into
-a few slabs, which one loop adds element by element; what is left, about an eighth, is summed by windows. So Σ(x - c)
-and Σ(x - c)² of 12.8 MB in 64 features take 1.1 ms where two sums take 2.6 (two cores of an AMD EPYC, jax 0.10.2).
+XLA:CPU compiles each sum to its own loop, or to a library call, and writes what both summands share to memory first.
+Here the two summands are the parts of one complex number. The array is cut into a few slabs, which one loop adds
+elementwise; the result, about an eighth of the array, is summed by windows. Then Σ(x - c) and Σ(x - c)² of 12.8 MB in
+64 features take 1.1 ms, where two sums take 2.6 (two cores of an AMD EPYC, jax 0.10.2).
 
-Both functions on pairs are primitives, for each is what differentiation must make of the other. On other platforms,
-and where the compiler spreads arrays over devices, they are plain sums and plain broadcasts.
+Both functions on pairs are primitives, because each is the transpose of the other. On other platforms, and where the
+compiler shards arrays over devices, they are plain sums and broadcasts.
 """
 # The internals of jax have no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -39,8 +39,8 @@ def sum_pair(a: jax.Array, b: jax.Array, axes: Sequence[int]) -> tuple[jax.Array
 
 
 def broadcast_pair(a: jax.Array, b: jax.Array, x: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """`a` and `b` repeated along `axes` of `x`: the transpose of `sum_pair`, and `sum_pair` is what becomes of it."""
-    # Varying over devices as x does: else the sum over devices would be one of arrays of the size of x.
+    """`a` and `b`, broadcast along `axes` of `x`: the transpose of `sum_pair`."""
+    # With the device-varying type of x; otherwise the transpose would psum arrays of the size of x over the devices.
     a, b = (_axes.varying_as(v, x) for v in (a, b))
     first, second = _broadcast_pair_p.bind(a, b, shape=x.shape, axes=tuple(axes))
     return first, second
@@ -81,7 +81,7 @@ def _folded_sums(a: jax.Array, b: jax.Array, *, axes: tuple[int, ...]) -> list[j
 
 
 def _cut(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int]:
-    """First and last + 1 of adjacent axes, one in memory, to cut along: the first with enough rows, or the longest."""
+    """A run of adjacent axes to cut into slabs, as (first, last + 1): the first with enough rows, else the longest."""
     runs, start = [], 0
     for i in range(1, len(axes) + 1):
         if i == len(axes) or axes[i] != axes[i - 1] + 1:
@@ -99,7 +99,7 @@ def _reduced(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _windowed(x: jax.Array, axis: int) -> jax.Array:
-    """The sums of neighbours along an axis, and of these, until one is left: a reduce would be fused with the slabs."""
+    """The sum along an axis by repeated window sums, because XLA would fuse a reduce with the sum of the slabs."""
     window = tuple(WINDOW if i == axis else 1 for i in range(x.ndim))
     while x.shape[axis] > 1:
         padding = [(0, -x.shape[axis] % WINDOW if i == axis else 0) for i in range(x.ndim)]
@@ -123,7 +123,7 @@ def _spread_transpose(cotangents: Any, *vectors: Any, shape: tuple[int, ...], ax
 
 
 def _asked(cotangents: Any, operands: Any) -> list[bool]:
-    """Which operands are variables of the linear map, and have something coming back."""
+    """Which operands are inputs of the linear map whose cotangent is not zero."""
     pairs = zip(cotangents, operands, strict=True)
     return [ad.is_undefined_primal(v) and type(ct) is not ad.Zero for ct, v in pairs]
 

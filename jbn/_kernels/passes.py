@@ -1,7 +1,7 @@
-"""The passes over the large array: its sums, and the multiply-add, and what differentiation makes of both.
+"""The two passes over the large array, sums and multiply-add, with derivatives that are passes of the same kind.
 
-Their derivatives say which sum belongs to which: left to itself, automatic differentiation keeps x - c for several
-uses.
+The derivatives are written out so that sums over the same array are taken together; automatic differentiation would
+store x - c for several uses.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _distance(x: jax.Array, shift: jax.Array, axes: Axes) -> jax.Array:
 
 
 def _rows_to_pack(x: jax.Array, axes: Axes) -> int:
-    """How many elements of the next axis to take side by side, where features are few and last; 1 is none."""
+    """How many rows to pack into one, if the features are few and last; else 1."""
     last = x.ndim > 1 and axes.features == (x.ndim - 1,)
     if not (last and large(*x.shape) and x.shape[-1] < FEW):
         return 1
@@ -130,7 +130,7 @@ def _rows_to_pack(x: jax.Array, axes: Axes) -> int:
 
 
 def _pack_rows_into_features(f: Callable[..., Any], axes: Axes, x: jax.Array, *vectors: jax.Array) -> Any:
-    """`f` of how many neighbours stand side by side as if they were features, of `x` so and of vectors to match."""
+    """`f(k, x, *vectors)`, on a CPU with k rows of `x` packed into one as features, and `vectors` tiled."""
     if (k := _rows_to_pack(x, axes)) == 1:
         return f(1, x, *vectors)
 

@@ -1,8 +1,8 @@
-"""Where a call is written in plain jax.numpy, without the tuned passes: slower on a CPU, and known to every tool.
+"""When a call is traced to plain jax.numpy, without the tuned passes: slower on a CPU, and known to every tool.
 
-The passes are tuned by primitives, derivatives and checkpoints of their own. Two kinds of programs must do without:
-inference, which exporters and other tools read operation by operation; and what `jax.experimental.jet` follows, which
-has no rule for a checkpoint and cannot go through a custom derivative.
+The tuned passes use primitives, custom derivatives and checkpoints. Two kinds of programs must do without: inference,
+which exporters and other tools read operation by operation; and programs under `jax.experimental.jet`, which has no
+rule for a checkpoint or a custom derivative.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _asked: ContextVar[bool] = ContextVar("jbn_plain", default=False)
 
 
 def plainly(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f`, with all passes in it plain."""
+    """`f`, with plain passes."""
 
     @functools.wraps(f)
     def wrapped(*args: Any) -> Any:
@@ -40,22 +40,22 @@ def plainly(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plain() -> bool:
-    """Whether the passes here are to be plain."""
+    """Whether passes that are traced now must be plain."""
     return _asked.get() or _under_jet()
 
 
 def checkpoint(f: Callable[..., Any], *args: Any, policy: Any = None) -> Any:
-    """`f(*args)`, computed again for its derivative but for what the policy keeps."""
+    """`f(*args)`, recomputed in the backward pass except for what the policy saves."""
     return f(*args) if _under_jet() else _typed.checkpoint(f, policy=policy, prevent_cse=False)(*args)
 
 
 def named(values: Any, name: str) -> Any:
-    """`values`, by a name that a policy may keep."""
+    """`values`, with a name by which a policy can save them."""
     return values if _under_jet() else _typed.checkpoint_name(values, name)
 
 
 def _under_jet() -> bool:
-    """Whether `jax.experimental.jet` is among the transformations at work here."""
+    """Whether `jax.experimental.jet` is one of the current transformations."""
     trace: Any = find_top_trace(())
     while trace is not None and type(trace).__name__ != "JetTrace":
         trace = getattr(trace, "parent_trace", None)

@@ -1,10 +1,10 @@
-"""A mean that may be off, at a small part of the cost of a pass: that of a part of the batch.
+"""The rough mean: the mean of a subsample, at a small fraction of the cost of a pass.
 
-Where that part is a share f of the batch, the variance between the part and the rest is part of var, so
+If the subsample is a fraction f of the batch, the variance between it and the rest is a part of var, so
 
     |E[x - c]|² <= var · (1 - f)/f
 
-whatever the batch holds: with 1/f = 64 at most six bits of the variance cancel, and usually none.
+for every batch: with 1/f = 64, at most six bits of the variance cancel, and usually none.
 """
 
 from __future__ import annotations
@@ -20,26 +20,24 @@ from jbn._kernels.tuning import SAMPLED, large
 
 
 def rough_mean(x: jax.Array, axes: Axes, mask: jax.Array | None = None) -> jax.Array:
-    """The mean of about one in 64 elements of each feature."""
-    part = subsample(x, axes, SAMPLED, mask, spread=_meshes.spread_axes(x))
+    """The mean of about one in 64 elements of each feature, to shift by."""
+    part = subsample(x, axes, SAMPLED, mask, sharded=_meshes.sharded_axes(x))
     return materialize_vector(reference.rough_mean(part, axes, mask), x)
 
 
 def subsample(
-    x: jax.Array, axes: Axes, every: int, mask: jax.Array | None = None, *, spread: tuple[int, ...] = ()
+    x: jax.Array, axes: Axes, every: int, mask: jax.Array | None = None, *, sharded: tuple[int, ...] = ()
 ) -> jax.Array:
-    """About one in so many elements of each feature, never fewer than one in twice that; of those that `mask` keeps.
+    """About one in `every` elements of each feature, and at least one in twice that: a slice with steps along one axis.
 
-    All of a small input, of one with few elements per feature, or of one whose size is a symbol (`jax.export`). With a
-    mask, which has the rank of `x`, the axis that is sampled is one along which it does not change, so that it fits the
-    sample as it is, and keeps the same share of it; all of `x` where there is no such axis.
-
-    Not a part of the examples (the first axis), which may be spread over devices, but a part of each; where there are
-    examples alone, one of every few neighbours. None of what is known to be `spread`.
+    Returns all of `x` if it is small, has few elements per feature, or has a symbolic size (`jax.export`). The axis is
+    preferably not the first, the examples, which may be sharded over devices; where that is the only reduced axis, one
+    example of every few neighbours is taken. With a mask, of the rank of `x`, the axis is one along which the mask does
+    not change, so that the same mask fits the subsample. Axes in `sharded` are not sliced.
     """
     if not large(*x.shape) or axes.size(x.shape) < every:
         return x
-    free = [a for a in axes.reduced if a not in spread and (mask is None or mask.shape[a] == 1)]
+    free = [a for a in axes.reduced if a not in sharded and (mask is None or mask.shape[a] == 1)]
     if not free:
         return x
     along = max(free, key=lambda a: (a > 0 and x.shape[a] > 1, x.shape[a]))
