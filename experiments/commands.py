@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> Command:
     default = Config("mine")
     if arguments[:1] == ["run"] and len(arguments) > 1 and arguments[1] not in ("-h", "--help"):
         if arguments[1].startswith("-"):
-            raise ConfigError(f"{arguments[1]} comes before the config; write: {PROGRAM} run CONFIG.py {arguments[1]}")
+            raise ConfigError(f"{arguments[1]} comes before the config; run: {PROGRAM} run CONFIG.py {arguments[1]}")
         default = load(arguments[1])  # it decides what every flag is by default
         _refuse_idle(default, arguments[1], arguments[2:])
     kinds: Any = (
@@ -94,7 +94,7 @@ def _refuse_idle(config: Config, path: str, overrides: Sequence[str]) -> None:
 def _in_one_line(box: str, arguments: Sequence[str]) -> str:
     """Tyro's complaint without its box and title; for an unknown word, the nearest known one."""
     if not arguments:
-        return f"no command; write: {PROGRAM} run configs/digits_placement.py"
+        return f"no command; run: {PROGRAM} run configs/digits_placement.py"
     command = arguments[0]
     if command not in COMMANDS:
         return f"{command!r} is no command{near(command, COMMANDS)}; choose one of {', '.join(COMMANDS)}"
@@ -114,7 +114,7 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
 
 
 def _usage(command: str) -> str:
-    return f"write: {PROGRAM} {command} " + ("CONFIG.py" if command == "run" else "FOLDER")
+    return f"run: {PROGRAM} {command} " + ("CONFIG.py" if command == "run" else "FOLDER")
 
 
 def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:

@@ -142,7 +142,7 @@ class _Work:
         self.writer, self.engines, self.watchdog = writer, engines, watchdog
 
     def complete(self, stages: list[Stage], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Trains the stages that the folder has not, appends what was missing, stage by stage in order, and returns it.
+        """Trains the stages that are missing, appends their records in the order of the stages, and returns them.
 
         Two stages are under way at a time, so that one compiles, on one core, while the other one trains; their
         programs take turns (`experiments.training.dispatch`).

@@ -109,7 +109,7 @@ def compared(metric: str, arm: Arm, runs: Sequence[Record]) -> NDArray[np.float6
     missing = [run["seed"] for run, value in zip(runs, values, strict=True) if value is None]
     if missing:
         raise ConfigError(
-            f"analysis.metric is {metric!r}, which the training of {arm} with seed {missing[0]} lacks; write another, "
+            f"analysis.metric is {metric!r}, which the training of {arm} with seed {missing[0]} lacks; choose another, "
             "such as 'test_accuracy'"
         )
     return 100 * np.array(values, np.float64)

@@ -1,8 +1,8 @@
 """The config of an ablation: frozen, typed, cross-checked when built. Imports no jax, so that reading a config,
 refusing a wrong one and drawing a report stay instant.
 
-Ill-typed and unknown fields are refused by pydantic (strict: a string is no number); what one field alone cannot know
-is checked in `__post_init__`. The only place that turns epochs into steps is `Setup.steps_per_epoch`.
+Pydantic refuses ill-typed and unknown fields (strictly: a string is no number); `__post_init__` checks ranges, and
+fields against each other. The only place that turns epochs into steps is `Setup.steps_per_epoch`.
 """
 
 from experiments.config.ablation import Arm as Arm

@@ -88,23 +88,23 @@ class Config:
 
     def __post_init__(self) -> None:
         plain = self.name and all(c.isalnum() or c in "._-" for c in self.name) and not self.name.startswith(".")
-        require(bool(plain), f"name is {self.name!r}; write letters, digits, '_', '-' and '.' only: it names a folder")
-        require(len(self.activations) > 0, "activations is empty; write at least one")
+        require(bool(plain), f"name is {self.name!r}; use letters, digits, '_', '-' and '.' only: it names a folder")
+        require(len(self.activations) > 0, "activations is empty; use at least one")
         require(
-            len(self.all_treatments) > 0, "placements, units and treatments are all empty; write at least one treatment"
+            len(self.all_treatments) > 0, "placements, units and treatments are all empty; use at least one treatment"
         )
         for field in ("placements", "units", "activations"):
             values = getattr(self, field)
-            require(len(set(values)) == len(values), f"{field} is {values}: one appears twice; write each once")
+            require(len(set(values)) == len(values), f"{field} is {values}: one appears twice; list each once")
         for kind, settings in (("treatments", self.all_treatments), ("contexts", self.all_contexts)):
             names = [setting.name for setting in settings]
             twice = sorted({name for name in names if names.count(name) > 1})
-            require(not twice, f"{kind} has the name {twice[0] if twice else ''!r} twice; write each name once")
+            require(not twice, f"{kind} has the name {twice[0] if twice else ''!r} twice; use each name once")
         for context in self.contexts:
             require(
                 context.first_seed is None,
                 f"context {context.name!r} has first_seed {context.first_seed}, but seeds belong to treatments, which "
-                "are compared; write it there",
+                "are compared; set it there",
             )
         for treatment in self.treatments:
             if treatment.first_seed is not None:
@@ -113,7 +113,7 @@ class Config:
         require(
             drawn <= MOST_DRAWN,
             f"analysis.resamples is {self.analysis.resamples}, of {self.sweep.evaluation_seeds} evaluation seeds each: "
-            f"{8e-9 * drawn:.3g} GB; write at most {MOST_DRAWN // self.sweep.evaluation_seeds}, better 9999",
+            f"{8e-9 * drawn:.3g} GB; use at most {MOST_DRAWN // self.sweep.evaluation_seeds}, better 9999",
         )
         self._refuse_what_has_no_effect()
         for arm in self.arms:
@@ -124,7 +124,7 @@ class Config:
                 known = [setting.name for setting in self.all_treatments]
                 require(
                     name in known or name in Placement.__args__,  # type: ignore[attr-defined]
-                    f"analysis.contrasts names {name!r}, which is no treatment; write one of {', '.join(known)}"
+                    f"analysis.contrasts names {name!r}, which is no treatment; choose one of {', '.join(known)}"
                     + near(name, known),
                 )
         for row in self.analysis.published:
@@ -135,7 +135,7 @@ class Config:
             ):
                 require(
                     name in known,
-                    f"analysis.published names {name!r}; write one of {', '.join(known)}{near(name, known)}",
+                    f"analysis.published names {name!r}; choose one of {', '.join(known)}{near(name, known)}",
                 )
 
     @property
@@ -182,14 +182,14 @@ class Config:
         twice = {path for path, _ in treatment.values} & {path for path, _ in context.values}
         require(
             not twice,
-            f"treatment {treatment.name!r} and context {context.name!r} both set {', '.join(sorted(twice))}; write it "
+            f"treatment {treatment.name!r} and context {context.name!r} both set {', '.join(sorted(twice))}; set it "
             "in one of the two",
         )
         paths = {path for path, _ in treatment.values + context.values}
         network = dict(treatment.values + context.values).get("model.network", self.model.network)
         require(
             network not in RESIDUAL or "model.placement" not in paths,
-            f"arm {arm} sets a placement, but {network} has residual units instead; write placements=() and "
+            f"arm {arm} sets a placement, but {network} has residual units instead; set placements=() and "
             "units=('original', ...)",
         )
         changes: dict[str, dict[str, Any]] = {name: {} for name in Setup._fields}
@@ -199,7 +199,7 @@ class Config:
                 known = [f"{g}.{f.name}" for g in Setup._fields if g != "data" for f in fields(getattr(self, g))]
                 require(
                     path in known,
-                    f"setting {setting.name!r} sets {path!r}, which an arm cannot; write a field of "
+                    f"setting {setting.name!r} sets {path!r}, which an arm cannot; set a field of "
                     f"{', '.join(g for g in Setup._fields if g != 'data')}{near(path, known)}",
                 )
                 changes[group][field] = value
@@ -209,7 +209,7 @@ class Config:
             raise ConfigError(f"arm {arm}: {error}") from None
         require(
             setup.model.network != "resnet" or setup.model.unit is not None,
-            f"arm {arm} says no residual unit; write units=('original', ...), or model.unit",
+            f"arm {arm} says no residual unit; set units=('original', ...), or model.unit",
         )
         return setup
 
@@ -229,7 +229,7 @@ class Config:
         }
 
     def set_by_arms(self) -> dict[str, str]:
-        """Fields that every arm sets, so that their common value has no effect, and the field to write instead."""
+        """Fields that every arm sets, so that their common value has no effect, and the field to set instead."""
         names = {"model.placement": "placements", "model.unit": "units", "model.activation": "activations"}
         found = {}
         for kind, settings in (("treatments", self.all_treatments), ("contexts", self.all_contexts)):
@@ -273,7 +273,7 @@ class Config:
             key = (arm.context, effective(self.setup(arm)), self.seeds(arm))
             require(
                 key not in seen,
-                f"arms {seen.get(key)} and {arm} train the same with the same seeds; leave one out, or write another "
+                f"arms {seen.get(key)} and {arm} train the same with the same seeds; leave one out, or set another "
                 "first_seed for an A/A test",
             )
             seen[key] = arm

@@ -37,31 +37,31 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(
             self.name in DATA_SETS or self.name.count("/") == 1,
-            f"data.name is {self.name!r}; write one of {', '.join(DATA_SETS)}, or owner/name of a set on the hub"
+            f"data.name is {self.name!r}; choose one of {', '.join(DATA_SETS)}, or owner/name of a set on the hub"
             + near(self.name, DATA_SETS),
         )
         for field in ("image_column", "label_column", "subset"):
             require(
                 self.name != "digits" or getattr(self, field) is None,
-                f"data.{field} is {getattr(self, field)!r}, but digits has none; leave it out, or write another name",
+                f"data.{field} is {getattr(self, field)!r}, but digits has none; leave it out, or set another name",
             )
-        require(self.shrink >= 1, f"data.shrink is {self.shrink}; write 1 (as they are) or more")
+        require(self.shrink >= 1, f"data.shrink is {self.shrink}; use 1 (as they are) or more")
         require(
             self.name != "digits" or self.shrink == 1, f"data.shrink is {self.shrink}, but digits is no set of images"
         )
         require(
             self.train_examples is None or self.train_examples >= 2,
-            f"data.train_examples is {self.train_examples}; write at least 2, or leave it out",
+            f"data.train_examples is {self.train_examples}; use at least 2, or leave it out",
         )
-        require(self.split_seed >= 0, f"data.split_seed is {self.split_seed}; write a whole number from 0 up")
+        require(self.split_seed >= 0, f"data.split_seed is {self.split_seed}; use a whole number from 0 up")
         for field in ("validation_fraction", "test_fraction"):
             value = getattr(self, field)
-            require(0 < value < 1, f"data.{field} is {value}; write a share between 0 and 1, such as 0.2")
+            require(0 < value < 1, f"data.{field} is {value}; use a share between 0 and 1, such as 0.2")
         held_out = self.validation_fraction + self.test_fraction
         require(
             held_out < 1,
             f"data.validation_fraction + data.test_fraction is {held_out:g}, which leaves nothing to train on; "
-            "write shares that add up to less than 1",
+            "use shares that add up to less than 1",
         )
 
 
@@ -81,7 +81,7 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         for field in ("pad_crop", "translate", "cutout"):
             value = getattr(self, field)
-            require(value >= 0, f"augmentation.{field} is {value}; write 0 (off) or more pixels")
+            require(value >= 0, f"augmentation.{field} is {value}; use 0 (off) or more pixels")
 
     @property
     def on(self) -> bool:

@@ -1,4 +1,4 @@
-"""Settings that would change nothing: refused, for whoever wrote them expects that they do."""
+"""Settings that would change nothing are refused: whoever sets one expects an effect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def without_effect(path: str, setups: Iterator[Setup]) -> str | None:
 
 
 def effective(setup: Setup) -> Any:
-    """The set-up, alike for two that train the same: without a norm its place means nothing, and conversely."""
+    """The set-up in a form that is equal for all that train the same: without a norm its placement means nothing."""
     model = setup.model
     if "none" not in (model.norm, model.placement) or model.unit is not None or model.own:
         return setup

@@ -1,4 +1,4 @@
-"""What a user wrote wrong, in one line: the field, what was given, what was expected, the nearest right word."""
+"""Errors of a user in one line: the field, what was given, what was expected, the nearest right word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS: dict[str, Any] = {}
 
 
 class ConfigError(Exception):
-    """Something that the user wrote is wrong; the message is one line that says what to write instead.
+    """What the user asked for cannot be; the message is one line that says what to do instead.
 
     No ValueError: pydantic and tyro would wrap that in a page of their own words.
     """
@@ -27,7 +27,7 @@ class ConfigError(Exception):
 
 @dataclass_transform(frozen_default=True)
 def configuration(kind: type[T]) -> type[T]:
-    """A frozen dataclass of strict types, whose numbers an array holds: where it is not, a ConfigError says so."""
+    """Makes a frozen dataclass that checks types strictly, and refuses numbers that int32 or float32 cannot hold."""
     own_checks = getattr(kind, "__post_init__", lambda self: None)
 
     def check(self: Any) -> None:
@@ -58,12 +58,12 @@ def require(holds: bool, message: str) -> None:
 
 
 def _storable(name: str, value: Any) -> None:
-    """Refuses what would overflow, or could not be written down, long after it was read."""
+    """Refuses numbers that would overflow in an array, and text that no file could hold."""
     match value:
         case int():
-            require(abs(value) < 2**31, f"{name} is {shortened(value)}; write a whole number of at most {2**31 - 1}")
+            require(abs(value) < 2**31, f"{name} is {shortened(value)}; use a whole number of at most {2**31 - 1}")
         case float():
-            require(abs(value) < 2.0**127, f"{name} is {value}; write a number that float32 holds, so below 1.7e38")
+            require(abs(value) < 2.0**127, f"{name} is {value}; use a number that float32 holds, so below 1.7e38")
         case str():
             text = value.encode("utf-8", "replace").decode()
             require(text == value, f"{name} is {text!r}, where the ? is no text in UTF-8; write it without")
@@ -87,16 +87,16 @@ def explain(error: ValidationError) -> str:
     if first["type"] in unknown:
         known = _fields(KINDS.get(error.title, KINDS["Config"]), first["loc"][:-1])
         word = str(first["loc"][-1])
-        hint = near(word, known).removeprefix("; ") or f"write one of {', '.join(known)}"
+        hint = near(word, known).removeprefix("; ") or f"choose one of {', '.join(known)}"
         return f"{error.title} has no field {where!r}; {hint}"
     if first["type"] == "missing":
-        return f"{error.title} needs the field {where!r}; write {where}=..."
+        return f"{error.title} needs the field {where!r}; set {where}=..."
     place, given = f"{error.title}.{where}" if where else error.title, shortened(first["input"])
     if first["type"] == "literal_error":
         choices = [
             c.strip().strip("'") for c in str(first.get("ctx", {}).get("expected")).replace(" or ", ", ").split(",")
         ]
-        return f"{place} is {given}; write one of {', '.join(choices)}{near(str(first['input']), choices)}"
+        return f"{place} is {given}; choose one of {', '.join(choices)}{near(str(first['input']), choices)}"
     message = " ".join(first["msg"].split())
     return f"{place} is {given}; {message[0].lower()}{message[1:]}"
 

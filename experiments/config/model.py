@@ -80,28 +80,28 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(
             self.network in NETWORK_NAMES or self.own,
-            f"model.network is {self.network!r}; write one of {', '.join(NETWORK_NAMES)}, or module:function of yours"
+            f"model.network is {self.network!r}; choose one of {', '.join(NETWORK_NAMES)}, or module:function of yours"
             + near(self.network, NETWORK_NAMES),
         )
         require(
             len(self.hidden) > 0 and all(width > 0 for width in self.hidden),
-            f"model.hidden is {self.hidden}; write at least one positive width, such as (100, 100, 100)",
+            f"model.hidden is {self.hidden}; use at least one positive width, such as (100, 100, 100)",
         )
         require(
             self.momentum is None or 0 <= self.momentum < 1,
-            f"model.momentum is {self.momentum}; write a value in [0, 1), such as 0.9",
+            f"model.momentum is {self.momentum}; use a value in [0, 1), such as 0.9",
         )
         require(
             self.epsilon is None or self.epsilon > 0,
-            f"model.epsilon is {self.epsilon}; write a positive value, such as 1e-5",
+            f"model.epsilon is {self.epsilon}; use a positive value, such as 1e-5",
         )
-        require(self.width is None or self.width > 0, f"model.width is {self.width}; write a positive factor")
-        require(self.init_std > 0, f"model.init_std is {self.init_std}; write a positive value, such as 0.01")
-        require(self.r_max >= 1, f"model.r_max is {self.r_max}; write 1 (batch norm) or more")
-        require(self.d_max >= 0, f"model.d_max is {self.d_max}; write 0 (batch norm) or more")
+        require(self.width is None or self.width > 0, f"model.width is {self.width}; use a positive factor")
+        require(self.init_std > 0, f"model.init_std is {self.init_std}; use a positive value, such as 0.01")
+        require(self.r_max >= 1, f"model.r_max is {self.r_max}; use 1 (batch norm) or more")
+        require(self.d_max >= 0, f"model.d_max is {self.d_max}; use 0 (batch norm) or more")
         require(
             0 <= self.renorm_ramp[0] <= self.renorm_ramp[1],
-            f"model.renorm_ramp is {self.renorm_ramp}; write (first step, last step), such as (500, 2500)",
+            f"model.renorm_ramp is {self.renorm_ramp}; use (first step, last step), such as (500, 2500)",
         )
         self._belongs("unit", self.unit is not None, RESIDUAL)
         self._belongs("depth", self.depth is not None, RESIDUAL)
@@ -124,6 +124,6 @@ class ModelConfig:
     def _belongs(self, field: str, given: bool, networks: tuple[str, ...]) -> None:
         require(
             not given or self.own or self.network in networks,
-            f"model.{field} is {getattr(self, field)!r}, but {self.network} has none; leave it out, or write "
-            f"model.network as {' or '.join(networks)}",
+            f"model.{field} is {getattr(self, field)!r}, but {self.network} has none; leave it out, or set "
+            f"model.network to {' or '.join(networks)}",
         )

@@ -40,11 +40,11 @@ def load(path: str | Path) -> Config:
     path = Path(path)
     if not os.path.isfile(path):  # where the name is too long for a path, too
         found = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.parent / found[0]}?" if found else "; write the path of a config, such as "
+        hint = f"; did you mean {path.parent / found[0]}?" if found else "; give the path of a config, such as "
         raise ConfigError(f"no config at {path}{hint if found else hint + 'configs/digits_placement.py'}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a Python file; write the path of a config, such as configs/smoke.py")
+        raise ConfigError(f"{path} is not a Python file; give the path of a config, such as configs/smoke.py")
     module = importlib.util.module_from_spec(spec)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:

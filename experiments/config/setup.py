@@ -25,6 +25,6 @@ class Setup(NamedTuple):
         require(
             batch <= train_size,
             f"training.batch_size is {batch}, but {self.data.name} has only {train_size} training examples; "
-            f"write at most {train_size}",
+            f"use at most {train_size}",
         )
         return train_size // batch

@@ -31,42 +31,42 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         rate, factor, points = self.lowest_learning_rate, self.learning_rate_factor, self.learning_rate_points
-        require(rate > 0, f"sweep.lowest_learning_rate is {rate}; write a positive value")
+        require(rate > 0, f"sweep.lowest_learning_rate is {rate}; use a positive value")
         require(
             factor - 1 > 1e-6,  # nearer ones are one rate in float32
-            f"sweep.learning_rate_factor is {factor}; write a value above 1, such as 2.0",
+            f"sweep.learning_rate_factor is {factor}; use a value above 1, such as 2.0",
         )
         require(
             points >= 2,
-            f"sweep.learning_rate_points is {points}: a grid of one point tunes nothing; write 7 or more to publish "
+            f"sweep.learning_rate_points is {points}: a grid of one point tunes nothing; use 7 or more to publish "
             "(at least 2 to try)",
         )
         ends = [math.log10(rate), math.log10(rate) + (points - 1) * math.log10(factor)]
         require(
             min(ends) >= -30 and max(ends) <= 30,
             f"the grid of sweep.lowest_learning_rate {rate:g}, learning_rate_factor {factor:g} and {points} points "
-            f"goes from 1e{ends[0]:.0f} to 1e{ends[1]:.0f}; write one within 1e-30 and 1e30, which float32 holds",
+            f"goes from 1e{ends[0]:.0f} to 1e{ends[1]:.0f}; use one within 1e-30 and 1e30, which float32 holds",
         )
-        require(self.tuning_seeds >= 1, f"sweep.tuning_seeds is {self.tuning_seeds}; write at least 1")
+        require(self.tuning_seeds >= 1, f"sweep.tuning_seeds is {self.tuning_seeds}; use at least 1")
         require(
             self.evaluation_seeds >= 2,
-            f"sweep.evaluation_seeds is {self.evaluation_seeds}: a spread needs at least 2 seeds; write 10 or more "
+            f"sweep.evaluation_seeds is {self.evaluation_seeds}: a spread needs at least 2 seeds; use 10 or more "
             "to publish",
         )
         require(
             list(self.weight_decays) == sorted(set(self.weight_decays)) and all(d >= 0 for d in self.weight_decays),
-            f"sweep.weight_decays is {self.weight_decays}; write growing values from 0 up, such as (0.0, 1e-4, 5e-4)",
+            f"sweep.weight_decays is {self.weight_decays}; use growing values from 0 up, such as (0.0, 1e-4, 5e-4)",
         )
         require(
             len(set(self.decay_scale_bias)) == len(self.decay_scale_bias),
-            f"sweep.decay_scale_bias is {self.decay_scale_bias}: one appears twice; write (False, True), or ()",
+            f"sweep.decay_scale_bias is {self.decay_scale_bias}: one appears twice; use (False, True), or ()",
         )
         decays = max(1, len(self.weight_decays)) * max(1, len(self.decay_scale_bias))
         trainings = points * decays * self.tuning_seeds + self.evaluation_seeds
         require(
             trainings <= MOST_TRAININGS,
             f"the sweep asks for {trainings:,} trainings of every arm ({points} rates, {decays} decays, "
-            f"{self.tuning_seeds} tuning and {self.evaluation_seeds} evaluation seeds); write at most "
+            f"{self.tuning_seeds} tuning and {self.evaluation_seeds} evaluation seeds); use at most "
             f"{MOST_TRAININGS:,}",
         )
         self.check_seeds("sweep.first_seed", self.first_seed)
@@ -76,7 +76,7 @@ class SweepConfig:
         count = self.tuning_seeds + self.evaluation_seeds
         require(
             0 <= first <= 2**31 - count,
-            f"{name} is {first}; write a whole number from 0 to {2**31 - count}, for {count} seeds of 31 bits",
+            f"{name} is {first}; use a whole number from 0 to {2**31 - count}, for {count} seeds of 31 bits",
         )
 
     @property
@@ -129,6 +129,6 @@ class AnalysisConfig:
     """Differences that others reported, judged against those of this run."""
 
     def __post_init__(self) -> None:
-        require(self.margin_pp > 0, f"analysis.margin_pp is {self.margin_pp}; write a positive margin, such as 1.0")
-        require(1e-6 <= self.alpha < 0.5, f"analysis.alpha is {self.alpha}; write a level such as 0.05, at least 1e-6")
-        require(self.resamples >= 99, f"analysis.resamples is {self.resamples}; write at least 99, better 9999")
+        require(self.margin_pp > 0, f"analysis.margin_pp is {self.margin_pp}; use a positive margin, such as 1.0")
+        require(1e-6 <= self.alpha < 0.5, f"analysis.alpha is {self.alpha}; use a level such as 0.05, at least 1e-6")
+        require(self.resamples >= 99, f"analysis.resamples is {self.resamples}; use at least 99, better 9999")

@@ -1,4 +1,4 @@
-"""How one training goes: optimizer, batches, engine, and what is looked at."""
+"""How one training goes: optimizer, batches, how steps and seeds run, and what is probed."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class OptimizerConfig:
     """What is trained: `all`, or scale and bias of the `norm` layers alone."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.momentum < 1, f"optimizer.momentum is {self.momentum}; write a value in [0, 1)")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; write 0 or more")
-        require(0 < self.warmup < 1, f"optimizer.warmup is {self.warmup}; write a share between 0 and 1")
-        require(self.growth > 0, f"optimizer.growth is {self.growth}; write a positive factor")
-        require(self.norm_bias_rate > 0, f"optimizer.norm_bias_rate is {self.norm_bias_rate}; write a positive factor")
+        require(0 <= self.momentum < 1, f"optimizer.momentum is {self.momentum}; use a value in [0, 1)")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; use 0 or more")
+        require(0 < self.warmup < 1, f"optimizer.warmup is {self.warmup}; use a share between 0 and 1")
+        require(self.growth > 0, f"optimizer.growth is {self.growth}; use a positive factor")
+        require(self.norm_bias_rate > 0, f"optimizer.norm_bias_rate is {self.norm_bias_rate}; use a positive factor")
         require(
             0 <= self.label_smoothing < 1,
-            f"optimizer.label_smoothing is {self.label_smoothing}; write a share in [0, 1)",
+            f"optimizer.label_smoothing is {self.label_smoothing}; use a share in [0, 1)",
         )
         require(
             list(self.milestones) == sorted(set(self.milestones)) and all(0 < m < 1 for m in self.milestones),
-            f"optimizer.milestones is {self.milestones}; write growing shares of the training, such as (0.5, 0.75)",
+            f"optimizer.milestones is {self.milestones}; use growing shares of the training, such as (0.5, 0.75)",
         )
         require(
             not self.nesterov or self.name == "sgd",
-            f"optimizer.nesterov is on, but optimizer.name is {self.name!r}; write sgd, or leave it out",
+            f"optimizer.nesterov is on, but optimizer.name is {self.name!r}; use sgd, or leave it out",
         )
 
 
@@ -80,19 +80,19 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, f"training.batch_size is {self.batch_size}; batch norm needs at least 2")
-        require(self.epochs >= 1, f"training.epochs is {self.epochs}; write at least 1")
+        require(self.epochs >= 1, f"training.epochs is {self.epochs}; use at least 1")
         require(
             self.classes_per_batch is None or self.classes_per_batch >= 1,
-            f"training.classes_per_batch is {self.classes_per_batch}; write at least 1, or leave it out",
+            f"training.classes_per_batch is {self.classes_per_batch}; use at least 1, or leave it out",
         )
-        require(self.vmap_lanes >= 1, f"training.vmap_lanes is {self.vmap_lanes}; write at least 1")
-        require(self.checkpoint_epochs >= 0, f"training.checkpoint_epochs is {self.checkpoint_epochs}; write 0 or more")
-        require(self.keep_checkpoints >= 1, f"training.keep_checkpoints is {self.keep_checkpoints}; write at least 1")
+        require(self.vmap_lanes >= 1, f"training.vmap_lanes is {self.vmap_lanes}; use at least 1")
+        require(self.checkpoint_epochs >= 0, f"training.checkpoint_epochs is {self.checkpoint_epochs}; use 0 or more")
+        require(self.keep_checkpoints >= 1, f"training.keep_checkpoints is {self.keep_checkpoints}; use at least 1")
 
 
 @configuration
 class ProbesConfig:
-    """What is looked at inside the networks, for the first evaluation seeds of each arm."""
+    """What is measured inside the networks, for the first evaluation seeds of each arm."""
 
     seeds: int = 3
     """Evaluation seeds that are probed; 0 is none."""
@@ -108,6 +108,6 @@ class ProbesConfig:
     """Loss and gradient along the gradient's direction on a fixed batch, after every epoch."""
 
     def __post_init__(self) -> None:
-        require(self.seeds >= 0, f"probes.seeds is {self.seeds}; write 0 (off) or more")
-        require(self.examples >= 2, f"probes.examples is {self.examples}; write at least 2")
-        require(self.eigenvalues >= 0, f"probes.eigenvalues is {self.eigenvalues}; write 0 (off) or more")
+        require(self.seeds >= 0, f"probes.seeds is {self.seeds}; use 0 (off) or more")
+        require(self.examples >= 2, f"probes.examples is {self.examples}; use at least 2")
+        require(self.eigenvalues >= 0, f"probes.eigenvalues is {self.eigenvalues}; use 0 (off) or more")

@@ -1,7 +1,7 @@
 """Data as arrays: split once, standardized by the training set, ordered by the seed.
 
 Standardization is batch norm's own mathematics, with the whole training set as the batch: `jbn.moments` of the training
-set, applied with `jbn.normalize` to every split. It is the first step of the story that the layer then repeats.
+set, applied with `jbn.normalize` to every split.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, cl
     if classes > len(labels) or size % classes or counts.min() < size // classes:
         raise ConfigError(
             f"training.classes_per_batch is {classes}, with training.batch_size {size} and {len(labels)} classes of at "
-            f"least {counts.min()} examples; write a divisor of the batch size, at most the number of classes"
+            f"least {counts.min()} examples; use a divisor of the batch size, at most the number of classes"
         )
     part = size // classes
     shuffled = [rng.permutation(np.flatnonzero(y == label)) for label in labels]
@@ -164,14 +164,14 @@ def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, s
 def _too_small(config: DataConfig, leaves: str) -> ConfigError:
     return ConfigError(
         f"data.validation_fraction {config.validation_fraction:g} and data.test_fraction {config.test_fraction:g} "
-        f"leave {leaves}; write other shares, such as 0.15 and 0.25"
+        f"leave {leaves}; use other shares, such as 0.15 and 0.25"
     )
 
 
 def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
     """A set of images in [0, 1]; validation is carved from train, test is the set's own."""
     found = cache.load(
-        config.name, image_column=config.image_column, label_column=config.label_column, config=config.subset
+        config.name, image_column=config.image_column, label_column=config.label_column, subset=config.subset
     )
     train, validation = carve(found.train_y, config.validation_fraction, config.split_seed)
     if len(validation) < len(found.classes):
@@ -199,7 +199,7 @@ def _shrunk(x: np.ndarray, by: int) -> np.ndarray:
     """Images `[n, height, width, channels]` averaged over squares, as float32; what is left over at the edge is cut."""
     n, height, width, channels = x.shape
     if by > min(height, width):
-        raise ConfigError(f"data.shrink is {by}, but images have {height} x {width} pixels; write less")
+        raise ConfigError(f"data.shrink is {by}, but images have {height} x {width} pixels; use less")
     if by == 1:
         return x.astype(np.float32)
     cut = x[:, : height // by * by, : width // by * by]
@@ -215,12 +215,12 @@ def _first(train: Split, config: DataConfig) -> Split:
     if count > len(train.y):
         raise ConfigError(
             f"data.train_examples is {count}, but {config.name} has {len(train.y)} training examples after the "
-            "validation part; write fewer"
+            "validation part; use fewer"
         )
     chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(len(train.y))[:count])
     if len(np.unique(np.asarray(train.y)[chosen])) < 2:
         raise ConfigError(
-            f"data.train_examples is {count}, and these examples of {config.name} are of one class; write more, or "
+            f"data.train_examples is {count}, and these examples of {config.name} are of one class; use more, or "
             "another data.split_seed"
         )
     return Split(train.x[chosen], train.y[chosen])

@@ -105,11 +105,11 @@ def translate(key: Seed, x: Images, pixels: int | tuple[int, int], mode: Fill = 
     n, height, width, channels = x.shape
     for shift, size, side in ((rows, height, "height"), (columns, width, "width")):
         if shift < 0:
-            raise ConfigError(f"a shift or padding of {shift} pixels; write 0 (off) or more")
+            raise ConfigError(f"a shift or padding of {shift} pixels; use 0 (off) or more")
         if mode == "reflect" and shift >= size:
-            raise ConfigError(f"an image of {side} {size} reflects at most {size - 1} pixels, not {shift}; write fewer")
+            raise ConfigError(f"an image of {side} {size} reflects at most {size - 1} pixels, not {shift}; use fewer")
     if mode not in _PAD:
-        raise ConfigError(f"mode is {mode!r}; write one of {', '.join(_PAD)}")
+        raise ConfigError(f"mode is {mode!r}; choose one of {', '.join(_PAD)}")
     padded = jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), mode=_PAD[mode])
 
     def crop(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
@@ -155,7 +155,7 @@ def cutout(key: Seed, x: Images, size: int) -> Images:
     """
     _check_images(x)
     if size < 0:
-        raise ConfigError(f"a cutout of {size} pixels; write 0 (off) or more")
+        raise ConfigError(f"a cutout of {size} pixels; use 0 (off) or more")
     n, height, width, _ = x.shape
 
     def inside(key: jax.Array, length: int) -> jax.Array:
@@ -183,4 +183,4 @@ def _draw(key: jax.Array, n: int, choices: int) -> jax.Array:
 
 def _check_images(x: jax.Array) -> None:
     if x.ndim != 4:
-        raise ConfigError(f"images have shape {x.shape}; write [n, height, width, channels], as x[..., None] for grey")
+        raise ConfigError(f"images have shape {x.shape}; pass [n, height, width, channels], as x[..., None] for grey")

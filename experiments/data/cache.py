@@ -4,7 +4,7 @@ The first start reads a set with Hugging Face `datasets`, from a mirror folder i
 and writes four .npy files and a meta.json into the cache folder. Every later start maps those files, and needs neither
 the network nor `datasets`. Nothing here imports jax.
 
-A cache is one folder, renamed into place when complete, so there is never half a one; one process at a time writes it.
+A cache is one folder, renamed into place when complete: nobody sees half of one. One process at a time writes it.
 Every start checks it against `fast_checksum` (3 ms for MNIST, where SHA-256 takes 75); SHA-256 is checked right after
 decoding, and with `verify=True`. A cache that fails is decoded again, and so is one whose files in the mirror have
 changed in size or time.
@@ -55,7 +55,7 @@ def load(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
-    config: str | None = None,
+    subset: str | None = None,
     cache: str | Path | None = None,
     mirror: str | Path | None = None,
     verify: bool = False,
@@ -67,9 +67,9 @@ def load(
       name: mnist, fashion_mnist, cifar10, cifar100, or any set on the hub as owner/name.
       image_column: column of the images; by default the known set's own, otherwise the only one that holds images.
       label_column: column of the classes (whole numbers, names or true/false); by default likewise.
-      config: configuration of the set, where it has several.
+      subset: which subset of it, where it has several.
       cache: cache folder; by default `JBN_CACHE`, otherwise jbn in the user's cache folder.
-      mirror: folder laid out <owner>/<name>/<config>/<split>-*.parquet, looked in before the hub; by default
+      mirror: folder laid out <owner>/<name>/<subset>/<split>-*.parquet, looked in before the hub; by default
         `JBN_DATA`. Where its files are not those that the cache was decoded from, by size and time, they are read
         again; a set of the hub is not: to read it anew, delete its folder in the cache.
       verify: check the cache against SHA-256, not only against the faster `fast_checksum`.
@@ -79,14 +79,14 @@ def load(
       The decoded set. Transparency is dropped; grey images of a set that has colour ones, too, get three channels.
 
     Raises:
-      ConfigError: an unknown set, config or column; fewer than two classes; no training or test split; images of mixed
+      ConfigError: an unknown set, subset or column; fewer than two classes; no training or test split; images of mixed
         size; no room or no permission to write the cache; no network; the set is not cached and `datasets` missing.
 
     Example:
       images = load("cifar10")  # images.train_x.shape is (50000, 32, 32, 3), images.classes[0] is 'airplane'
       coarse = load("cifar100", label_column="coarse_label")
     """
-    request = _request(name, config, image_column, label_column)
+    request = _request(name, subset, image_column, label_column)
     root = cache_folder(cache)
     folder = root / "images" / _key(request)
     given = mirror or os.environ.get("JBN_DATA")
@@ -105,9 +105,7 @@ def load(
             _build(request, folder, place, files, progress)
             return _open(folder, files, verify=True)
     except _Unusable as damage:
-        raise ConfigError(
-            f"{damage}, just after it was written; check the disk, or write JBN_CACHE=<another>"
-        ) from None
+        raise ConfigError(f"{damage}, just after it was written; check the disk, or set JBN_CACHE=<another>") from None
     except ConfigError as error:
         if not note:
             raise
@@ -133,13 +131,13 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(cache or os.environ.get("JBN_CACHE") or Path(user) / "jbn")
 
 
-def _request(name: str, config: str | None, image: str | None, label: str | None) -> Request:
+def _request(name: str, subset: str | None, image: str | None, label: str | None) -> Request:
     by_hub_name = {known.name: known for known in KNOWN.values()}
     known = KNOWN.get(name) or by_hub_name.get(name) or Request(name)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", known.name):
-        hint = near(name, KNOWN) or f"; write one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
+        hint = near(name, KNOWN) or f"; choose one of {', '.join(KNOWN)}, or a set of the hub as owner/name"
         raise ConfigError(f"no image set {name!r}{hint}")
-    return Request(known.name, config or known.config, image or known.image, label or known.label)
+    return Request(known.name, subset or known.subset, image or known.image, label or known.label)
 
 
 def _key(request: Request) -> str:
@@ -184,7 +182,7 @@ def _open(folder: Path, files: Stamps, verify: bool) -> Images:
                 raise ValueError(f"{name}.npy: wrong checksum")
         return Images(**arrays, classes=tuple(meta["classes"]), source=meta["source"])
     except PermissionError as error:
-        raise ConfigError(f"cannot read {error.filename}: {error.strerror}; write JBN_CACHE=<another folder>") from None
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}; set JBN_CACHE=<another folder>") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _Unusable(f"the cache {folder} is damaged ({line(error)})" if folder.exists() else "") from None
 
@@ -233,8 +231,8 @@ def _disk(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "make room, or write JBN_CACHE=<a folder with more>"
-        advice = advice if error.errno in FULL else "write JBN_CACHE=<a folder that you may write to>"
+        advice = "make room, or set JBN_CACHE=<a folder with more>"
+        advice = advice if error.errno in FULL else "set JBN_CACHE=<a folder that you may write to>"
         raise ConfigError(f"cannot write the cache {root}: {error.strerror or error}; {advice}") from error
 
 
@@ -244,7 +242,7 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         import filelock  # comes with `datasets`, without which there is nothing to write
     except ImportError:
         raise ConfigError(
-            f"{folder} holds no cache, and `datasets` is not installed to make one; write pip install "
+            f"{folder} holds no cache, and `datasets` is not installed to make one; run pip install "
             "'jbn[experiments]', or copy that folder from a machine that has it"
         ) from None
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def carve(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.nda
     (6, 2)
     """
     if not 0 < fraction < 1:
-        raise ConfigError(f"the validation fraction is {fraction}; write a share between 0 and 1, such as 0.1")
+        raise ConfigError(f"the validation fraction is {fraction}; use a share between 0 and 1, such as 0.1")
     classes, counts = np.unique(y, return_counts=True)
     quotas = fraction * counts
     takes = np.floor(quotas).astype(int)
@@ -36,7 +36,7 @@ def carve(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.nda
     if takes.sum() == 0 or (takes >= counts).any():
         raise ConfigError(
             f"a validation fraction of {fraction} of {len(y)} examples leaves nothing to validate on, or a class "
-            "without training examples; write another share, such as 0.1"
+            "without training examples; use another share, such as 0.1"
         )
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(y), bool)

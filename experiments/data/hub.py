@@ -1,6 +1,6 @@
 """Image data sets read with Hugging Face `datasets`, from a mirror folder or the hub, and decoded.
 
-`datasets` is imported where it is used: who has the decoded arrays (`experiments.data.cache`) does not need it.
+`datasets` is imported within functions: to read decoded arrays (`experiments.data.cache`) needs none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Request(NamedTuple):
     """Which set, and which of its columns; None leaves it to the set."""
 
     name: str
-    config: str | None = None
+    subset: str | None = None
     image: str | None = None
     label: str | None = None
 
@@ -57,7 +57,7 @@ def decode(request: Request, building: Path, mirror: Path | None, progress: bool
     for split in names.values():
         if split not in found or not len(found[split]):
             raise ConfigError(
-                f"{request.name} has no {split} split, only {', '.join(found)}; write a set that has both"
+                f"{request.name} has no {split} split, only {', '.join(found)}; choose a set that has both"
             )
     splits = {part: found[split] for part, split in names.items()}
     image, label = (_column(request, splits["train"].features, kind) for kind in ("image", "label"))
@@ -92,7 +92,7 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
         else:
             # With hf://, a folder of that name in the working directory is not taken for the set.
             place = f"hf://datasets/{request.name}"
-            builder = datasets.load_dataset_builder(place, request.config, cache_dir=str(scratch))
+            builder = datasets.load_dataset_builder(place, request.subset, cache_dir=str(scratch))
         builder.download_and_prepare()
         found = builder.as_dataset()
     except Exception as error:  # whatever a disk, a network and four libraries may raise
@@ -110,17 +110,17 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
 
 
 def mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
-    """The mirror's parquet files by split; none if it lacks the set, or its config."""
+    """The mirror's parquet files by split; none if it lacks the set, or its subset."""
     if mirror is None:
         return {}
     if not mirror.is_dir():
-        raise ConfigError(f"the mirror {mirror} is no folder; write JBN_DATA=<folder of owner/name/config/*.parquet>")
-    configs = sorted({file.parent.name for file in (mirror / request.name).glob("*/*.parquet")})
-    if request.config is None and len(configs) > 1:
-        raise ConfigError(f"{request.name} has the configs {', '.join(configs)}; write config={configs[0]!r}")
-    config = request.config or next(iter(configs), "")
+        raise ConfigError(f"the mirror {mirror} is no folder; set JBN_DATA=<folder of owner/name/subset/*.parquet>")
+    subsets = sorted({file.parent.name for file in (mirror / request.name).glob("*/*.parquet")})
+    if request.subset is None and len(subsets) > 1:
+        raise ConfigError(f"{request.name} has the subsets {', '.join(subsets)}; set subset={subsets[0]!r}")
+    subset = request.subset or next(iter(subsets), "")
     files: dict[str, list[Path]] = {}
-    for file in sorted((mirror / request.name / config).glob("*.parquet")) if config in configs else []:
+    for file in sorted((mirror / request.name / subset).glob("*.parquet")) if subset in subsets else []:
         files.setdefault(file.stem.split("-")[0], []).append(file)
     for split, parts in files.items():
         whole = re.search(r"-of-0*(\d+)$", parts[0].stem)
@@ -137,20 +137,18 @@ def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrore
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
     if any(getattr(e, "errno", None) in FULL for e in causes):
-        return ConfigError(
-            f"no room to read {request.name} ({line(causes[-1])}); make some, or write JBN_CACHE, HF_HOME"
-        )
+        return ConfigError(f"no room to read {request.name} ({line(causes[-1])}); make some, or set JBN_CACHE, HF_HOME")
     if mirrored:
         return ConfigError(f"cannot read {request.name} in {mirror}: {line(causes[-1])}; copy its files again")
     if isinstance(error, DatasetNotFoundError):
-        hint = near(request.name, [known.name for known in KNOWN.values()]) or "; write owner/name as the hub has it"
+        hint = near(request.name, [known.name for known in KNOWN.values()]) or "; give owner/name as the hub has it"
         return ConfigError(f"no image set {request.name!r}: {line(error).rstrip('.')}{hint}")
     if isinstance(error, ValueError):
         with contextlib.suppress(Exception):
-            configs = get_dataset_config_names(f"hf://datasets/{request.name}")
-            if request.config not in configs:
-                hint = near(request.config or "", configs) or f"; write config={configs[0]!r}"
-                return ConfigError(f"{request.name} has the configs {', '.join(configs)}{hint}")
+            subsets = get_dataset_config_names(f"hf://datasets/{request.name}")
+            if request.subset not in subsets:
+                hint = near(request.subset or "", subsets) or f"; set subset={subsets[0]!r}"
+                return ConfigError(f"{request.name} has the subsets {', '.join(subsets)}{hint}")
     place = f"the mirror {mirror}" if mirror else "a mirror folder, JBN_DATA"
     return ConfigError(
         f"cannot read {request.name} from the hub: {line(error)}; check the network and run again (files that are "
@@ -166,7 +164,7 @@ def _column(request: Request, features: Any, kind: str) -> str:
     if wanted in features:
         return wanted
     if wanted is not None:
-        hint = near(wanted, features) or f"; write one as {kind}_column"
+        hint = near(wanted, features) or f"; set {kind}_column to one of them"
         raise ConfigError(f"{request.name} has no column {wanted!r}, only {columns}{hint}")
     alike = [
         name for name, feature in features.items() if isinstance(feature, Image if kind == "image" else ClassLabel)
@@ -175,9 +173,7 @@ def _column(request: Request, features: Any, kind: str) -> str:
         return kind
     if len(alike) != 1:
         which = " and ".join(alike) or "none"
-        raise ConfigError(
-            f"of the columns {columns} of {request.name}, {which} holds {kind}s; write {kind}_column=<one>"
-        )
+        raise ConfigError(f"of the columns {columns} of {request.name}, {which} holds {kind}s; set {kind}_column=<one>")
     return alike[0]
 
 
@@ -186,7 +182,7 @@ def _labels(request: Request, splits: dict[str, Any], column: str) -> tuple[dict
     feature = splits["train"].features[column]
     names: list[Any] = getattr(feature, "names", None) or []
     if not names and not re.match("u?int|bool|(large_)?string", str(getattr(feature, "dtype", ""))):
-        raise ConfigError(f"{column!r} of {request.name} holds no classes but {feature}; write label_column=<another>")
+        raise ConfigError(f"{column!r} of {request.name} holds no classes but {feature}; set label_column=<another>")
     raw: dict[str, list[Any]] = {
         part: list(rows[column]) if column in rows.features else [None] * len(rows) for part, rows in splits.items()
     }
@@ -196,12 +192,12 @@ def _labels(request: Request, splits: dict[str, Any], column: str) -> tuple[dict
         if bad := [value for value in column_values if value not in number]:
             raise ConfigError(
                 f"{len(bad)} examples of {part} of {request.name} have {bad[0]!r} in {column!r}, which is no class of "
-                "its training split; write a set or a label_column with classes in both splits"
+                "its training split; choose a set or a label_column with classes in both splits"
             )
     labels = {part: np.array([number[v] for v in column_values], "<i4") for part, column_values in raw.items()}
     if len(np.unique(labels["train"])) < 2:
         only = (names or values)[labels["train"][0]]
-        raise ConfigError(f"{request.name} has one class only in {column!r}, {only!r}; write label_column=<another>")
+        raise ConfigError(f"{request.name} has one class only in {column!r}, {only!r}; set label_column=<another>")
     return labels, [str(name) for name in names or values]
 
 
@@ -227,7 +223,7 @@ def _pixels(
         raw = {part: rows.cast_column(column, Image(decode=False)) for part, rows in splits.items()}
         first = Image().decode_example(raw["train"][0][column])
     except Exception as error:
-        raise ConfigError(f"column {column!r} holds no images ({line(error)}); write image_column=<another>") from error
+        raise ConfigError(f"column {column!r} holds no images ({line(error)}); set image_column=<another>") from error
     frame = _Frame(first.height, first.width, 1 if first.mode in _GREY else 3)
     try:
         return _write_pixels(raw, column, frame, building, progress, write)
@@ -245,7 +241,7 @@ def _write_pixels(
     needed, free = examples * int(np.prod(frame)) / 1e9, shutil.disk_usage(building).free / 1e9
     if needed > free:
         raise ConfigError(
-            f"the decoded images need {needed:.2f} GB, but {building.parent} has {free:.2f} GB; make room, or write "
+            f"the decoded images need {needed:.2f} GB, but {building.parent} has {free:.2f} GB; make room, or set "
             "JBN_CACHE=<a folder with more>"
         )
     console = Console(stderr=True)
@@ -280,7 +276,7 @@ def _image(value: Any, place: str, frame: _Frame) -> np.ndarray:
         raise ConfigError(f"{place} cannot be decoded ({line(error)}); repair it or take it out of the set") from error
     if (image.height, image.width) != frame[:2]:
         raise ConfigError(
-            f"{place} is {image.width} x {image.height} pixels, the first is {frame.width} x {frame.height}; write a "
+            f"{place} is {image.width} x {image.height} pixels, the first is {frame.width} x {frame.height}; choose a "
             "set whose images have one size, or resize them"
         )
     if image.mode not in _GREY + _COLOUR:

@@ -102,7 +102,7 @@ def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
     except Exception as error:  # whatever Python there may raise
         reason = error if isinstance(error, ImportError | AttributeError) else raised(error)
         raise ConfigError(
-            f"model.network is {config.network!r}, but {reason}; write module:function of a module that Python finds "
+            f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds "
             "from here"
         ) from None
     fields = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")

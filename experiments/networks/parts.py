@@ -129,7 +129,7 @@ def check_size(x: jax.Array, size: int, trouble: str) -> None:
     """Raises ValueError where `x` is smaller than the window."""
     if min(x.shape[1:3]) < size:
         raise ValueError(
-            f"{trouble}: its input is {x.shape[1]} x {x.shape[2]}, its window {size} x {size}; write larger images, or "
+            f"{trouble}: its input is {x.shape[1]} x {x.shape[2]}, its window {size} x {size}; use larger images, or "
             'padding="zero" or "reflect"'
         )
 
@@ -140,7 +140,7 @@ def numbered(name: str, index: int, of: int) -> str:
 
 
 def chosen(field: str, value: str, known: Iterable[str]) -> str:
-    """`value`, if it is one of the known.
+    """Returns `value`, which must be one of the known.
 
     Raises:
       ValueError: it is not.

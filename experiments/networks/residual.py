@@ -82,7 +82,7 @@ class ResidualUnit(nn.Module):
             return self.norm(name="shortcut_norm")(skip) if "norm" in added[last_layer:] else skip
         if missing < 0:
             raise ValueError(
-                f"a shortcut of zeros cannot turn {skip.shape[-1]} features into {features}; write "
+                f"a shortcut of zeros cannot turn {skip.shape[-1]} features into {features}; use "
                 'shortcut="projection", or a width at which no stage is narrower than the one before'
             )
         return jnp.pad(skip, [(0, 0), (0, 0), (0, 0), (0, missing)])
@@ -168,5 +168,5 @@ def _units(name: str, depth: int, rest: int) -> int:
     units, left = divmod(depth - rest, 6)
     if left or units < 1:
         near = 6 * max(1, round((depth - rest) / 6)) + rest
-        raise ValueError(f"depth of a {name} is {depth}; write 6n + {rest}, such as {near}")
+        raise ValueError(f"depth of a {name} is {depth}; use 6n + {rest}, such as {near}")
     return units

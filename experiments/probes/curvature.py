@@ -92,7 +92,7 @@ def lanczos(hvp: Callable[[PyTree], PyTree], like: PyTree, key: Key[Array, ""], 
     n, dtype = flat.size, flat.dtype
     m = min(iterations, n)
     if m < 1:
-        raise ValueError(f"iterations is {iterations}, of {n} parameters; write at least 1 of either")
+        raise ValueError(f"iterations is {iterations}, of {n} parameters; use at least 1 of either")
     start_key, fresh_key = jax.random.split(key)
     tiny = 10 * jnp.finfo(dtype).eps
 
@@ -156,7 +156,7 @@ def top_eigenvalues(loss: Loss, params: PyTree, key: Key[Array, ""], k: int, ite
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     if not 1 <= k <= min(iterations, n):
         raise ValueError(
-            f"k is {k}; write 1 to {min(iterations, n)}: {iterations} iterations on {n} parameters yield no more"
+            f"k is {k}; use 1 to {min(iterations, n)}: {iterations} iterations on {n} parameters yield no more"
         )
     found = ritz(lanczos(lambda v: hessian_vector_product(loss, params, v), params, key, iterations))
     return Ritz(found.values[:k], found.residuals[:k])

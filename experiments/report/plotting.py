@@ -175,7 +175,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def rims(axes: Axes) -> bool:
-    """Widens lines that another treatment's hide, so that both are seen; whether there are any."""
+    """Widens lines that those of another treatment hide, so that both are seen; returns whether there are any."""
     lines = [(line, array(line.get_ydata())) for line in axes.lines if line.get_linestyle() != "None"]
     found = False
     for k, (line, y) in enumerate(lines):

@@ -39,7 +39,7 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
     there = {path.name for path in to.iterdir()} if to.is_dir() else set()
     if to.exists() and (there - published or not to.is_dir() or to.samefile(run.folder)):
         what = "the run itself" if to.samefile(run.folder) else "no published run, which could be replaced"
-        raise ConfigError(f"{to} is {what}; nothing was changed; write another folder with --to FOLDER")
+        raise ConfigError(f"{to} is {what}; nothing was changed; choose another folder with --to FOLDER")
     shutil.rmtree(to, ignore_errors=True)
     (to / "figures").mkdir(parents=True)
     for name in KEPT:

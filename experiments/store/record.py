@@ -86,7 +86,7 @@ def read_config(folder: Path) -> Config:
     """
     values = read_json(folder / "config.json", None)
     if values is None:
-        raise ConfigError(f"{folder} is no run folder (it has no config.json); write a folder such as runs/<config>")
+        raise ConfigError(f"{folder} is no run folder (it has no config.json); give a folder such as runs/<config>")
     try:
         return from_json(values)
     except ConfigError as error:
@@ -109,7 +109,7 @@ def opened(folder: Path, config: Config, device: str) -> Iterator[tuple[Run, lis
         lock = open(folder / ".lock", "w")  # noqa: SIM115  (held until the run ends)
     except OSError as error:
         raise ConfigError(
-            f"the run folder {folder} cannot be written ({error.strerror}); write another with --out FOLDER"
+            f"the run folder {folder} cannot be written ({error.strerror}); choose another with --out FOLDER"
         ) from None
     with lock:
         _lock(lock, folder)
@@ -126,7 +126,7 @@ def refuse_another(run: Run, data: dict[str, Any], arms: dict[str, Any]) -> None
     Raises:
       ConfigError: the data differ, or what an arm computes. Programs are compared where the same versions traced both.
     """
-    here = f"nothing was trained; write another folder with --out FOLDER, or delete {run.folder}"
+    here = f"nothing was trained; choose another folder with --out FOLDER, or delete {run.folder}"
     if run.data.get("checksum", data["checksum"]) != data["checksum"]:
         raise ConfigError(f"{data['name']} holds other data than those that {run.folder} was trained on; {here}")
     for arm, ours in arms.items():
@@ -204,7 +204,7 @@ def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
         if theirs != to_json(config):
             raise ConfigError(
                 f"{folder} belongs to another config ({_first_difference(theirs, to_json(config))}); "
-                "nothing was changed; write another folder with --out FOLDER, or delete that one"
+                "nothing was changed; choose another folder with --out FOLDER, or delete that one"
             )
         notes += repair(folder / "records.jsonl")
         before = read_json(folder / "env.json", env)
@@ -214,7 +214,7 @@ def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
             notes.append(f"this run began under another {' and '.join(differs)}; env.json lists both")
             write_json(folder / "env.json", before | {"resumed": [*before.get("resumed", []), env]})
     elif any(path.name != ".lock" for path in folder.iterdir()):
-        raise ConfigError(f"{folder} holds other files and no run; write another folder with --out FOLDER")
+        raise ConfigError(f"{folder} holds other files and no run; choose another folder with --out FOLDER")
     else:
         write_json(folder / "env.json", env)
         write_json(folder / "config.json", to_json(config))
@@ -275,7 +275,7 @@ def _bytes(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); write another folder, or make it readable"
+            f"{path} cannot be read ({error.strerror}); give another folder, or make this one readable"
         ) from None
 
 
@@ -302,4 +302,4 @@ def _lock(file: Any, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise ConfigError(f"another process is writing to {folder}; wait for it, or write --out FOLDER") from None
+        raise ConfigError(f"another process is writing to {folder}; wait for it, or choose another --out") from None

@@ -1,6 +1,6 @@
-"""Whatever is read from a disk is checked: against its type, and against what else the run folder holds.
+"""Everything that is read from a run folder is checked: against its type, and against the rest of the folder.
 
-A file that was edited, cut or damaged is refused in one sentence that says where, before anything is made of it.
+A file that was edited, cut or damaged is refused in one sentence that says where, before it is used.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from experiments.config.errors import shortened
 from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Result, Training
 
 
-def _described(data: Description) -> Description:
-    _hold(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
+def _check_description(data: Description) -> Description:
+    _check(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
     for part in (data["raw"], data["standardized"], data["standardized_test"]):
-        _hold(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
+        _check(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
     for part in (data["raw"], data["standardized"]):
         edges, counts = part["edges"], part["counts"]
-        _hold(len(edges) == len(counts) + 1 and sum(counts) > 0, "has counts that do not fit their edges")
-        _hold(all(a < b for a, b in pairwise(edges)), "has edges that do not grow")
+        _check(len(edges) == len(counts) + 1 and sum(counts) > 0, "has counts that do not fit their edges")
+        _check(all(a < b for a, b in pairwise(edges)), "has edges that do not grow")
     return data
 
 
-def _told(line: dict[str, Any]) -> dict[str, Any]:
-    _hold(isinstance(line.get("run"), str), "does not say the run, by name")
-    _hold(type(line.get("step")) is int and line["step"] >= 0, "does not say the step, from 0 up")
-    _hold(not any(isinstance(line[name], str) for name in line.keys() - {"run"}), "holds a metric that is no number")
+def _check_metrics(line: dict[str, Any]) -> dict[str, Any]:
+    _check(isinstance(line.get("run"), str), "does not say the run, by name")
+    _check(type(line.get("step")) is int and line["step"] >= 0, "does not say the step, from 0 up")
+    _check(not any(isinstance(line[name], str) for name in line.keys() - {"run"}), "holds a metric that is no number")
     return line
 
 
-def _trained(record: Training) -> Training:
+def _check_training(record: Training) -> Training:
     epochs = len(record["steps"])
     for curve in (record["train_loss"], record["val_loss"], record["val_accuracy"]):
-        _hold(len(curve) == epochs, f"has a curve without the {epochs} values that steps has")
-    _hold(record["phase"] == "tune" or "test_accuracy" in record, "lacks test_accuracy")
+        _check(len(curve) == epochs, f"has a curve without the {epochs} values that steps has")
+    _check(record["phase"] == "tune" or "test_accuracy" in record, "lacks test_accuracy")
     if probes := record.get("probes"):
-        _seen(probes)
+        _check_probes(probes)
     return record
 
 
-def _seen(probes: Probes) -> None:
+def _check_probes(probes: Probes) -> None:
     times, layers, norms = len(probes["steps"]), len(probes["layers"]), len(probes["norms"])
     wanted: dict[str, int] = dict.fromkeys(("percentiles", "saturation", "sparsity", "skewness", "dead"), layers)
     wanted |= {"zero_share": layers} | dict.fromkeys(("mean_gap", "var_ratio", "scale"), norms)
@@ -53,18 +53,18 @@ def _seen(probes: Probes) -> None:
     for name, width in wanted.items():
         if (rows := found[name]) is not None:
             right = len(rows) == times and all(len(row) == width for row in rows)
-            _hold(right, f"has {name} that are not {times} lists of {width}")
+            _check(right, f"has {name} that are not {times} lists of {width}")
     for name, values in (probes["gradient_norms"] or {}).items():
-        _hold(len(values) == times, f"has gradient_norms of {name} that are not {times}")
+        _check(len(values) == times, f"has gradient_norms of {name} that are not {times}")
     if along := probes["predictiveness"]:
         times, sizes = len(along["steps"]), len(along["step_sizes"])
         for rows in (along["losses"], along["gradient_distances"]):
-            _hold(
+            _check(
                 len(rows) == times and all(len(row) == sizes for row in rows), "has a predictiveness of unequal lengths"
             )
-        _hold(len(along["smoothness"]) == times, "has a predictiveness of unequal lengths")
+        _check(len(along["smoothness"]) == times, "has a predictiveness of unequal lengths")
     for name in ("eigenvalues", "mean_logit"):
-        _hold(
+        _check(
             not found[name] or found[name].keys() == {"batch", "frozen"}, f"has {name} that are not of batch and frozen"
         )
 
@@ -72,11 +72,11 @@ def _seen(probes: Probes) -> None:
 KINDS = {
     "config.json": dict[str, Any],  # and see `experiments.config.from_json`
     "env.json": Environment,
-    "data.json": Annotated[Description, AfterValidator(_described)],
+    "data.json": Annotated[Description, AfterValidator(_check_description)],
     "arms.json": dict[str, Network],
     "engine.json": dict[str, Engine],
-    "records.jsonl": Annotated[Training, AfterValidator(_trained)],
-    "metrics.jsonl": Annotated[dict[str, str | int | float | None], AfterValidator(_told)],
+    "records.jsonl": Annotated[Training, AfterValidator(_check_training)],
+    "metrics.jsonl": Annotated[dict[str, str | int | float | None], AfterValidator(_check_metrics)],
     "result.json": Result,
     "past": Past,
 }
@@ -112,30 +112,30 @@ def parse(text: bytes, name: str) -> Any:
 def fit_result(config: Config, result: Result) -> None:
     """Raises ValueError, one sentence, where the result is not one of this config."""
     arms, rows = config.arms, result["arms"]
-    _hold(
+    _check(
         [Arm(row["treatment"], row["context"]) for row in rows] == list(arms),
         "has arms that are not those of the config",
     )
     for arm, row in zip(arms, rows, strict=True):
         n = len(config.seeds(arm)[1])
         counts = {len(row[name]) for name in ("values", "seeds", "diverged_at")} | {row["n"]}
-        _hold(counts == {n}, f"has not the {n} trainings of {arm} that the config says")
+        _check(counts == {n}, f"has not the {n} trainings of {arm} that the config says")
         rates = [point["learning_rate"] for point in row["tuning"]]
-        _hold(rates == list(config.sweep.learning_rates), f"has rates of {arm} that are not those of the config")
-        _hold(row["learning_rate"] in rates, f"has a rate of {arm} that is none of the config")
-        _hold(
+        _check(rates == list(config.sweep.learning_rates), f"has rates of {arm} that are not those of the config")
+        _check(row["learning_rate"] in rates, f"has a rate of {arm} that is none of the config")
+        _check(
             len({len(point["values"]) for point in row["tuning"]}) == 1,
             f"has points of {arm} with more seeds than others",
         )
-        _hold(
+        _check(
             len({len(row["validation_curve"][name]) for name in ("steps", "mean", "sd")}) == 1,
             f"has a curve of {arm} of unequal lengths",
         )
-        _alike(row["end"], f"probes of {arm}")
+        _check_alike(row["end"], f"probes of {arm}")
     treatments, contexts = {arm.treatment for arm in arms}, {arm.context for arm in arms}
     for row in (*result["comparisons"], *result["published"]):
         known = {row["a"], row["b"]} <= treatments and row["context"] in contexts
-        _hold(known, f"has {row['a']} - {row['b']} in {row['context']}, which the config has not")
+        _check(known, f"has {row['a']} - {row['b']} in {row['context']}, which the config has not")
 
 
 def fit_records(config: Config, records: list[Training]) -> None:
@@ -144,27 +144,27 @@ def fit_records(config: Config, records: list[Training]) -> None:
     for record in records:
         arms.setdefault(Arm(record["treatment"], record["context"]), []).append(record)
     for arm, some in arms.items():
-        _hold(arm in config.arms, f"has an arm {arm}, which the config has not")
-        _hold(
+        _check(arm in config.arms, f"has an arm {arm}, which the config has not")
+        _check(
             len({tuple(record["steps"]) for record in some}) == 1, f"has trainings of {arm} that differ in their steps"
         )
-        _alike([probes for record in some if (probes := record.get("probes"))], f"probes of {arm}")
+        _check_alike([probes for record in some if (probes := record.get("probes"))], f"probes of {arm}")
 
 
-def fit_past(past: Past, epochs: int, lanes: int, looked: int) -> None:
+def fit_past(past: Past, epochs: int, lanes: int, observed: int) -> None:
     """Raises ValueError, one sentence, where these are not the lanes, or are not so many epochs of them."""
-    _hold(len(past["curves"]) == lanes and len(past["looks"]) == looked, "is of other trainings")
+    _check(len(past["curves"]) == lanes and len(past["looks"]) == observed, "is of other trainings")
     short = [
         c for c in past["curves"] if min(len(c["train_loss"]), len(c["val_loss"]), len(c["val_accuracy"])) < epochs
     ]
-    _hold(not short, f"has not all of the {epochs} epochs")
-    _hold(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
+    _check(not short, f"has not all of the {epochs} epochs")
+    _check(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
     for seen in past["looks"]:
-        _alike(seen, "looks")
+        _check_alike(seen, "looks")
 
 
-def _alike(values: list[Any], what: str) -> None:
-    _hold(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
+def _check_alike(values: list[Any], what: str) -> None:
+    _check(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
 
 
 def _outline(value: Any) -> Any:
@@ -176,6 +176,6 @@ def _outline(value: Any) -> Any:
     return value if isinstance(value, str) else None
 
 
-def _hold(holds: bool, otherwise: str) -> None:
+def _check(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)

@@ -1,4 +1,4 @@
-"""Says that a sweep stands still, and what was under way, where its user would otherwise wait for ever."""
+"""Warns that a sweep stands still, and says what was under way; otherwise its user would wait for ever."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Standstill:
 
 
 class Watchdog:
-    """Looks from a thread of its own whether `advances()` still grows.
+    """Watches, from a thread of its own, whether `advances()` still grows.
 
     Where it has not for long (`Standstill`), one warning on stderr names what is under way, and the stacks of all
     threads go to `stalled.txt` in the folder.

@@ -4,8 +4,8 @@
     tensorboard/    for `tensorboard --logdir`, one folder per run
     wandb/          for `wandb sync`; offline unless asked otherwise: nothing leaves the machine
 
-A training that was interrupted and is repeated tells again what it told before. What metrics.jsonl holds is not written
-a second time, there or elsewhere.
+A training that was interrupted is repeated, and reports its metrics again. What metrics.jsonl holds is not written a
+second time, there or elsewhere.
 
 TensorBoard and Weights & Biases are an extra, imported when asked for. The results of a run are not here but in
 records.jsonl and result.json, which `experiments.store.record` writes.
@@ -130,7 +130,7 @@ class TensorBoard:
     def _opened(self, run: str) -> Any:
         parts = PurePosixPath(run).parts
         if not parts or parts[0] == "/" or ".." in parts:
-            raise ValueError(f"the run's name is {run!r}; write one that names a folder below, such as 'before/seed0'")
+            raise ValueError(f"the run's name is {run!r}; use one that names a folder below, such as 'before/seed0'")
         folder = self._folder.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)
         # tensorboardX's own name ends with second and host: a run reopened in that second would lose what it had.
@@ -250,7 +250,7 @@ class Writers:
           ValueError: a metric is called run or step.
         """
         if taken := {"run", "step"} & values.keys():
-            raise ValueError(f"a metric is called {taken.pop()!r}, which says where a line belongs; write another name")
+            raise ValueError(f"a metric is called {taken.pop()!r}, which says where a line belongs; use another name")
         with self._lock:
             for writer in self._writers:
                 writer.scalars(run, step, values)
@@ -299,4 +299,4 @@ def _import(writer: str, package: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ConfigError(f"writer {writer!r} needs the package {package}; write: pip install 'jbn[writers]'") from None
+        raise ConfigError(f"writer {writer!r} needs the package {package}: pip install 'jbn[writers]'") from None

@@ -1,6 +1,6 @@
 """How steps and seeds run, decided by a short measurement on this device with this network.
 
-Neither is a matter of taste. On a CPU, XLA runs a convolution's gradient 5 to 28 times slower in a compiled loop, and
+On a CPU, XLA runs a convolution's gradient 5 to 28 times slower in a compiled loop, and
 vmap over seeds makes convolutions grouped ones, 2 to 6 times slower than one seed after another; for dense layers both
 gain; on a GPU seeds side by side fill the device.
 """
@@ -55,7 +55,7 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
     fitting = {engine: value for engine, value in found.items() if value is not None}
     if not fitting:
         raise ConfigError(
-            "no way to run this network fits into memory; write a smaller training.batch_size, model.width or "
+            "no way to run this network fits into memory; choose a smaller training.batch_size, model.width or "
             "model.hidden, or training.lanes='sequence'"
         )
     best = min(fitting, key=lambda engine: fitting[engine])

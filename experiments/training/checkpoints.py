@@ -1,8 +1,8 @@
 """Checkpoints of a training: the last few of its states, whole or not at all, bit for bit.
 
 Orbax writes the arrays. A checkpoint gets its name when all of it is on the disk, so a crash leaves no half of one; and
-it holds the checksum of each of its files, so what the disk damaged later is found, passed over for the checkpoint
-before, and said.
+it holds the checksum of each of its files, so later damage is found: `restore` then takes the checkpoint before, and
+says so.
 
     FOLDER/7/state          the arrays by name, such as `[0].mu['Dense_0']['kernel']`; orbax alone reads them, too:
                             `orbax.checkpoint.StandardCheckpointer().restore(path)`
@@ -65,7 +65,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         if keep < 1:
-            raise ConfigError(f"{keep} checkpoints are to be kept; write at least 1, better 2")
+            raise ConfigError(f"{keep} checkpoints are to be kept; use at least 1, better 2")
         self.folder = Path(folder).resolve()  # orbax takes absolute paths only
         self._keep = keep
         self._broken: set[int] = set()
@@ -214,11 +214,9 @@ def _named(tree: Any) -> dict[str, Any]:
     named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for name, leaf in named.items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
-            raise TypeError(
-                f"{name or 'the state'} is a {type(leaf).__name__}; write an array, such as jnp.asarray(it)"
-            )
+            raise TypeError(f"{name or 'the state'} is a {type(leaf).__name__}; pass an array, such as jnp.asarray(it)")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-            raise TypeError(f"{name or 'the state'} is of dtype {leaf.dtype}; write jax.random.key_data(it)")
+            raise TypeError(f"{name or 'the state'} is of dtype {leaf.dtype}; pass jax.random.key_data(it)")
     return named
 
 

@@ -1,4 +1,4 @@
-"""The compiled programs of a sweep: the functions of one lane, for many lanes, over the devices.
+"""The compiled programs: what `step` and `observe` do for one lane, for many lanes, spread over the devices.
 
 A *lane* is one training: what tuning chooses and a seed, all of them array arguments.
 """

@@ -1,4 +1,4 @@
-"""The one place from which programs and transfers are handed to the devices.
+"""Programs and transfers reach the devices one at a time.
 
 A program that spans several CPU devices takes a number, then a place in the queue of each device, and runs when the
 numbers before it have run; a queue has 32 places. If two threads do so at once, the later number may take all places of

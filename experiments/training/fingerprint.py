@@ -1,4 +1,4 @@
-"""What the arms of a config compute, read off what jax traces before anything is trained; and whether that can be."""
+"""What each arm computes, read from its jaxprs before anything is trained: its size, a hash, and whether it can run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def describe(config: Config, data: Data) -> dict[str, Any]:
         model = config.setup(arm).model
         require(
             model.network == "mlp" or model.own or data.train.x.ndim == 4,
-            f"arm {arm}: {model.network} takes images, but {config.data.name} has vectors; write model.network='mlp', "
+            f"arm {arm}: {model.network} takes images, but {config.data.name} has vectors; set model.network='mlp', "
             "or a set of images as data.name, such as 'mnist'",
         )
         try:
@@ -58,19 +58,19 @@ def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
     steps = setup.steps_per_epoch(len(data.train.y)) * setup.training.epochs
     require(
         steps < 2**31,
-        f"training.epochs is {setup.training.epochs}, which are {steps:,} steps; write so many that they are at most "
-        f"{2**31 - 1:,}",
+        f"training.epochs is {setup.training.epochs}, which are {steps:,} steps; use fewer, for at most "
+        f"{2**31 - 1:,} steps",
     )
     batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # refuses classes that do not divide the batch
     for field in ("pad_crop", "translate", "cutout"):
         pixels = getattr(setup.augmentation, field)
-        require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; write fewer")
+        require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; use fewer")
     network = build(without_virtual_batches(setup.model), data.classes, train=True)
     parameters = parameter_count(network, shape)
     require(
         setup.probes.eigenvalues <= parameters,
         f"probes.eigenvalues is {setup.probes.eigenvalues}, but the network has {parameters:,} parameters, and its "
-        "Hessian no more eigenvalues; write fewer",
+        "Hessian no more eigenvalues; use fewer",
     )
     _refuse_large(setup, parameters)
     return {
@@ -90,7 +90,7 @@ def _refuse_large(setup: Setup, parameters: int) -> None:
     require(
         there is None or needed <= there,
         f"the network has {parameters:,} parameters; to train and probe it takes {needed / 1e9:,.3g} GB at least, but "
-        f"there are {(there or 0) / 1e9:,.3g} GB; write a smaller model.hidden, model.width or probes.eigenvalues",
+        f"there are {(there or 0) / 1e9:,.3g} GB; choose a smaller model.hidden, model.width or probes.eigenvalues",
     )
 
 

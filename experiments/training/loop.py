@@ -121,7 +121,7 @@ class _LaneGroup:
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
         observations: Observations = [[] for _ in range(self.probed)]
         done, state, curves, observations = self._restore(state, curves, observations)
-        for epoch in range(done):  # told before, to a program that is gone
+        for epoch in range(done):  # the program that was stopped has told them
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), []))
         if not done:
             self._observe(state, observations)

@@ -1,4 +1,4 @@
-"""What is looked at inside a network during an ablation: one lane, by pure functions like the training step."""
+"""What is observed inside one network while it trains: pure functions of its state, like the training step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jbn.placement import Block
 MAX_VALUES = 2**17  # of an activation's input, that percentiles are taken of
 STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # along the gradient; Santurkar et al. 2018 do not report theirs
 LANCZOS_STEPS = 30
-MAX_EXAMPLES = 2048  # examples that are looked at as one batch; curvature goes through all, batch by batch
+MAX_EXAMPLES = 2048  # examples observed as one batch; curvature goes through all, batch by batch
 
 
 class Observation(NamedTuple):

@@ -33,7 +33,7 @@ def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int, *called: Any) -
       config: all but learning rate and weight decay.
       tuned: learning rate before the schedule, weight decay, and whether it acts on scale and bias of the norms.
       steps: of the whole training, which the schedule spans.
-      *called: the network and its input, whose layers tell which parameters are of a norm; else names do.
+      *called: the network and its input, whose layers tell which parameters are a norm's; without them, names decide.
     """
     shape = schedule(config, steps)
     decay = _decay(tuned, *called)

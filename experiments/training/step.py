@@ -26,7 +26,7 @@ WHITENED = 5000  # training images that a whitening layer is computed from
 
 
 class State(NamedTuple):
-    """All that a training step changes, and what it must know of its past.
+    """All that a training step changes, and its seed.
 
     Attributes:
       params, batch_stats: collections of the network's variables.

@@ -1,4 +1,4 @@
-"""The figures of a run: data in, figures out. How they look is decided in `experiments.report.plotting`.
+"""The figures of a run: data in, figures out. `plotting` decides how they look.
 
 Every title says what is seen, computed from what is drawn; every caption says how to read the figure.
 """

@@ -63,37 +63,40 @@ def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_tha
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: SweepConfig(learning_rate_points=1), r"points is 1: a grid of one point .* write 7 or more"),
-        (lambda: SweepConfig(evaluation_seeds=1), r"evaluation_seeds is 1: a spread needs at least 2 seeds; write 10"),
-        (lambda: SweepConfig(learning_rate_factor=1.0), r"factor is 1.0; write a value above 1"),
-        (lambda: SweepConfig(lowest_learning_rate=0.0), r"lowest_learning_rate is 0.0; write a positive"),
-        (lambda: TrainingConfig(epochs=0), r"epochs is 0; write at least 1"),
+        (lambda: SweepConfig(learning_rate_points=1), r"points is 1: a grid of one point .* use 7 or more"),
+        (lambda: SweepConfig(evaluation_seeds=1), r"evaluation_seeds is 1: a spread needs at least 2 seeds; use 10"),
+        (lambda: SweepConfig(learning_rate_factor=1.0), r"factor is 1.0; use a value above 1"),
+        (lambda: SweepConfig(lowest_learning_rate=0.0), r"lowest_learning_rate is 0.0; use a positive"),
+        (lambda: TrainingConfig(epochs=0), r"epochs is 0; use at least 1"),
         (lambda: TrainingConfig(batch_size=1), r"batch_size is 1; batch norm needs at least 2"),
-        (lambda: ModelConfig(hidden=()), r"hidden is \(\); write at least one positive width"),
-        (lambda: ModelConfig(momentum=1.0), r"momentum is 1.0; write a value in \[0, 1\)"),
-        (lambda: OptimizerConfig(weight_decay=-1e-4), r"weight_decay is -0.0001; write 0 or more"),
+        (lambda: ModelConfig(hidden=()), r"hidden is \(\); use at least one positive width"),
+        (lambda: ModelConfig(momentum=1.0), r"momentum is 1.0; use a value in \[0, 1\)"),
+        (lambda: OptimizerConfig(weight_decay=-1e-4), r"weight_decay is -0.0001; use 0 or more"),
         (lambda: DataConfig(test_fraction=0.9, validation_fraction=0.1), r"is 1, which leaves nothing to train on"),
-        (lambda: DataConfig(test_fraction=1.5), r"test_fraction is 1.5; write a share between 0 and 1"),
-        (lambda: AnalysisConfig(margin_pp=0.0), r"margin_pp is 0.0; write a positive margin"),
-        (lambda: AnalysisConfig(alpha=0.0), r"alpha is 0.0; write a level such as 0.05"),
-        (lambda: Config(name="a/b"), r"name is 'a/b'; write letters"),
-        (lambda: SweepConfig(weight_decays=(5e-4, 0.0)), r"weight_decays is .*; write growing values from 0 up"),
-        (lambda: SweepConfig(weight_decays=(-1.0, 0.0)), r"weight_decays is .*; write growing values from 0 up"),
-        (lambda: SweepConfig(decay_scale_bias=(True, True)), r"one appears twice; write \(False, True\)"),
-        (lambda: AnalysisConfig(resamples=9), r"resamples is 9; write at least 99"),
+        (lambda: DataConfig(test_fraction=1.5), r"test_fraction is 1.5; use a share between 0 and 1"),
+        (lambda: AnalysisConfig(margin_pp=0.0), r"margin_pp is 0.0; use a positive margin"),
+        (lambda: AnalysisConfig(alpha=0.0), r"alpha is 0.0; use a level such as 0.05"),
+        (lambda: Config(name="a/b"), r"name is 'a/b'; use letters"),
+        (lambda: SweepConfig(weight_decays=(5e-4, 0.0)), r"weight_decays is .*; use growing values from 0 up"),
+        (lambda: SweepConfig(weight_decays=(-1.0, 0.0)), r"weight_decays is .*; use growing values from 0 up"),
+        (lambda: SweepConfig(decay_scale_bias=(True, True)), r"one appears twice; use \(False, True\)"),
+        (lambda: AnalysisConfig(resamples=9), r"resamples is 9; use at least 99"),
         (
             lambda: OptimizerConfig(name="adam", nesterov=True),
-            r"nesterov is on, but optimizer.name is 'adam'; write sgd",
+            r"nesterov is on, but optimizer.name is 'adam'; use sgd",
         ),
-        (lambda: OptimizerConfig(milestones=(0.75, 0.5)), r"milestones is .*; write growing shares"),
-        (lambda: ModelConfig(unit="original"), r"model.unit is 'original', but mlp has none; leave it out, or write"),
+        (lambda: OptimizerConfig(milestones=(0.75, 0.5)), r"milestones is .*; use growing shares"),
+        (
+            lambda: ModelConfig(unit="original"),
+            r"model.unit is 'original', but mlp has none; leave it out, or set model.network to",
+        ),
         (lambda: ModelConfig(network="cnn9", hidden=(7,)), r"model.hidden is \(7,\), but cnn9 has none"),
         (lambda: ModelConfig(padding="valid"), r"padding is 'valid', but an mlp has no convolutions"),
         (lambda: ModelConfig(norm="layer_norm", virtual_batch_size=4), r"but layer_norm has no batches"),
-        (lambda: ModelConfig(renorm_ramp=(9, 5)), r"renorm_ramp is \(9, 5\); write \(first step, last step\)"),
+        (lambda: ModelConfig(renorm_ramp=(9, 5)), r"renorm_ramp is \(9, 5\); use \(first step, last step\)"),
         (lambda: DataConfig(name="cifar"), r"data.name is 'cifar'; .*did you mean 'cifar10'"),
-        (lambda: Config(name="x", placements=()), r"are all empty; write at least one treatment"),
-        (lambda: Config(name="x", activations=()), r"activations is empty; write at least one"),
+        (lambda: Config(name="x", placements=()), r"are all empty; use at least one treatment"),
+        (lambda: Config(name="x", activations=()), r"activations is empty; use at least one"),
         (lambda: Config(name="x", activations=("relu", "relu")), r"one appears twice"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -114,7 +117,7 @@ def test_a_value_out_of_range_is_refused_with_the_remedy(build, words):
         ("CONFIG = Config(name='x', training=TrainingConfig(epochs='20'))", "epochs is '20'; .*valid integer"),
         ("CONFIG = Config(name='x', training=3)", "training is 3; .* TrainingConfig"),
         ("CONFIG = Config()", "needs the field 'name'"),
-        ("CONFIG = Config(name='x', training=TrainingConfig(epochs=0))", "epochs is 0; write at least 1"),
+        ("CONFIG = Config(name='x', training=TrainingConfig(epochs=0))", "epochs is 0; use at least 1"),
         ("x = 1", "defines no CONFIG; write CONFIG = Config"),
         ("CONFIG = Confg(name='x')", "NameError: name 'Confg' is not defined"),
         ("CONFIG = Config(", "SyntaxError"),
@@ -132,7 +135,7 @@ def test_a_wrong_config_file_is_refused_in_one_line_that_names_the_file(tmp_path
 def test_a_config_that_is_not_there_is_refused_with_the_nearest_that_is():
     with pytest.raises(ConfigError, match=r"did you mean .*digits_placement\.py"):
         load(CONFIGS[0].parent / "digit_placement.py")
-    with pytest.raises(ConfigError, match=r"no config at .*zzz.*; write the path of a config"):
+    with pytest.raises(ConfigError, match=r"no config at .*zzz.*; give the path of a config"):
         load(CONFIGS[0].parent / "zzz.py")
 
 
@@ -235,7 +238,7 @@ RESNET = ModelConfig(network="resnet", depth=8)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"treatments": (vary("before", {}),)}, r"treatments has the name 'before' twice; write each name once"),
+        ({"treatments": (vary("before", {}),)}, r"treatments has the name 'before' twice; use each name once"),
         ({"contexts": (WIDE, WIDE)}, r"contexts has the name 'relu, width 2' twice"),
         (
             {"treatments": (vary("t", {"model.actvation": "elu"}),)},
@@ -244,7 +247,7 @@ RESNET = ModelConfig(network="resnet", depth=8)
         ({"treatments": (vary("t", {"data.name": "mnist"}),)}, r"setting 't' sets 'data.name', which an arm cannot"),
         (
             {"treatments": (vary("t", {"model.width": -1.0}),)},
-            r"^arm t/relu: model.width is -1.0; write a positive factor",
+            r"^arm t/relu: model.width is -1.0; use a positive factor",
         ),
         ({"treatments": (vary("t", {"model.width": "wide"}),)}, r"^arm t/relu: ModelConfig.width is 'wide'"),
         ({"treatments": (vary("t", {"model.norm": "layernorm"}),)}, r"'layernorm'.*did you mean 'layer_norm'"),
@@ -261,8 +264,8 @@ RESNET = ModelConfig(network="resnet", depth=8)
             {"model": ModelConfig(activation="elu")},
             r"activation is 'elu', but every arm .*; change activations inst",
         ),
-        ({"model": RESNET}, r"sets a placement, but resnet has residual units instead; write placements=\(\) and"),
-        ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"says no residual unit; write units="),
+        ({"model": RESNET}, r"sets a placement, but resnet has residual units instead; set placements=\(\) and"),
+        ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"says no residual unit; set units="),
         ({"placements": (), "units": ("original",)}, r"model.unit is 'original', but mlp has none"),
         ({"analysis": AnalysisConfig(contrasts=(("afer", "none"),))}, r"names 'afer', .*did you mean 'after'"),
         (

@@ -159,7 +159,7 @@ def test_shrunk_images_are_means_over_squares(small_images):
     whole = small_images.test_x.astype(np.float64) / 255
     expected = sum(whole[:, i:8:2, j::2] for i in range(2) for j in range(2)) / 4
     np.testing.assert_allclose(data.test.x, expected, rtol=1e-6)
-    with pytest.raises(ConfigError, match=r"data\.shrink is 20, but images have 9 x 8 pixels; write less"):
+    with pytest.raises(ConfigError, match=r"data\.shrink is 20, but images have 9 x 8 pixels; use less"):
         load(DataConfig(name="some/set", shrink=20))
 
 
@@ -176,9 +176,12 @@ def test_a_smaller_training_set_is_a_part_of_the_whole_and_leaves_the_other_spli
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"name": "fashion"}, r"data\.name is 'fashion'; write one of digits, mnist, .*did you mean 'fashion_mnist'\?"),
+        (
+            {"name": "fashion"},
+            r"data\.name is 'fashion'; choose one of digits, mnist, .*did you mean 'fashion_mnist'\?",
+        ),
         ({"image_column": "img"}, r"data\.image_column is 'img', but digits has none; leave it out"),
-        ({"train_examples": 1}, r"data\.train_examples is 1; write at least 2, or leave it out"),
+        ({"train_examples": 1}, r"data\.train_examples is 1; use at least 2, or leave it out"),
     ],
 )
 def test_a_wrong_set_is_refused_before_anything_is_read(options, says):

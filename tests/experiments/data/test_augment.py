@@ -204,14 +204,14 @@ def test_compose_applies_from_left_to_right_each_step_with_its_own_key():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda k, x: translate(k, x, -1), "-1 pixels; write 0"),
+        (lambda k, x: translate(k, x, -1), "-1 pixels; use 0"),
         (lambda k, x: pad_crop(k, x, 5, "reflect"), "height 5 reflects at most 4 pixels, not 5"),
         (lambda k, x: translate(k, x, (0, 6), "reflect"), "width 6 reflects at most 5 pixels, not 6"),
-        (lambda k, x: pad_crop(k, x, 1, "mirror"), "mode is 'mirror'; write one of zero, reflect"),
-        (lambda k, x: cutout(k, x, -2), "cutout of -2 pixels; write 0"),
+        (lambda k, x: pad_crop(k, x, 1, "mirror"), "mode is 'mirror'; choose one of zero, reflect"),
+        (lambda k, x: cutout(k, x, -2), "cutout of -2 pixels; use 0"),
         (lambda k, x: augment(k, x, translate=-2), "-2 pixels"),
-        (lambda k, x: augment(k, x[0]), r"shape \(5, 6, 3\); write \[n, height"),
-        (lambda k, x: flip(k, x[..., 0]), r"shape \(16, 5, 6\); write \[n, height"),
+        (lambda k, x: augment(k, x[0]), r"shape \(5, 6, 3\); pass \[n, height"),
+        (lambda k, x: flip(k, x[..., 0]), r"shape \(16, 5, 6\); pass \[n, height"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_one_line(call, message):

@@ -120,11 +120,11 @@ def test_the_cache_is_where_the_caller_then_jbn_cache_then_xdg_then_home_say(mon
 def test_a_cache_that_cannot_be_written_is_refused(mirror, tmp_path):
     put_set(mirror)
     (tmp_path / "file").write_text("in the way")
-    refused("cannot write the cache .*file.*; write JBN_CACHE=", "some/set", cache=tmp_path / "file")
+    refused("cannot write the cache .*file.*; set JBN_CACHE=", "some/set", cache=tmp_path / "file")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     if not os.access(closed, os.W_OK):  # root may write everywhere
-        refused("cannot write the cache .*Permission denied; write JBN_CACHE=", "some/set", cache=closed)
+        refused("cannot write the cache .*Permission denied; set JBN_CACHE=", "some/set", cache=closed)
 
 
 def test_a_full_disk_is_found_before_decoding_and_a_limit_that_is_hit_on_the_way_leaves_nothing(
@@ -135,11 +135,11 @@ def test_a_full_disk_is_found_before_decoding_and_a_limit_that_is_hit_on_the_way
         put(mirror, {"image": [png(flat[0])] * 100, "label": [0, 1] * 50}, split)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 10**5))
-        refused("the decoded images need 0.00 GB, but .* has 0.00 GB; make room, or write JBN_CACHE=")
+        refused("the decoded images need 0.00 GB, but .* has 0.00 GB; make room, or set JBN_CACHE=")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        refused("cannot write the cache .*; make room, or write JBN_CACHE=")
+        refused("cannot write the cache .*; make room, or set JBN_CACHE=")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [file.suffix for file in cache.iterdir()] == [".lock"]

@@ -36,8 +36,8 @@ def test_another_seed_carves_another_part_and_every_example_has_the_same_chance(
 @pytest.mark.parametrize(
     ("fraction", "message"),
     [
-        (0.0, "is 0.0; write a share between 0 and 1"),
-        (1, "is 1; write a share between 0 and 1"),
+        (0.0, "is 0.0; use a share between 0 and 1"),
+        (1, "is 1; use a share between 0 and 1"),
         (0.01, "0.01 of 8 examples leaves nothing to validate"),
         (0.9, "0.9 of 8 examples leaves nothing to validate on, or a class without"),
     ],

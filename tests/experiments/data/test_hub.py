@@ -64,7 +64,7 @@ def test_files_that_do_not_say_that_they_hold_images_are_read_by_column_name(mir
     for split in ("train", "test"):
         put(mirror, {"pic": [png(p) for p in x], "kind": [0, 1, 1, 0]}, split, features="none")
     np.testing.assert_array_equal(load("some/set", image_column="pic", label_column="kind").train_x, x)
-    refused("of the columns pic, kind of some/set, none holds images; write image_column=", "some/set")
+    refused("of the columns pic, kind of some/set, none holds images; set image_column=", "some/set")
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bytes", "as datasets stores them"])
@@ -132,7 +132,7 @@ GOOD = {"image": PICTURES, "label": [0, 1, 2, 0]}
 @pytest.mark.parametrize(
     ("train", "test", "options", "message"),
     [
-        (GOOD | {"label": [1] * 4}, GOOD, {}, "one class only in 'label', 'dog'; write label_column="),
+        (GOOD | {"label": [1] * 4}, GOOD, {}, "one class only in 'label', 'dog'; set label_column="),
         (
             GOOD | {"image": [*PICTURES[:3], png(draw(1, 3, 5, 9)[0])]},
             GOOD,
@@ -155,14 +155,14 @@ GOOD = {"image": PICTURES, "label": [0, 1, 2, 0]}
         (GOOD | {"image": [PICTURES[0], None, *PICTURES[:2]]}, GOOD, {}, "image 1 of train is missing"),
         (GOOD, GOOD | {"label": [-1] * 4}, {}, "4 examples of test of some/set have -1 in 'label', which is no class"),
         (GOOD, {"image": PICTURES}, {}, "cannot read some/set"),
-        (GOOD, None, {}, "some/set has no test split, only train; write"),
+        (GOOD, None, {}, "some/set has no test split, only train; choose"),
         (GOOD, {"image": [], "label": []}, {}, "cannot read some/set in .*corresponds to no data"),
         (GOOD, GOOD, {"image_column": "imgae"}, "no column 'imgae', only image, label; did you mean 'image'?"),
-        (GOOD, GOOD, {"label_column": "xyz"}, "no column 'xyz', only image, label; write one as label_column"),
+        (GOOD, GOOD, {"label_column": "xyz"}, "no column 'xyz', only image, label; set label_column to one of them"),
         (GOOD, GOOD, {"label_column": "image"}, "'image' of some/set holds no classes but Image"),
         (GOOD, GOOD, {"image_column": "label"}, "column 'label' holds no images"),
         (GOOD | {"more": [1] * 4}, GOOD | {"more": [1] * 4}, {"label_column": "more"}, "one class only in 'more', 1"),
-        (GOOD, GOOD, {"config": "plian"}, "cannot read some/set from the hub"),
+        (GOOD, GOOD, {"subset": "plian"}, "cannot read some/set from the hub"),
     ],
 )
 def test_bad_sets_and_columns_are_refused_in_one_line_and_leave_nothing_behind(
@@ -177,16 +177,16 @@ def test_bad_sets_and_columns_are_refused_in_one_line_and_leave_nothing_behind(
 
 def test_unknown_names_are_refused_with_the_nearest_right_one(cache):
     refused("no image set 'cifar_10'; did you mean 'cifar10'", "cifar_10")
-    refused("no image set 'xyz'; write one of mnist, fashion_mnist, cifar10, cifar100, or a set of the hub", "xyz")
+    refused("no image set 'xyz'; choose one of mnist, fashion_mnist, cifar10, cifar100, or a set of the hub", "xyz")
     refused("no image set '../set'", "../set")
     assert not cache.exists()
 
 
 def test_a_mirror_that_is_no_folder_has_two_configs_or_a_broken_file_is_refused(mirror, tmp_path):
-    refused("the mirror .*nowhere is no folder; write JBN_DATA=", "mnist", mirror=tmp_path / "nowhere")
+    refused("the mirror .*nowhere is no folder; set JBN_DATA=", "mnist", mirror=tmp_path / "nowhere")
     put_set(mirror)
     spoil(mirror / "some/set/plain/train-00000-of-00001.parquet", "cut short")
     refused("cannot read some/set in .*; copy its files again")
     put_set(mirror, config="other")
-    refused("some/set has the configs other, plain; write config='other'")
-    assert len(load("some/set", config="other").train_y) == 40
+    refused("some/set has the subsets other, plain; set subset='other'")
+    assert len(load("some/set", subset="other").train_y) == 40

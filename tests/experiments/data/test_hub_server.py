@@ -166,16 +166,16 @@ def test_what_the_hub_lacks_is_said_in_one_line(hub, tmp_path, cache):
 from experiments.data.cache import ConfigError, load
 for name, config in {tries!r}:
     try:
-        load(name, config=config)
+        load(name, subset=config)
     except ConfigError as error:
         print(error)
 """
     unknown, which, misspelt, broken, split = finish(start(code, **server.environment(tmp_path))).splitlines()
     assert "no image set 'uoft-cs/cifar-10'" in unknown and "did you mean 'uoft-cs/cifar10'?" in unknown
-    assert which == "some/set has the configs plain, other; write config='plain'"
-    assert misspelt == "some/set has the configs plain, other; did you mean 'plain'?"
+    assert which == "some/set has the subsets plain, other; set subset='plain'"
+    assert misspelt == "some/set has the subsets plain, other; did you mean 'plain'?"
     assert broken.startswith("cannot read some/set from the hub: ")
-    assert split == "some/set has no test split, only train; write a set that has both"
+    assert split == "some/set has no test split, only train; choose a set that has both"
     assert {file.suffix for file in cache.iterdir()} == {".lock"}
 
 

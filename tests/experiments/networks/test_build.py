@@ -235,11 +235,9 @@ def test_a_network_of_ones_own_takes_one_function_and_one_config():
     assert isinstance(model, Own) and model.width == 2.0
     params = model.init(jax.random.key(0), jnp.zeros((2, 5)))["params"]
     assert params["block_1"]["norm"]["scale"].shape == (16,)
-    with pytest.raises(
-        ConfigError, match=r"network is 'no_such:net', but No module named 'no_such'; write module:func"
-    ):
+    with pytest.raises(ConfigError, match=r"network is 'no_such:net', but No module named 'no_such'; give module:func"):
         build(ModelConfig(network="no_such:net"), 3, train=True)
-    with pytest.raises(ConfigError, match=r"model\.network is 'resnt'; write one of mlp, .*did you mean 'resnet'\?"):
+    with pytest.raises(ConfigError, match=r"model\.network is 'resnt'; choose one of mlp, .*did you mean 'resnet'\?"):
         ModelConfig(network="resnt")
 
 

@@ -193,12 +193,12 @@ WRONG = [
     ("vgg16", dict(pooling="after"), "pooling is 'after'; choose one of after_block, before_norm; .*'after_block'"),
     ("cnn9", dict(pooling="before_norm"), 'pooling is "before_norm", but no layer of this network pools'),
     ("vgg16", dict(readout="median"), "readout is 'median'; choose one of mean, max, conv"),
-    ("vgg16", dict(padding="valid"), "no output: its input is 1 x 1, its window 3 x 3; write larger images"),
+    ("vgg16", dict(padding="valid"), "no output: its input is 1 x 1, its window 3 x 3; use larger images"),
     ("resnet", dict(unit="full_preactivaton"), "unit is 'full_preactivaton'.* did you mean 'full_preactivation'"),
     ("resnet", dict(shortcut="zero"), "shortcut is 'zero'; choose one of zeros, projection; did you mean 'zeros'"),
-    ("resnet", dict(depth=21), "depth of a resnet is 21; write 6n \\+ 2, such as 20"),
-    ("wrn", dict(depth=4), "depth of a wrn is 4; write 6n \\+ 4, such as 10"),
-    ("wrn", dict(width=0.5, shortcut="zeros"), "cannot turn 16 features into 8; write shortcut="),
+    ("resnet", dict(depth=21), "depth of a resnet is 21; use 6n \\+ 2, such as 20"),
+    ("wrn", dict(depth=4), "depth of a wrn is 4; use 6n \\+ 4, such as 10"),
+    ("wrn", dict(width=0.5, shortcut="zeros"), "cannot turn 16 features into 8; use shortcut="),
 ]
 
 

@@ -218,7 +218,7 @@ def test_top_eigenvalues_mapped_over_seeds_equal_each_by_itself(x64):
 
 @pytest.mark.parametrize("k,iterations,most", [(0, 4, 3), (-1, 2, 2), (4, 9, 3), (3, 2, 2)])
 def test_more_eigenvalues_than_there_can_be_are_refused(k, iterations, most):
-    with pytest.raises(ValueError, match=f"k is {k}; write 1 to {most}: {iterations} iterations on 3 parameters"):
+    with pytest.raises(ValueError, match=f"k is {k}; use 1 to {most}: {iterations} iterations on 3 parameters"):
         top_eigenvalues(lambda x: (x**2).sum(), jnp.zeros(3), jax.random.key(0), k, iterations)
 
 

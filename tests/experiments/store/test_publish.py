@@ -145,5 +145,5 @@ def test_publishing_replaces_nothing_but_what_was_published(tmp_path, capsys):
     for source, to in ((folder, tmp_path / "home"), (folder, folder.parent), (published, published.parent)):
         before = {path: path.read_bytes() for path in (to / "synthetic").rglob("*") if path.is_file()}
         assert main(["publish", str(source), "--to", str(to)]) == 2
-        assert "nothing was changed; write another folder with --to FOLDER" in capsys.readouterr().err
+        assert "nothing was changed; choose another folder with --to FOLDER" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in (to / "synthetic").rglob("*") if path.is_file()} == before

@@ -125,7 +125,7 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run folder .* write a folder such as runs/"):
+    with pytest.raises(ConfigError, match=r"is no run folder .* give a folder such as runs/"):
         record.read(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_another_network_than_that_of_the_folder_is_refused(tmp_path, change, wo
         return
     with pytest.raises(ConfigError, match=words) as refused:
         record.refuse_another(run, {"name": "digits", "checksum": "c"}, arms)
-    assert "write another folder with --out FOLDER, or delete" in str(refused.value)
+    assert "choose another folder with --out FOLDER, or delete" in str(refused.value)
 
 
 def test_other_data_than_those_of_the_folder_are_refused(tmp_path):

@@ -133,7 +133,7 @@ def test_a_missing_package_is_said_with_what_to_write(tmp_path, monkeypatch, nam
         open_writers([name], tmp_path, "digits"),
     ):
         pass
-    assert str(error.value) == f"writer {name!r} needs the package {package}; write: pip install 'jbn[writers]'"
+    assert str(error.value) == f"writer {name!r} needs the package {package}: pip install 'jbn[writers]'"
 
 
 def test_all_are_closed_although_the_training_or_a_writer_fails(tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ def test_a_run_that_goes_on_keeps_the_events_it_had(tmp_path):
 @pytest.mark.parametrize("run", ["../elsewhere", "/tmp/elsewhere", ""])
 def test_a_run_cannot_leave_the_folder(tmp_path, run):
     pytest.importorskip("tensorboardX", reason="an extra: pip install 'jbn[writers]'")
-    with pytest.raises(ValueError, match="write one that names a folder below"):
+    with pytest.raises(ValueError, match="use one that names a folder below"):
         TensorBoard(tmp_path / "t").scalars(run, 0, {"loss": 1.0})
 
 

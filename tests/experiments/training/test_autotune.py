@@ -43,7 +43,7 @@ def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
     found = autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
     assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
     monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None)
-    with pytest.raises(ConfigError, match=r"fits into memory; write a smaller training\.batch_size"):
+    with pytest.raises(ConfigError, match=r"fits into memory; choose a smaller training\.batch_size"):
         autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
 
 

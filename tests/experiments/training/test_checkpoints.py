@@ -147,7 +147,7 @@ def test_the_last_k_are_kept_and_clear_leaves_nothing(tmp_path):
     checkpoints.clear()
     checkpoints.clear()
     assert not (tmp_path / "c").exists()
-    with pytest.raises(ConfigError, match="0 checkpoints are to be kept; write at least 1"):
+    with pytest.raises(ConfigError, match="0 checkpoints are to be kept; use at least 1"):
         Checkpoints(tmp_path, keep=0)
 
 
@@ -245,9 +245,9 @@ def test_a_checkpoint_of_another_state_is_refused_in_one_line_and_kept(tmp_path,
 
 def test_what_is_no_array_is_refused_saying_what_to_write(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=1)
-    with pytest.raises(TypeError, match=r"\['rate'\] is a float; write an array"):
+    with pytest.raises(TypeError, match=r"\['rate'\] is a float; pass an array"):
         checkpoints.save(1, {"rate": 0.1})
-    with pytest.raises(TypeError, match=r"the state is of dtype key<fry>; write jax.random.key_data"):
+    with pytest.raises(TypeError, match=r"the state is of dtype key<fry>; pass jax.random.key_data"):
         checkpoints.save(1, jax.random.key(0))
     assert not (tmp_path / "c").exists()
 

@@ -106,7 +106,7 @@ def test_a_run_whose_network_was_edited_is_not_gone_on_with(own, tmp_path, edit)
         sweep.run(CONFIG, tmp_path / "run", sweep.Progress(lambda text: None, stop, lambda text: None))
     before = (tmp_path / "run" / "arms.json").read_bytes()
     own(NETWORK.replace(*EDITS[edit]))
-    with pytest.raises(ConfigError, match=r"before/relu .*write another folder with --out FOLDER, or delete"):
+    with pytest.raises(ConfigError, match=r"before/relu .*choose another folder with --out FOLDER, or delete"):
         sweep.run(CONFIG, tmp_path / "run")
     assert (tmp_path / "run" / "arms.json").read_bytes() == before
     own(NETWORK)
