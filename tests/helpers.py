@@ -99,6 +99,15 @@ def assert_close(actual, exact, tolerance=None, *, axis=None, factor=1) -> None:
     assert (error <= tolerance * size).all(), f"off by {np.max(error / (size + 1e-300)):.3g}, allowed {tolerance:.3g}"
 
 
+def statistics(dtype="float32") -> jbn.BatchStats:
+    return jbn.BatchStats(jnp.asarray([2.0, -1.0, 0.5], dtype), jnp.asarray([4.0, 0.25, 1.0], dtype))
+
+
+def tree_close(ours, theirs, tolerance=3e-6):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert_close(np.asarray(a, np.float64), b, tolerance)
+
+
 def ulps(actual: jax.Array, exact) -> float:
     """The largest error in units in the last place of `actual`'s dtype; numbers below 2^-10 are judged as that."""
     bits = SIGNIFICAND_BITS[actual.dtype.name]
