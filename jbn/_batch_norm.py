@@ -305,8 +305,8 @@ def refuse_one_value(x: jax.Array, how: How, who: str, remedy: str) -> jax.Array
     sizes = {a: x.shape[a] for a in how.axes.reduced}
     if how.groups is not None:
         sizes[how.groups.batch] = how.groups.smallest
-    alone = _devices.members(how.axis_name, how.axis_index_groups) == 1
-    return refused(x, _one_value(x, how, who, remedy)) if math.prod(sizes.values()) == 1 and alone else x
+    one = math.prod(sizes.values()) == 1 and _devices.members(how.axis_name, how.axis_index_groups) == 1
+    return refused(x, _one_value(x, how, who, remedy)) if one else x
 
 
 def _one_value(x: jax.Array, how: How, who: str, remedy: str) -> str:
