@@ -116,6 +116,19 @@ COMMANDS = {
             ("--repeats", {"type": int, "default": 60, "help": "runs of each network, in turns; default: %(default)s"}),
         ),
     ),
+    "calibration": Command(
+        "benchmarks.calibration.command",
+        "whether the laboratory's intervals hold when whole experiments are repeated",
+        "Trains a bank of networks (configs/digits_placement.py; 15 minutes on two cores, once; it may be stopped and "
+        "goes on), and repeats each procedure with seeds drawn from it.",
+        (
+            _out("calibration", ", with Markdown tables beside it"),
+            ("--bank", {"type": Path, "metavar": "FILE.npz", "help": "default: runs/calibration_bank.npz"}),
+            ("--seeds", {"type": int, "default": 256, "help": "of the bank; default: %(default)s"}),
+            ("--repeats", {"type": int, "default": 1000, "help": "of each procedure; default: %(default)s"}),
+        ),
+        {"OPENBLAS_NUM_THREADS": "1"},  # the matrices are small
+    ),
 }
 
 

@@ -161,7 +161,8 @@ def equivalence_p(estimate: Estimate, margin_pp: float) -> float:
 def draw(seeds: tuple[int, ...], bags: int) -> NDArray[np.int64]:
     """How often each seed is in each bag `[bags, seeds]`; a function of the seeds, so that paired arms share it."""
     n = len(seeds)
-    return np.random.default_rng([bags, *seeds]).multinomial(n, np.full(n, 1 / n), size=bags)
+    drawn = np.random.default_rng([bags, *seeds]).integers(n, size=(bags, n))
+    return np.bincount((drawn + n * np.arange(bags)[:, None]).ravel(), minlength=bags * n).reshape(bags, n)
 
 
 def choose(counts: ArrayLike, scores: Scores) -> NDArray[np.int64]:
