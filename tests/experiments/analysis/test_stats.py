@@ -146,8 +146,8 @@ def test_a_metric_that_only_some_records_hold_is_refused_in_one_line():
     config = replace(CONFIG, analysis=replace(CONFIG.analysis, metric="test_accuracy_population"))
     records = synthetic.records(config)
     records[-1]["test_accuracy_population"] = None
-    words = r"^analysis.metric is 'test_accuracy_population', which the training of after/sigmoid with seed 7 lacks; w"
-    with pytest.raises(ConfigError, match=words):
+    words = "^analysis.metric is 'test_accuracy_population', which the training of after/sigmoid with seed 7 lacks; "
+    with pytest.raises(ConfigError, match=f"{words}choose another"):
         stats.summarize(config, records)
     assert stats.summarize(CONFIG, records)["arms"][-1]["test_accuracy_population"] is None
 
