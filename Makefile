@@ -1,4 +1,4 @@
-# `make ablation` and `make test` set themselves up; everything else is optional.
+# `make ablation` and `make test` create the environment that they need; all other targets are optional.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -7,72 +7,72 @@ READY = $(VENV)/.ready
 
 .PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants bench lint format lock clean
 
-help:  ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+help:  ## print this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
 
-ablation: $(READY)  ## train and compare the placements of batch norm; the answer, and runs/digits_placement/report.html
+ablation: $(READY)  ## train and compare the placements of batch norm; writes runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
 
-# The library's tests compile as its users do. The laboratory's programs are large and run once: with quick options they
-# compile in half the time. `pytest` alone compiles all as users do.
+# The library's tests compile with the options that its users have. The laboratory's programs are large and run once, so they
+# use options that halve the compile time. Plain `pytest` uses the users' options everywhere.
 LIBRARY = tests/jbn $(wildcard tests/test_*.py) jbn
-test: $(READY)  ## the suite but for its slowest tests, doctests included
+test: $(READY)  ## run all but the slowest tests, and the doctests
 	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
 	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks experiments $(MARKS)
 
 test-all: MARKS = -m "not long"
-test-all: test  ## the whole suite
+test-all: test  ## run the whole suite
 
-test-reference: $(READY)  ## contract, derivatives, memory and correctness by the plain kernels
+test-reference: $(READY)  ## test contract, derivatives, memory and correctness with the plain kernels
 	JBN_KERNELS=reference $(BIN)/python -m pytest $(MARKS) tests/benchmarks/test_correctness.py \
 		$(addprefix tests/jbn/test_,$(addsuffix .py,contract derivatives_everywhere batch_norm batch_norm_gradients memory))
 
-test-newest: $(READY)  ## the library's half on Python 3.12 or newer, where requirements.lock has a newer jax
+test-newest: $(READY)  ## test the library on Python 3.12 or newer, for which requirements.lock has a newer jax
 	python=$$(.ci/newer-python) && $(BIN)/uv venv --quiet --clear --python $$python $(VENV)-newest
 	$(BIN)/uv pip install --quiet --python $(VENV)-newest/bin/python --no-deps -r requirements.lock -e .
 	$(VENV)-newest/bin/python -m pytest $(LIBRARY)
 
-test-floor: $(READY)  ## the library's half with the oldest versions that pyproject.toml allows
+test-floor: $(READY)  ## test the library with the oldest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-floor
 	$(BIN)/uv pip install --quiet --python $(VENV)-floor/bin/python --resolution lowest-direct -e ".[dev]"
 	$(VENV)-floor/bin/python -m pytest $(LIBRARY)
 
-test-export: $(READY)  ## exports to ONNX, SavedModel and TFLite, from the locked jax and flax; installs gigabytes
+test-export: $(READY)  ## test exports to ONNX, SavedModel and TFLite with the locked jax and flax; installs gigabytes
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-export
 	grep -E '^(beartype|flax|hypothesis|jax|jaxlib|jaxtyping|pytest|pytest-xdist)==' requirements.lock | \
 		$(BIN)/uv pip install --quiet --python $(VENV)-export/bin/python -r - -e ".[export]"
 	$(VENV)-export/bin/python -m pytest -m export tests/jbn/test_exporters.py
 
-test-wheel: $(READY)  ## the built wheel in bare environments: alone, and with each extra
+test-wheel: $(READY)  ## test the built wheel in bare environments: alone, and with each extra
 	VENV=$(VENV) .ci/wheel
 
-mutants: $(READY)  ## whether the tests can fail: breaks laws of the source, and runs the test of each
+mutants: $(READY)  ## check that the tests can fail: break one law of the source at a time and run its test
 	$(BIN)/python tests/mutations.py
 
-bench: $(READY)  ## jbn against its installed peers and the memory's limit; QUICK=1 takes under 4 minutes
+bench: $(READY)  ## time jbn against its installed peers and the memory bandwidth; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks speed $(if $(QUICK),--quick)
 
-lint: $(READY)  ## format, lint and types
+lint: $(READY)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-format: $(READY)  ## formats, and mends what can be mended
+format: $(READY)  ## format, and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # uv, because it installs this set in seconds where pip takes minutes.
 $(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or write make PYTHON=/path/to/python"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: cannot make $(VENV); on Debian: apt-get install python3-venv"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: cannot create $(VENV); on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-lock: $(READY)  ## newest versions that pyproject.toml allows, exact, for Python 3.11 and up
+lock: $(READY)  ## pin the newest versions that pyproject.toml allows, for Python 3.11 and newer
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
-clean:  ## removes environments and caches
+clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export .pytest_cache .ruff_cache .hypothesis
