@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.analysis import stats
+from experiments.analysis import stats, tuning
 from experiments.config import Arm, Config, Setup
 from experiments.data.arrays import Data, load
 from experiments.store import record
@@ -81,9 +81,9 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
             with watchdog.watching("measuring how to run each kind of network"):
                 engines = _engines(config, data, folder, progress)
             work = _Work(config, data, folder, progress, writer, engines, watchdog)
-            records += work.complete(tuning(config), records)
+            records += work.complete(tuning_stages(config), records)
             # Every choice is made before the first look at the test set.
-            records += work.complete(evaluation(config, stats.choose(config, records)), records)
+            records += work.complete(evaluation_stages(config, tuning.choose(config, records)), records)
 
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
@@ -92,7 +92,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
     return record.read(folder)
 
 
-def tuning(config: Config) -> list[Stage]:
+def tuning_stages(config: Config) -> list[Stage]:
     """Every arm at every point of the grid with every tuning seed."""
     stages = []
     for arm in config.arms:
@@ -107,7 +107,7 @@ def tuning(config: Config) -> list[Stage]:
     return stages
 
 
-def evaluation(config: Config, chosen: dict[Arm, stats.Choice]) -> list[Stage]:
+def evaluation_stages(config: Config, chosen: dict[Arm, tuning.Choice]) -> list[Stage]:
     """Every arm at what tuning chose for it, with every evaluation seed."""
     stages = []
     for arm in config.arms:
@@ -202,7 +202,7 @@ def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> di
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
     # The arm with most to do stands for its kind: one with a norm.
-    for stage in sorted(tuning(config), key=lambda stage: _without_norm(config.setup(stage.arm))):
+    for stage in sorted(tuning_stages(config), key=lambda stage: _without_norm(config.setup(stage.arm))):
         kind = _kind(config, stage.arm)
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")

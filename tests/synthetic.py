@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analysis import stats
+from experiments.analysis import stats, tuning
 from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
 from experiments.store import record
 
@@ -43,13 +43,13 @@ def records(config: Config, *, seed: int = 0, probe_seeds: int = 2, layers: int 
     made = []
     for arm in config.arms:
         best = min(BEST_RATE_INDEX[placement_of(config, arm)], len(rates) - 1)
-        for point in stats.grid(config, arm):
+        for point in tuning.grid(config, arm):
             off = abs(decays.index(point.weight_decay) - len(decays) // 2) if decays else 0
             lost = 0.006 * (rates.index(point.learning_rate) - best) ** 2 + 0.01 * off + 0.004 * point.decay_scale_bias
             made += [_training(rng, config, "tune", arm, point, s, lost) for s in config.seeds(arm)[0]]
-    for arm, choice in stats.choose(config, made).items():
+    for arm, choice in tuning.choose(config, made).items():
         for k, training_seed in enumerate(config.seeds(arm)[1]):
-            run = _training(rng, config, "evaluate", arm, stats.Point(*choice[:3]), training_seed, 0.0)
+            run = _training(rng, config, "evaluate", arm, tuning.Point(*choice[:3]), training_seed, 0.0)
             accuracy = round(450 * (run["val_accuracy"][-1] - 0.004)) / 450
             normed = NORMS.get(placement_of(config, arm), 1) > 0
             for kind, gain in (("", 0.0), ("_population", 0.002), ("_batch", -0.006)):
@@ -153,7 +153,7 @@ SMALL = replace(
 
 
 def _training(
-    rng: np.random.Generator, config: Config, phase: str, arm: Arm, point: stats.Point, training_seed: int, lost: float
+    rng: np.random.Generator, config: Config, phase: str, arm: Arm, point: tuning.Point, training_seed: int, lost: float
 ) -> dict[str, Any]:
     steps = STEPS_PER_EPOCH * np.arange(1, EPOCHS_RECORDED + 1)
     placement, slow = placement_of(config, arm), config.setup(arm).model.activation == "sigmoid"

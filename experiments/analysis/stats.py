@@ -18,11 +18,7 @@ from experiments.analysis import replication
 from experiments.analysis.caveats import warnings
 from experiments.analysis.comparison import DIGITS, RESOLUTION_PP, Comparison, compare, holm
 from experiments.analysis.power import power
-from experiments.analysis.tuning import Choice as Choice
-from experiments.analysis.tuning import Point as Point
-from experiments.analysis.tuning import Record, diverged, look_up
-from experiments.analysis.tuning import choose as choose
-from experiments.analysis.tuning import grid as grid
+from experiments.analysis.tuning import Choice, Point, Record, choose, diverged, look_up
 from experiments.analysis.verdict import Contrast, finding, sentence, verdict
 from experiments.config import Arm, Config, ConfigError
 from experiments.vocabulary import Metric

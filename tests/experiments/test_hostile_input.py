@@ -41,7 +41,7 @@ def until_training(tmp_path_factory):
 
     def run(config, folder, progress):
         describe(config, sweep.load(config.data))
-        assert sweep.tuning(config)
+        assert sweep.tuning_stages(config)
         raise ConfigError("accepted")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,27 +7,29 @@ import numpy as np
 import pytest
 import synthetic
 
-from experiments.analysis import stats
+from experiments.analysis import stats, tuning
 from experiments.config import Arm, ConfigError, vary
 
 CONFIG = synthetic.CONFIG
 ARM = Arm("before", "relu")
 
 
-def tuning(point: stats.Point, accuracy: float, loss: float | None, seed: int) -> dict:
+def tuning_record(point: tuning.Point, accuracy: float, loss: float | None, seed: int) -> dict:
     return {
         "phase": "tune", "treatment": "before", "context": "relu", "seed": seed, **point._asdict(),
         "diverged": 0 if loss is None else None, "val_accuracy": [0.99, accuracy], "val_loss": [9, loss],
     }  # fmt: skip
 
 
-def choice_of(values: list[list[tuple[float, float | None]]], **sweep) -> stats.Choice:
+def choice_of(values: list[list[tuple[float, float | None]]], **sweep) -> tuning.Choice:
     """The choice of one arm whose points of the grid end at `values`: [point][seed](accuracy, loss)."""
     config = replace(CONFIG, placements=("before",), activations=("relu",), sweep=replace(CONFIG.sweep, **sweep))
-    grid = stats.grid(config, ARM)
+    grid = tuning.grid(config, ARM)
     assert len(grid) == len(values)
-    records = [tuning(p, *value, seed) for p, row in zip(grid, values, strict=True) for seed, value in enumerate(row)]
-    return stats.choose(config, records[::-1])[ARM]
+    records = [
+        tuning_record(p, *value, seed) for p, row in zip(grid, values, strict=True) for seed, value in enumerate(row)
+    ]
+    return tuning.choose(config, records[::-1])[ARM]
 
 
 def rates(*rows: tuple[float, float | None]) -> list[list[tuple[float, float | None]]]:
@@ -63,26 +65,26 @@ def test_choose_says_when_the_optimum_lies_at_an_end_of_the_grid(best, edge):
 def test_choose_reads_nothing_but_tuning_records():
     records = synthetic.records(CONFIG)
     tuned = [r for r in records if r["phase"] == "tune"]
-    assert stats.choose(CONFIG, records) == stats.choose(CONFIG, tuned)
+    assert tuning.choose(CONFIG, records) == tuning.choose(CONFIG, tuned)
     # Of the same points and seeds, too, where other records would tell another story.
     others = [r | {"phase": "evaluate", "val_accuracy": [1 - v for v in r["val_accuracy"]]} for r in tuned]
-    assert stats.choose(CONFIG, others + tuned) == stats.choose(CONFIG, tuned)
+    assert tuning.choose(CONFIG, others + tuned) == tuning.choose(CONFIG, tuned)
 
 
 def test_choose_reads_validation_data_alone():
     records = synthetic.records(CONFIG)
     told = [r | {"test_accuracy": 1 - r["val_accuracy"][-1], "test_loss": -r["val_loss"][-1]} for r in records]
-    assert stats.choose(CONFIG, told) == stats.choose(CONFIG, records)
+    assert tuning.choose(CONFIG, told) == tuning.choose(CONFIG, records)
 
 
 def test_a_missing_or_repeated_record_is_refused_in_one_line():
     records = synthetic.records(CONFIG)
     with pytest.raises(ConfigError, match=r"^1 of 90 tune records are missing.*none/relu at .* with seed 0; [^\n]*$"):
-        stats.choose(CONFIG, records[1:])
+        tuning.choose(CONFIG, records[1:])
     with pytest.raises(ConfigError, match=r"^1 of 54 evaluate records are missing.*after/sigmoid at .* with seed 7;"):
         stats.summarize(CONFIG, records[:-1])
     with pytest.raises(ConfigError, match=r"^the tune records hold none/relu at .* twice; delete one"):
-        stats.choose(CONFIG, [*records, records[0]])
+        tuning.choose(CONFIG, [*records, records[0]])
 
 
 # Decay.
@@ -96,17 +98,17 @@ def at(*, best: int, points: int = 12, second: int | None = None) -> list[list[t
 
 def test_the_grid_is_the_product_of_rates_decays_and_what_decays():
     config = replace(CONFIG, sweep=replace(CONFIG.sweep, **DECAYS))
-    grid = stats.grid(config, ARM)
+    grid = tuning.grid(config, ARM)
     low, high = config.sweep.learning_rates
     assert grid[:3] == ((low, 0.0, False), (low, 0.0, True), (low, 1e-4, False))
     assert len(set(grid)) == 12 and grid[-1] == (high, 1e-3, True)
-    assert stats.grid(CONFIG, ARM) == tuple((rate, 0.0, False) for rate in CONFIG.sweep.learning_rates)
+    assert tuning.grid(CONFIG, ARM) == tuple((rate, 0.0, False) for rate in CONFIG.sweep.learning_rates)
 
 
 @pytest.mark.parametrize("best", range(12))
 def test_choose_finds_the_best_point_and_its_curve_is_over_rates_at_its_decay(best):
     choice = choice_of(at(best=best), **DECAYS)
-    point = stats.Point(*choice[:3])
+    point = tuning.Point(*choice[:3])
     rate_index, decay_index = divmod(best, 6)
     assert (choice.grid_index, point.weight_decay, point.decay_scale_bias) == (
         rate_index, DECAYS["weight_decays"][decay_index // 2], bool(decay_index % 2)
@@ -168,8 +170,8 @@ def test_an_arm_with_seeds_of_its_own_is_tuned_on_these():
     assert {r["seed"] for r in records if (r["phase"], r["treatment"]) == ("tune", "again")} == {100, 101}
     wrong = [r | ({"seed": r["seed"] - 100} if r["treatment"] == "again" else {}) for r in records]
     with pytest.raises(ConfigError, match=r"the first is again/relu at learning rate 0.0625 with seed 100"):
-        stats.choose(config, wrong)
-    assert len(stats.choose(config, records)[again].curve[0]["values"]) == 2
+        tuning.choose(config, wrong)
+    assert len(tuning.choose(config, records)[again].curve[0]["values"]) == 2
 
 
 def test_a_missing_record_is_named_with_its_decay():
@@ -177,4 +179,4 @@ def test_a_missing_record_is_named_with_its_decay():
     config = replace(CONFIG, sweep=sweep)
     records = [r for r in synthetic.records(config) if not (r["weight_decay"] and r["decay_scale_bias"])]
     with pytest.raises(ConfigError, match=r"0.0625, weight decay 0.0005, scale and bias decaying, with seed 0;"):
-        stats.choose(config, records)
+        tuning.choose(config, records)
