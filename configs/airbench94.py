@@ -3,10 +3,10 @@
     python -m experiments run configs/airbench94.py
 
 Jordan 2024 (https://arxiv.org/abs/2404.00498), legacy/airbench94.py: 94.01% (mean of 1,000), 9.9 epochs, batch 1,024.
-Its recipe per mean loss: SGD with Nesterov momentum 0.85, rate 11.5 / (1 + 1/0.15) = 1.5, weight decay 1.36/1,024 =
-0.00133, rate of the norms' biases 64 times that, linear up for 23% and down, label smoothing 0.2. Different here: 10
-epochs, flips drawn at random (there alternating), no test-time augmentation, no averaging of weights, so some tenths
-of a percent less are to be expected. Nobody has published the swap.
+Its recipe, converted to a mean loss: SGD with Nesterov momentum 0.85, learning rate 11.5 / (1 + 1/0.15) = 1.5, weight
+decay 1.36/1,024 = 0.00133, 64 times that learning rate for the norms' biases, linear warmup for 23% and linear decay,
+label smoothing 0.2. This config differs: 10 epochs, random instead of alternating flips, no test-time augmentation, no
+averaging of weights. So expect some tenths of a percent less. Nobody has published this swap.
 
 Cost: 0.36 PFLOP a training, 230 trainings; meant for a GPU. Not run yet: no result is claimed.
 """

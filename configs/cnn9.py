@@ -1,10 +1,10 @@
-"""The 9-layer CNN in full: before or after the ReLU, none, with a constant and with a decaying rate.
+"""The full 9-layer CNN: before or after the ReLU, or no batch norm, with a constant and with a decaying rate.
 
     python -m experiments run configs/cnn9.py
 
 Published (https://github.com/gdd72582/AI-Lectures-and-Tutorials, assignment1): CIFAR-10, Adam at a constant 1e-3,
 batch 128, 10 epochs, 5 runs: before 78.74 ± 1.83, after 80.71 ± 0.73, so after - before = +1.97 [-0.27, 4.21] pp
-(Welch). Here each arm has its own rate and 20 seeds. `configs/cnn9_small.py` is the same made small, for a CPU.
+(Welch). Here each arm has its own learning rate and 20 seeds. `configs/cnn9_small.py` is a small version for a CPU.
 
 Cost: 0.9 PFLOP a training, 228 trainings; meant for a GPU. Not run yet: no result is claimed.
 """

@@ -2,8 +2,8 @@
 
     python -m experiments run configs/digits_aa.py
 
-The same arms twice, tuned and evaluated with disjoint seeds: any difference is chance, and the 95% intervals are to
-cover 0 in 95 of 100 such tests. (Two published runs of one arm, with settings meant to be equal, differed by 3.2
+Each arm is tuned and evaluated twice, with disjoint seeds. Any difference is chance, and the 95% intervals should cover
+0 in 95 of 100 such tests. (Two published runs of one arm, with settings that were meant to be equal, differed by 3.2
 points.)
 
 Result (n = 21 an arm, two CPU cores, jax 0.10.2, 42 s, last reproduced 2026-11-26), again - once, percentage points:

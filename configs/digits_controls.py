@@ -1,10 +1,10 @@
-"""What besides its place changes when batch norm moves? The controls of the placement ablation, on the digits.
+"""What else changes when batch norm moves? The controls of the placement ablation, on the digits.
 
     python -m experiments run configs/digits_controls.py
 
-`after` has a norm in front of the classifier for nothing, and keeps the bias that `before` cancels. So: one more norm
-in front of the classifier for `before`; no bias in the layers, for both; no scale and bias in the norms, for both.
-Data, network, tuning and seeds are those of `configs/digits_placement.py`.
+With `after`, the input of the classifier is normalized too, and the layers' biases have an effect, which `before`
+cancels. The controls: one more norm in front of the classifier for `before`; no bias in the layers, for both; no scale
+and bias in the norms, for both. Data, network, tuning and seeds are those of `configs/digits_placement.py`.
 
 Result (n = 21, two CPU cores, jax 0.10.2, 106 s, last reproduced 2026-11-26), percentage points; files in
 experiments/published/digits_controls:
@@ -16,7 +16,7 @@ experiments/published/digits_controls:
     before, no affine - before         relu +0.02 [-0.20, 0.24]    tanh +0.04 [-0.06, 0.14]
     after, no affine - after           relu -0.17 [-0.41, 0.07]    tanh -0.06 [-0.17, 0.04]
 
-All are equivalent within 1 pp (TOST). That the layer's bias does nothing ahead of a norm is seen to the last digit.
+All are equivalent within 1 pp (TOST). Directly before a norm the layer's bias has no effect, down to the last digit.
 """
 
 from experiments.config import AnalysisConfig, Config, SweepConfig, TrainingConfig, vary

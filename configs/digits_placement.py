@@ -3,9 +3,9 @@
     make ablation            or: python -m experiments run configs/digits_placement.py
 
 An MLP 64-100-100-100-10 on scikit-learn's 1,797 handwritten digits (1,078 to train, 269 to choose the learning rate,
-450 to test), SGD with momentum 0.9, batch 60, 12 epochs, cosine schedule, no weight decay. For each of 9 arms: 7
-learning rates a factor 2 apart, 3 seeds each, chosen by validation accuracy; then 21 fresh seeds at the chosen rate,
-paired across arms by initial weights and batch order.
+450 to test), trained by SGD with momentum 0.9, batch 60, 12 epochs, cosine schedule, no weight decay. Each of 9 arms is
+tuned on 7 learning rates a factor of 2 apart, with 3 seeds each, by validation accuracy. Then 21 fresh seeds are
+trained at the chosen rate, paired across arms by initial weights and batch order.
 
 Result (n = 21, two CPU cores, jax 0.10.2, 39 s, last reproduced 2026-11-26), test accuracy in percent, mean ± sd:
 
@@ -19,8 +19,8 @@ from experiments.config import Config, SweepConfig, TrainingConfig
 CONFIG = Config(
     name="digits_placement",
     question="Does batch norm belong before or after the activation, or nowhere, in a small MLP on handwritten digits?",
-    # Steps and lanes as measured on CPU and fixed, so that numbers do not depend on a machine that is busy just then.
+    # Steps and lanes are fixed to what was fastest on a CPU, so that results do not depend on how busy a machine is.
     training=TrainingConfig(batch_size=60, epochs=12, steps="scan", lanes="vmap"),
-    # As many tuning trainings as evaluation trainings, so that one compiled program serves both.
+    # Tuning and evaluation have equally many trainings, so that one compiled program serves both.
     sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=3, evaluation_seeds=21),
 )

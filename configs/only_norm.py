@@ -1,10 +1,11 @@
-"""Training batch norm and nothing else: does its placement decide what that can do?
+"""How accurate is a network of which only batch norm is trained, and does the placement matter?
 
     python -m experiments run configs/only_norm.py
 
 Frankle, Schwab & Morcos 2021 (https://arxiv.org/abs/2003.00152): scale (drawn from [0, 1]) and bias of the batch
-norms are trained, all else stays as drawn. A replication (tdtce, one run, 160 epochs) reached 46.0% with ResNet-14
-and 56.4% with ResNet-32 on CIFAR-10. Nobody has published it by placement. 40 epochs here.
+norms are trained; all other parameters keep their random initial values. A replication (tdtce, one run, 160 epochs)
+reached 46.0% with ResNet-14 and 56.4% with ResNet-32 on CIFAR-10. Nobody has published a comparison of placements. This
+config trains for 40 epochs.
 
 Cost: 0.33 PFLOP a training at 14 layers, 0.85 at 32; meant for a GPU. Not run yet: no result is claimed.
 """

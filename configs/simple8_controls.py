@@ -1,11 +1,12 @@
-"""Padding and the order of pooling: do they matter to where batch norm sits? The 8-layer net on small CIFAR-10.
+"""Do padding and the order of pooling change which placement is better? The 8-layer net on small CIFAR-10.
 
     python -m experiments run configs/simple8_controls.py
 
-Zero padding is the channel's mean behind a norm, but its minimum behind a ReLU, so it is another thing for `after` than
-for `before`: here against padding by reflection. And a block is pooled after its last step or right after its layer, so
-that the norm sees fewer numbers: Page 2019 (https://github.com/davidcpage/cifar10-fast) reports 0.1 points less for
-pooling first, with the norm before the activation. Features an eighth, 16 x 16 pixels, 12,800 examples, 4 epochs.
+Padding with zeros pads with the channel's mean after a norm, but with its minimum after a ReLU. So it means something
+else for `after` than for `before`; the control pads by reflection. A block can be pooled after its last step, or right
+after its layer, so that the norm sees fewer numbers. Page 2019 (https://github.com/davidcpage/cifar10-fast) reports 0.1
+points less for pooling first, with the norm before the activation. This config uses an eighth of the features, 16 x 16
+pixels, 12,800 examples and 4 epochs.
 
 Result (n = 10, two CPU cores, jax 0.10.2, 26 min beside other jobs, last reproduced 2026-11-26), test accuracy in
 percent, mean ± sd; files in experiments/published/simple8_controls:
@@ -15,10 +16,10 @@ percent, mean ± sd; files in experiments/published/simple8_controls:
     pooled first    before 53.68 ± 0.95    after 55.88 ± 1.09
         against as published    -1.36 [-2.14, -0.57]    +0.16 [-0.59, 0.92] pp
 
-Reflection costs both placements the same two points, so zero padding is not what sets them apart. Pooling first costs
-`before` 1.4 points and `after` none: with it the placements are two points apart, without it less than one. So the
-pooling order has to be said wherever placements are compared. Small, short trainings of a small network, one tuning
-seed; p-values are not corrected over the six contrasts, and 0.039 for the first would not survive that.
+Reflection costs both placements the same two points, so zero padding does not explain their difference. Pooling first
+costs `before` 1.4 points and `after` none: the placements are two points apart with it, and less than one without it.
+So a comparison of placements has to state the pooling order. These are short trainings of a small network with one
+tuning seed. The p-values are not corrected for the six contrasts; the first, 0.039, would not survive the correction.
 """
 
 from experiments.config import (

@@ -3,10 +3,10 @@
     python -m experiments run configs/simple8_stress.py
 
 Page 2019 (https://github.com/davidcpage/cifar10-fast, batch_norm_post.ipynb), one run: the rate doubles every two
-epochs from 0.005, for 25 epochs; without batch norm training breaks at a rate between 0.11 and 0.23, with it at about
-2.6. Scale and bias are frozen. The rate grows smoothly here (there in pieces). The answer is in
-`diverged_at` of each arm in result.json, the step at which the loss of each seed was first not finite, when the rate
-was rate · 5793^(step / 2,425), and in `validation_curve`, the accuracy on the way.
+epochs from 0.005, for 25 epochs. Training diverges at a rate between 0.11 and 0.23 without batch norm, and at about 2.6
+with it. Scale and bias are frozen. In this config the rate grows smoothly instead of in steps. For each arm,
+result.json holds the answer: `diverged_at` is the step at which the loss of each seed was first not finite, when the
+learning rate was rate · 5793^(step / 2,425), and `validation_curve` is the accuracy over time.
 
 Cost: 2.5 PFLOP a training, 27 trainings; meant for a GPU. Not run yet: no result is claimed.
 """

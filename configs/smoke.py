@@ -1,8 +1,8 @@
-"""Does the whole job work? Not a question about batch norm: far too few seeds, rates and steps to answer one.
+"""Does the whole pipeline work? This says nothing about batch norm: it has far too few seeds, rates and steps.
 
     python -m experiments run configs/smoke.py
 
-The same code as every other config, in seconds.
+It runs the same code as every other config, in seconds.
 """
 
 from experiments.config import AnalysisConfig, Config, ModelConfig, SweepConfig, TrainingConfig
