@@ -1,4 +1,4 @@
-"""How numbers are written, everywhere the same: in sentences, tables, figures and the terminal."""
+"""Formats numbers in the same way for sentences, tables, figures and the terminal."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 
 def p_text(p: float) -> str:
-    """`p = 0.031`, never `p = 0`, and a third digit where two could blur which side of 0.05 it lies on."""
+    """`p = 0.031`, never `p = 0`; with three digits near 0.05, so that rounding cannot hide which side p lies on."""
     digits = 3 if 0.045 < p < 0.055 else 2
     return "p < 0.001" if p < 0.001 else "p > 0.99" if p > 0.99 else f"p = {p:.{digits}g}"
 
 
 def number(x: float, digits: int = 2) -> str:
-    """Fixed digits, without a minus before a rounded zero."""
+    """A fixed number of decimals; a negative number that rounds to zero loses its minus sign."""
     return f"{round(x, digits) + 0.0:.{digits}f}"
 
 
 def signed(x: float, digits: int = 2) -> str:
+    """Like `number`, with + or -; a number that rounds to zero has no sign."""
     return f"{round(x, digits) + 0.0:+.{digits}f}" if round(x, digits) else number(0, digits)
 
 
 def join(words: Sequence[str]) -> str:
-    """`a, b and c`; words with commas of their own are kept apart by semicolons."""
+    """`a, b and c`; if a word contains a comma, semicolons separate all words."""
     if any("," in word for word in words):
         return "; ".join(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,7 +1,7 @@
-"""The report is a function of the run folder alone: it trains nothing, imports no jax, and can be repeated at any time.
+"""Draws a run as pages, tables and figures. The report depends on the run folder alone; this room imports no jax.
 
-`write` leaves report.html (one file, opens offline), report.md, summary.csv (the same as tables/arms.csv), tables/ and
-figures/ in the folder; `print_answer` prints the answer in a terminal.
+`write` adds report.html (one file, opens offline), report.md, summary.csv (the same as tables/arms.csv), tables/ and
+figures/ to the folder. `print_answer` prints the answer in a terminal.
 """
 
 from experiments.report.answer import print_answer as print_answer

@@ -21,7 +21,7 @@ LONG_WORD = re.compile(r"(?<!\S)(\w{4,16}_)(\w{8,})")
 
 
 def print_answer(console: Console, run: Run) -> None:
-    """Prints question, arms, answer and warnings; made for 80 columns, and for pipes.
+    """Prints question, arms, answer and warnings: wrapped in a terminal (80 columns suffice), not in a pipe.
 
     Raises:
       ConfigError: the run is not finished.
@@ -44,7 +44,7 @@ def print_answer(console: Console, run: Run) -> None:
         previous = row[0]
         table.add_row(*(_plain(console, _narrow(console, cell)) for cell in row))
     _say(console, run.config.question or f"Results of {run.config.name}", style="bold")
-    if not console.is_terminal:  # every row on one line, however long
+    if not console.is_terminal:  # in a pipe each row stays on one line
         table.width = console.measure(table, options=console.options.update(width=1000)).maximum
     console.print(table, crop=console.is_terminal)
     for title, rows in grouped(result):
@@ -62,12 +62,12 @@ def print_answer(console: Console, run: Run) -> None:
 
 
 def _narrow(console: Console, text: str) -> str:
-    """Long names for a terminal: broken in two where they have an underscore."""
+    """In a terminal, breaks long names into two lines after an underscore."""
     return LONG_WORD.sub("\\1\n\\2", text) if console.is_terminal else text
 
 
 def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
-    """One paragraph: wrapped for a reader, on one line for a pipe, where the next program wants it whole."""
+    """Prints one paragraph: wrapped in a terminal, on one line in a pipe, so that other programs can search it."""
     line = Text(_plain(console, text), style=style)
     if console.is_terminal:
         console.print(Padding(line, (0, 0, 0, indent)))
@@ -76,7 +76,7 @@ def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
 
 
 def _plain(console: Console, text: str) -> str:
-    """`text` with what the console's encoding cannot write replaced."""
+    """Replaces the characters of `text` that the console's encoding cannot represent."""
     encoding = console.encoding
     if not "±".encode(encoding, "ignore"):
         text = text.replace("±", "+/-")
@@ -84,6 +84,11 @@ def _plain(console: Console, text: str) -> str:
 
 
 def finished_result(run: Run) -> dict[str, Any]:
+    """The run's result.json.
+
+    Raises:
+      ConfigError: the run is not finished.
+    """
     if run.result is None:
         sweep, arms = run.config.sweep, len(run.config.arms)
         points = len(sweep.learning_rates) * max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
@@ -96,7 +101,7 @@ def finished_result(run: Run) -> dict[str, Any]:
 
 
 def grouped(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The comparisons, grouped by the pair of treatments that they compare, A/A tests last."""
+    """Yields a title and the comparisons for each pair of treatments; A/A tests come last."""
     rows = sorted(result["comparisons"], key=lambda row: row["same_arm"])
     for a, b in dict.fromkeys((row["a"], row["b"]) for row in rows):
         group = [row for row in rows if (row["a"], row["b"]) == (a, b)]

@@ -1,4 +1,4 @@
-"""The report as files: the page, its Markdown, the tables and the figures."""
+"""Writes the report: report.html, report.md, the tables and the figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from experiments.store.record import Run, read, write_files
 
 FLAG = re.compile(r"(--[\w.-]+(?: \d\S*)+)")
 
-# Columns of the tables that are made to be printed; the others are in the report and in tables/*.csv.
+# Columns of tables/*.md and *.tex, which are meant for papers; report.md and tables/*.csv have all columns.
 PRINTED = {
     "arms": ("context", "treatment", *tables.METRIC.values(), "sd", "n", "rate", "decay", "on norms", "parameters"),
     "comparisons": ("context", "a - b", "difference (pp)", "{level} CI", "p, Holm", "p, TOST", "n"),
@@ -31,16 +31,16 @@ def write(folder: Path) -> list[Path]:
     """Draws the report of a finished run and returns the files, report.html first.
 
     Raises:
-      ConfigError: `folder` is no run folder, or the run is not finished.
+      ConfigError: `folder` is not a run folder, or the run is not finished.
     """
-    # Here, so that the terminal answer needs no matplotlib.
+    # Imported here because `print_answer` must not load matplotlib.
     from experiments.report import figures, plotting
     from experiments.report.figures.probed import first_seen
 
     run = read(folder)
     result = finished_result(run)
     drawings = figures.draw(run.config, result, run.records, run.data)
-    images = [plotting.saved(drawing) for drawing in drawings]
+    images = [plotting.render(drawing) for drawing in drawings]
     context = _context(run, result) | {
         "figures": [
             {"title": d.title, "caption": d.caption, "png": f"{d.name}.png", "src": _data_uri(saved["svg"])}
@@ -102,7 +102,7 @@ def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table_files(run: Run, result: dict[str, Any]) -> dict[str, str]:
-    """tables/NAME.csv with every number in full; tables/NAME.md and .tex with the columns that one would print."""
+    """tables/NAME.csv with all columns, numbers unrounded; tables/NAME.md and .tex with the columns of `PRINTED`."""
     whole = {
         "arms": tables.arms(run.config, result, run.arms),
         "comparisons": tables.comparisons(run.config, result),
@@ -150,7 +150,7 @@ def _code(env: dict[str, Any]) -> str:
 
 @jinja2.pass_eval_context
 def _flags(context: jinja2.nodes.EvalContext, text: str) -> str:
-    """Command-line flags as code, so that they are neither broken across lines nor turned into dashes."""
+    """Marks command-line flags as code, so that renderers neither break them across lines nor turn -- into a dash."""
     if context.autoescape:
         return Markup(FLAG.sub(r"<code>\1</code>", str(escape(text))))
     return FLAG.sub(r"`\1`", text)

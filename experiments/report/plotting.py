@@ -1,6 +1,6 @@
-"""How the figures of a run look, and how they are saved: panels, axes, titles, legends; the colours are in `palette`.
+"""Layout and style of all figures: panels, axes, titles, legends, files. Colours and markers are in `palette`.
 
-No pyplot and no global state: STYLE holds only while a figure is drawn or saved.
+This file uses neither pyplot nor global state: STYLE applies only while a figure is drawn or saved.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Floats = NDArray[np.float64]
 
 LAYER_DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4))]
 WIDTH = 9.6  # inches
-MOST_UPRIGHT = 4
-"""Treatments side by side; more are written below one another, or their names would touch."""
-RIMS = " Where lines coincide, the one below is drawn wider."
+MAX_ALONG_X = 4
+"""Up to this many treatments lie along x; with more of them their names would touch, so they lie along y."""
+COVERED_NOTE = " Where lines coincide, the one below is drawn wider."
 
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,
@@ -46,22 +46,22 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.markersize": 5,
     "figure.constrained_layout.h_pad": 0.08,
-    "svg.hashsalt": "jbn",  # with a fixed salt the same data give the same bytes
+    "svg.hashsalt": "jbn",  # a fixed salt makes the files reproducible byte for byte
 }
 
 
 class Drawing(NamedTuple):
     name: str
-    """Name of the file, without its ending."""
+    """Name of the file, without its extension."""
     title: str
-    """What is seen, in one sentence."""
+    """One sentence that says what the figure shows."""
     caption: str
-    """How to read it."""
+    """How to read the figure."""
     figure: Figure
 
 
-def saved(drawing: Drawing) -> dict[str, bytes]:
-    """The contents of the files by their ending: svg, png and pdf. The same drawing gives the same bytes."""
+def render(drawing: Drawing) -> dict[str, bytes]:
+    """The contents of the svg, png and pdf file, by extension. The same drawing gives the same bytes."""
     options: dict[str, dict[str, Any]] = {
         "svg": {"metadata": {"Date": None, "Creator": None}},
         "png": {"metadata": {"Software": None}, "dpi": 150},
@@ -70,7 +70,7 @@ def saved(drawing: Drawing) -> dict[str, bytes]:
     contents = {}
     with matplotlib.rc_context(STYLE):
         drawing.figure.draw_without_rendering()
-        drawing.figure.set_layout_engine("none")  # laid out once, not once a file: that is half of the time
+        drawing.figure.set_layout_engine("none")  # one layout for all three files halves the time
         for ending, how in options.items():
             file = io.BytesIO()
             drawing.figure.savefig(file, format=ending, **how)
@@ -79,12 +79,12 @@ def saved(drawing: Drawing) -> dict[str, bytes]:
 
 
 def treatments_of(config: Config) -> tuple[list[str], list[str]]:
-    """Names of the treatments and of the contexts, in order."""
+    """Names of the treatments and of the contexts, in the order of the config."""
     return [t.name for t in config.all_treatments], [c.name for c in config.all_contexts]
 
 
 def panels_of(contexts: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """One panel per context, at most three in a row; `height` is that of a row in inches."""
+    """One panel per context, at most three in a row; `height` is the height of a row in inches."""
     columns = 2 if len(contexts) in (2, 4) else min(3, len(contexts))
     rows = math.ceil(len(contexts) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else 6.4, 0.9 + height * rows), layout="constrained")
@@ -98,19 +98,19 @@ def panels_of(contexts: Sequence[str], height: float) -> tuple[Figure, dict[str,
 
 
 def finish(name: str, figure: Figure, title: str, caption: str, handles: Sequence[Artist]) -> Drawing:
-    """Title above, legend below; the file's name keeps letters, digits, - and _ alone."""
+    """Puts the title above and the legend below; the file's name keeps only letters, digits, - and _."""
     inches = figure.get_figwidth()
     text = wrapped(title, int(inches * 10.4))
     figure.suptitle(text, x=0.01, ha="left", fontsize=12.5)
     lines = text.count("\n") + 1
     if not handles:
         return _drawing(name, title, caption, figure)
-    # A label is some 0.076 inches a letter wide, its handle and the space around it 0.7.
+    # A letter of a label is about 0.076 inches wide; its handle and the space around it take 0.7.
     widest = max(0.076 * len(str(handle.get_label())) + 0.7 for handle in handles)
-    most = max(1, min(7, int(inches / widest)))
-    rows = math.ceil(len(handles) / most)
+    fitting = max(1, min(7, int(inches / widest)))
+    rows = math.ceil(len(handles) / fitting)
     columns = math.ceil(len(handles) / rows)
-    # Long titles and legends must not be at the cost of the panels.
+    # A long title or legend makes the figure higher, not the panels smaller.
     figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines + rows - 3))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return _drawing(name, title, caption, figure)
@@ -127,11 +127,11 @@ def handles_of(looks: Mapping[str, Look]) -> list[Artist]:
 def by_treatment(
     contexts: Sequence[str], treatments: Sequence[str], measure: str
 ) -> tuple[Figure, dict[str, Axes], bool]:
-    """One panel per context with a place for each treatment, and whether these lie along y because they are many."""
-    lying = len(treatments) > MOST_UPRIGHT
-    figure, panels = panels_of(contexts, height=0.9 + 0.34 * len(treatments) if lying else 3.1)
+    """One panel per context with a position for each treatment; the bool says whether the positions lie along y."""
+    along_y = len(treatments) > MAX_ALONG_X
+    figure, panels = panels_of(contexts, height=0.9 + 0.34 * len(treatments) if along_y else 3.1)
     for axes in panels.values():
-        if lying:
+        if along_y:
             place = axes.get_subplotspec()
             first = place is None or place.is_first_col()
             axes.set_yticks(range(len(treatments)), treatments if first else [""] * len(treatments))
@@ -140,16 +140,16 @@ def by_treatment(
         else:
             _name_ticks(axes, treatments)
             axes.set_xlim(-0.55, len(treatments) - 0.4)
-        axes.grid(axis="y" if lying else "x", visible=False)
-    if not lying:
+        axes.grid(axis="y" if along_y else "x", visible=False)
+    if not along_y:
         label_left(panels, measure)
-    return figure, panels, lying
+    return figure, panels, along_y
 
 
-def mark(axes: Axes, place: Any, values: Any, error: Any = None, *, lying: bool, **style: Any) -> None:
-    """Values, with their error bars, at the place of a treatment; see `by_treatment`."""
-    bars = {"xerr" if lying else "yerr": error}
-    axes.errorbar(*((values, place) if lying else (place, values)), **bars, **style)
+def mark(axes: Axes, place: Any, values: Any, error: Any = None, *, along_y: bool, **style: Any) -> None:
+    """Plots values and their error bars at the position of a treatment; see `by_treatment`."""
+    bars = {"xerr" if along_y else "yerr": error}
+    axes.errorbar(*((values, place) if along_y else (place, values)), **bars, **style)
 
 
 def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ def _name_ticks(axes: Axes, names: Sequence[str]) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """In as few lines as the width allows, all about as long: no word is left alone on the last."""
+    """Wraps `text` to the fewest lines of at most `width` letters, then balances them so that no last line is short."""
     lines = textwrap.wrap(text, width)
     longest = max(map(len, text.split(" ")))
     for narrower in range(width - 1, longest - 1, -1):
@@ -174,8 +174,8 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(lines) or text
 
 
-def rims(axes: Axes) -> bool:
-    """Widens lines that those of another treatment hide, so that both are seen; returns whether there are any."""
+def widen_covered_lines(axes: Axes) -> bool:
+    """Widens lines that a line of another treatment covers, so that both can be seen; returns whether it found any."""
     lines = [(line, array(line.get_ydata())) for line in axes.lines if line.get_linestyle() != "None"]
     found = False
     for k, (line, y) in enumerate(lines):
@@ -195,21 +195,21 @@ def rims(axes: Axes) -> bool:
 
 
 def label_left(panels: Mapping[str, Axes], text: str) -> None:
-    """The same y label for all panels, written once a row."""
+    """Labels the y axis of the first panel of each row."""
     for axes in panels.values():
         place = axes.get_subplotspec()
         if place is None or place.is_first_col():
             axes.set_ylabel(text)
 
 
-def corner(axes: Axes, text: str) -> None:
-    """A small note in the upper right corner that stays readable above lines."""
+def corner_note(axes: Axes, text: str) -> None:
+    """Writes a small note into the upper right corner, on a background that keeps it readable over lines."""
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
     axes.text(0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=9, bbox=box)
 
 
 def accuracy_axis(axes: Axes) -> None:
-    """Percent correct, stretched towards 100 like the logarithm of the error; its end lies half a percent beyond."""
+    """A y axis for accuracy in percent, on the scale -log(100.5 - y), which stretches the part near 100."""
 
     def stretch(y: ArrayLike) -> Floats:
         return -np.log(np.maximum(100.5 - np.asarray(y, np.float64), 1e-3))
@@ -225,7 +225,7 @@ def accuracy_axis(axes: Axes) -> None:
     sets = [[0, 20, 50, 80, 90, 95, 97, 98, 99, 100], [80, 85, 88, 90, *range(92, 101)]]
     sets += [np.arange(0, 100 + step, step).tolist() for step in (10, 5, 2, 1, 0.5, 0.2, 0.1)]
     thinned = [_apart([t for t in ticks if bottom <= t <= top], stretch, 0.09 * (high - low)) for ticks in sets]
-    # The first that leaves at least three ticks to read the scale by.
+    # Three ticks are needed to read a scale, so take the first set that has them.
     ticks = next((t for t in thinned if len(t) >= 3), thinned[-1])
     axes.yaxis.set_major_locator(FixedLocator([round(tick, 1) for tick in ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -233,7 +233,7 @@ def accuracy_axis(axes: Axes) -> None:
 
 
 def _apart(ticks: Sequence[float], scale: Callable[[float], Any], least: float) -> list[float]:
-    """Those of growing ticks that lie so far apart on the scale, from the last down."""
+    """Drops ticks that are closer than `least` to the next higher one on the scale; `ticks` are ascending."""
     kept: list[float] = []
     for tick in reversed(ticks):
         if not kept or float(scale(kept[-1]) - scale(tick)) >= least:
@@ -242,11 +242,11 @@ def _apart(ticks: Sequence[float], scale: Callable[[float], Any], least: float) 
 
 
 def rates_axis(axes: Axes, rates: Sequence[float]) -> None:
-    """A logarithmic x axis with ticks at rates of the grid: all, or every so many, as there is room for."""
+    """A logarithmic x axis with a tick at every k-th rate of the grid, k as small as the width allows."""
     place = axes.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
     figure = axes.get_figure(root=True)
-    # All but what stands left of a panel, and the margins within.
+    # The width of a panel, without its labels on the left and its inner margins.
     width = 0.91 * ((figure.get_figwidth() if figure else WIDTH) / columns - 0.6)
     # A digit is 0.093 inches wide.
     wanted = 0.093 * max(len(short(rate)) for rate in rates) + 0.05
@@ -259,7 +259,7 @@ def rates_axis(axes: Axes, rates: Sequence[float]) -> None:
 
 
 def symmetric_log_axis(axes: Axes) -> None:
-    """Linear between -5 and 5, logarithmic beyond, with ticks at powers of ten."""
+    """A y axis that is linear from -5 to 5 and logarithmic beyond, with ticks at powers of ten."""
     axes.set_yscale("symlog", linthresh=5)
     powers = [10.0**k for k in range(1, 12)]
     axes.yaxis.set_major_locator(FixedLocator([*(-p for p in reversed(powers)), 0, *powers]))
@@ -268,12 +268,12 @@ def symmetric_log_axis(axes: Axes) -> None:
 
 
 def log_axis(axes: Axes, base: int) -> None:
-    """A logarithmic y axis whose labels are plain numbers; a linear one where nothing is positive and finite."""
+    """A logarithmic y axis with plain numbers as labels; the axis stays linear if no value is positive and finite."""
     if not any(np.isfinite(shared.dataLim.minposy) for shared in axes.get_shared_y_axes().get_siblings(axes)):
         return
     axes.set_yscale("log", base=base)
     low, high = axes.get_ylim()
-    narrow = base == 10 and high < 100 * low  # powers alone would be one tick or two
+    narrow = base == 10 and high < 100 * low  # powers of ten alone would give one or two ticks
     axes.yaxis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if narrow else (1,), numticks=7))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
@@ -286,12 +286,12 @@ def steps_axis(axes: Axes, ticks: int = 4) -> None:
 
 
 def array(values: Any) -> Floats:
-    """Nested lists as float64, null as NaN."""
+    """Nested lists as a float64 array; None becomes NaN."""
     return np.array(values, np.float64)  # NumPy reads None as NaN when the dtype is given
 
 
 def finite_mean(values: Floats) -> Floats:
-    """Mean over axis 0 of what is finite, NaN where nothing is."""
+    """Mean of the finite values over axis 0; NaN where there are none."""
     finite = np.isfinite(values)
     count = finite.sum(axis=0)
     total = np.where(finite, values, 0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Tables of what was asked for: the settings of the config, and in what its arms differ."""
+"""Tables of the config: its settings, and the fields in which its arms differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.formatting import join
 from experiments.report.table import Table
 from experiments.vocabulary import ORDERS, POOLED, RESIDUAL, UNITS, Placement, Unit
 
-# Where settings of the common config count; those that are not here count everywhere.
+# Setups in which a field has an effect; fields that are not listed here have one in every setup.
 USED: dict[str, Callable[[Setup], bool]] = {
     **{path: test for path, (test, _) in EFFECT.items()},
     **dict.fromkeys(("data.image_column", "data.label_column", "data.subset"), lambda s: "/" in s.data.name),
@@ -31,12 +31,12 @@ USED: dict[str, Callable[[Setup], bool]] = {
 
 
 def differences(config: Config) -> dict[str, Table]:
-    """Every field in which arms differ: a table of the treatments, and one of the contexts, where there is any."""
+    """The fields in which arms differ, as one table of treatments and one of contexts; empty tables are omitted."""
     found = {}
     changed, arms = config.differences(), config.arms
     for kind in ("treatment", "context"):
         names = list(dict.fromkeys(getattr(arm, kind) for arm in arms))
-        # Treatments and contexts never set the same field, so one arm of each name tells.
+        # A treatment and a context never set the same field, so one arm per name is enough.
         of = {name: next(arm for arm in arms if getattr(arm, kind) == name) for name in names}
         first = {name: _seeds(config, arm) for name, arm in of.items()}
         columns = {path: {n: _value(values[of[n]]) for n in names} for path, values in changed.items()}
@@ -49,7 +49,7 @@ def differences(config: Config) -> dict[str, Table]:
 
 
 def orders(config: Config) -> Table:
-    """The order of steps, for the placements and units that occur."""
+    """The order of steps of each placement and residual unit that the config uses."""
     models = [config.setup(arm).model for arm in config.arms]
     placements: dict[Placement, None] = dict.fromkeys(
         model.placement for model in models if model.network not in RESIDUAL
@@ -61,10 +61,10 @@ def orders(config: Config) -> Table:
 
 
 def parameter_notes(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Where treatments of a context differ in their number of parameters, one line per count and contexts alike.
+    """Notes on contexts whose treatments differ in parameter count: one note per count, equal contexts together.
 
     Args:
-      arms: by `str(arm)`, each with "parameters"; arms that are not in it are left out.
+      arms: arms.json: for each `str(arm)` a mapping with "parameters"; arms without an entry are left out.
     """
     found: dict[tuple[tuple[int, tuple[str, ...]], ...], list[str]] = {}
     for context in dict.fromkeys(arm.context for arm in config.arms):
@@ -83,17 +83,17 @@ def parameter_notes(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def setup(config: Config) -> Table:
-    """Every setting that can have an effect, by the name that the command line and the messages give it."""
+    """Every setting that can have an effect, named as on the command line and in error messages."""
     arms = [(config.setup(arm), {path for s in config.settings(arm) for path, _ in s.values}) for arm in config.arms]
     tuned = {"optimizer.weight_decay": config.sweep.weight_decays}
     tuned |= {"optimizer.decay_scale_bias": config.sweep.decay_scale_bias}
 
-    def counts(path: str) -> bool:
-        """Whether an arm that does not set it itself uses it."""
+    def has_effect(path: str) -> bool:
+        """Whether some arm takes this field from the common config and uses it."""
         used = USED.get(path) or USED.get(path.partition(".")[0] + ".*") or (lambda setup: True)
         return not tuned.get(path) and any(used(setup) for setup, own in arms if path not in own)
 
-    shown = [(path, value) for path, value in _flat(to_json(config)) if value != [] and counts(path)]
+    shown = [(path, value) for path, value in _flat(to_json(config)) if value != [] and has_effect(path)]
     return Table(["setting", "value"], [[path, _text(value)] for path, value in shown], 2)
 
 
@@ -110,7 +110,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _text(value: Any) -> str:
-    """A setting: a list, and in it a pair of a contrast, a setting with what it sets, a published difference."""
+    """A value of the config's JSON as text; lists may hold contrasts (pairs), settings and published differences."""
     if isinstance(value, list):
         return ", ".join(" - ".join(map(_text, each)) if isinstance(each, list) else _text(each) for each in value)
     if isinstance(value, dict) and "values" in value:

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV."""
+"""Writes tables as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ MINUS = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
 
 class Table(NamedTuple):
-    """Cells as text, and how many of the leading columns name the row (the others are numbers)."""
+    """Cells of text. The first `names` columns name the row; the others hold numbers."""
 
     header: list[str]
     rows: list[list[str]]
     names: int = 1
 
     def pick(self, columns: Iterable[str]) -> Table:
-        """These columns only, in this table's order; those that it lacks are passed over."""
+        """A table of these columns only, in the order of this table; unknown names are ignored."""
         wanted = set(columns)
         kept = [k for k, name in enumerate(self.header) if name in wanted]
         rows = [[row[k] for k in kept] for row in self.rows]
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, numbers to the right."""
+    """A table in GitHub's Markdown, with numbers aligned to the right."""
     ends = [" --- " if k < table.names else " ---: " for k in range(len(table.header))]
     lines = [[f" {_markdown_cell(cell)} " for cell in row] for row in [table.header, *table.rows]]
     lines.insert(1, ends)
@@ -58,7 +58,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular with the rules of the package booktabs; everything else is plain LaTeX."""
+    """A LaTeX tabular; it needs no package but booktabs."""
     columns = "".join("l" if k < table.names else "r" for k in range(len(table.header)))
     lines = [[escape_latex(cell) for cell in row] for row in [table.header, *table.rows]]
     head, *body = (f"  {' & '.join(line)} \\\\\n" for line in lines)
@@ -69,22 +69,22 @@ def latex(table: Table) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """`text` such that LaTeX prints it as it is; hyphens that are minus signs become such."""
+    """Escapes `text` so that LaTeX prints it literally, and turns hyphens that stand for minus into minus signs."""
     minus = "\0"
     escaped = "".join(LATEX.get(char, char) for char in MINUS.sub(minus, " ".join(text.split())))
     escaped = escaped.replace(minus, "$-$")
-    # After \\ at the end of a row, LaTeX would read [ and * as arguments of it.
+    # LaTeX would read [ or * after the \\ of the previous row as an argument of that \\.
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line per row, every number in full: {"ci": [1, 2]} becomes ci_low and ci_high, {"a": {"b": 1}} a_b.
+    """One line per row, numbers unrounded: {"ci": [1, 2]} becomes ci_low and ci_high, {"a": {"b": 1}} becomes a_b.
 
-    Longer lists, such as one value per seed, are left to JSON. null is an empty cell.
+    Other lists, such as one value per seed, are omitted: result.json has them. null becomes an empty cell.
     """
     flat = [dict(_flat(row)) for row in rows]
     columns = list(dict.fromkeys(column for row in flat for column in row))
-    # A group that is null in some rows has columns of its own only in others.
+    # Drops "a" if it is always null and other rows have a mapping there, which gave a_b, a_c, ...
     columns = [c for c in columns if not any(other.startswith(f"{c}_") for other in columns if _empty(flat, c))]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")

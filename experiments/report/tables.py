@@ -1,4 +1,4 @@
-"""Tables of the results: from result.json to cells of text."""
+"""Tables of the results: turns result.json into cells of text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATISTICS = {"test_accuracy": "running", "test_accuracy_population": "populatio
 
 
 def arms(config: Config, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row per arm; `counts` are those of arms.json."""
+    """One row per arm; `counts` is the content of arms.json."""
     short = arms_in_short(config, result)
     level, seen = f"{100 * (1 - config.analysis.alpha):g}%", result["arms"]
     extra: dict[str, list[str]] = {}
@@ -44,7 +44,7 @@ def arms(config: Config, result: Mapping[str, Any], counts: Mapping[str, Mapping
 
 
 def arms_in_short(config: Config, result: Mapping[str, Any]) -> Table:
-    """What fits 80 columns."""
+    """The columns of `arms` that fit into 80 characters, for a terminal."""
     header = ["context", "treatment", METRIC[result["metric"]], "sd", "n", "rate"]
     decays, on_norms = config.sweep.weight_decays, config.sweep.decay_scale_bias
     header += ["decay"] * bool(decays) + ["on norms"] * bool(on_norms) + ["edge"]
@@ -112,7 +112,7 @@ def published(config: Config, result: Mapping[str, Any]) -> Table:
 
 
 def tuning(result: Mapping[str, Any]) -> Table:
-    """Mean final validation accuracy per rate and decay; the chosen one in brackets, x where a seed diverged."""
+    """Mean final validation accuracy at each rate and decay; [ ] marks the chosen point, x one with a diverged seed."""
     points = [point for arm in result["arms"] for point in arm["grid"]]
     rates = list(dict.fromkeys(point["learning_rate"] for point in points))
     varied = {key: len({p[key] for p in points}) > 1 for key in ("weight_decay", "decay_scale_bias")}
@@ -134,7 +134,7 @@ def tuning(result: Mapping[str, Any]) -> Table:
 
 
 def speed(treatments: Sequence[str], found: Mapping[str, tuple[int, Mapping[str, int]]]) -> Table:
-    """Steps after which each treatment is first seen at the accuracy; `found` is that of `figures.first_seen`."""
+    """The steps after which each treatment first reaches the accuracy; `found` is what `probed.first_seen` returned."""
     rows = [
         [context, f"{accuracy}", *(f"{steps[t]:,}" if t in steps else NOTHING for t in treatments)]
         for context, (accuracy, steps) in found.items()
@@ -143,7 +143,7 @@ def speed(treatments: Sequence[str], found: Mapping[str, tuple[int, Mapping[str,
 
 
 def by_statistics(config: Config, result: Mapping[str, Any]) -> Table:
-    """Each difference by running, population and batch statistics, and how far that is from the one by running ones."""
+    """Each difference with running, population and batch statistics at test, and its change from running statistics."""
     level = f"{100 * (1 - config.analysis.alpha):g}%"
     rows = [
         [
@@ -163,7 +163,7 @@ def by_statistics(config: Config, result: Mapping[str, Any]) -> Table:
 
 
 def divergence(result: Mapping[str, Any]) -> Table:
-    """At which step evaluation trainings diverged; only arms of which some did."""
+    """The step at which evaluation trainings diverged; arms without a diverged training have no row."""
     rows = []
     for arm in result["arms"]:
         steps = [step for step in arm["diverged_at"] if step is not None]
@@ -174,7 +174,7 @@ def divergence(result: Mapping[str, Any]) -> Table:
 
 
 def sharpness(result: Mapping[str, Any]) -> Table:
-    """The largest eigenvalue of the Hessian after the last step, with statistics of the batch and with frozen ones."""
+    """The largest eigenvalue of the Hessian after the last step, with batch statistics and with frozen statistics."""
     rows = []
     for arm in result["arms"]:
         found = [end["eigenvalues"] for end in arm["end"] if end["eigenvalues"]]
@@ -185,7 +185,7 @@ def sharpness(result: Mapping[str, Any]) -> Table:
 
 
 def mean_logit(result: Mapping[str, Any]) -> Table:
-    """‖∂ mean(logit 0) / ∂W‖² of each layer after the last step, mean over the seeds that were probed."""
+    """‖∂ mean(logit 0) / ∂W‖² of each layer after the last step, averaged over the probed seeds."""
     header, rows = ["context", "layer"], {}
     for arm in result["arms"]:
         found = [end["mean_logit"] for end in arm["end"] if end["mean_logit"]]

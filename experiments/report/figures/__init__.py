@@ -1,6 +1,6 @@
-"""The figures of a run: data in, figures out. `plotting` decides how they look.
+"""The figures of a run, as functions of its config, result and records; `plotting` decides how they look.
 
-Every title says what is seen, computed from what is drawn; every caption says how to read the figure.
+Every title states what the figure shows, with numbers computed from the data drawn; every caption says how to read it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments.report.figures.outcomes import accuracy as accuracy
 from experiments.report.figures.outcomes import learning_curves as learning_curves
 from experiments.report.figures.outcomes import learning_rate as learning_rate
 from experiments.report.figures.outcomes import statistics_at_test as statistics_at_test
-from experiments.report.figures.probed import Record, Seen, has, probed_arms
+from experiments.report.figures.probed import Record, Seen, has_values, probed_arms
 from experiments.report.figures.surface import eigenvalues as eigenvalues
 from experiments.report.figures.surface import mean_logit as mean_logit
 from experiments.report.figures.surface import predictiveness as predictiveness
@@ -28,23 +28,23 @@ from experiments.report.plotting import STYLE, Drawing
 
 
 def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data: dict[str, Any]) -> list[Drawing]:
-    """Every figure that the run has the data for, in the order in which a reader wants them."""
+    """Every figure for which the run has data, in the order of the report."""
     seen = probed_arms(config, records)
 
     def contexts_with(key: str) -> list[str]:
-        return [c for c, found in seen.items() if any(has(p, key) for probes in found.values() for p in probes)]
+        return [c for c, found in seen.items() if any(has_values(p, key) for probes in found.values() for p in probes)]
 
     def only(key: str) -> Seen:
-        """Treatments and contexts whose probes have the key."""
+        """The probes that have values under the key, by context and treatment."""
         return {
-            c: {t: having for t, probes in seen[c].items() if (having := [p for p in probes if has(p, key)])}
+            c: {t: having for t, probes in seen[c].items() if (having := [p for p in probes if has_values(p, key)])}
             for c in contexts_with(key)
         }
 
     with matplotlib.rc_context(STYLE):
         drawings = [accuracy(config, result)]
         if any(len(record["steps"]) > 1 for record in records if record["phase"] == "evaluate"):
-            drawings.append(learning_curves(config, records, data))  # of one evaluation there is no curve
+            drawings.append(learning_curves(config, records, data))  # one evaluation makes no curve
         drawings.append(learning_rate(config, result))
         if any(row["test_accuracy_population"] or row["test_accuracy_batch"] for row in result["arms"]):
             drawings.append(statistics_at_test(config, result))
@@ -66,7 +66,7 @@ def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data
 
 
 def _distinct(drawings: list[Drawing]) -> list[Drawing]:
-    """Names of contexts may become the same name of a file."""
+    """Numbers the drawings whose file names coincide: names of different contexts may give the same file name."""
     names = [drawing.name for drawing in drawings]
     return [
         drawing._replace(name=f"{drawing.name}_{names[:k].count(drawing.name) + 1}")

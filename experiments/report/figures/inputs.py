@@ -1,4 +1,4 @@
-"""What the networks are fed: the training set before and after standardization."""
+"""The inputs of the networks: the training set before and after standardization."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from matplotlib.patches import Patch
 from experiments.palette import TEST_COLOUR, TRAIN_COLOUR
 from experiments.report.plotting import WIDTH, Drawing, Floats, array, finish, log_axis
 
-MOST_FEATURES = 100
-"""Beyond that, features are pixels of an image, or counts, instead of marks side by side."""
-
+MAX_FEATURES = 100
+"""Up to this many features get a mark each; more are drawn as an image, or as a histogram."""
 
 FED = {
     "feature": "each feature minus its mean, over its standard deviation, both taken from the training set alone. The "
@@ -29,7 +28,7 @@ FED = {
 def inputs(data: dict[str, Any], mode: str) -> Drawing:
     """Mean and standard deviation of the features, and a histogram of all values; `mode` is data.standardize."""
     shape = data.get("shape") or []
-    many = data["features"] > MOST_FEATURES
+    many = data["features"] > MAX_FEATURES
     images = many and len(shape) in (2, 3)
     parts = {"raw": "raw", "standardized": "standardized"} if mode != "none" else {"standardized": "raw"}
     each = 2 if images else 1  # panels
@@ -96,11 +95,11 @@ def _side_by_side(axes: Axes, part: dict[str, Any], test: dict[str, Any] | None,
 
 
 def _as_images(panels: Any, part: dict[str, Any], shape: list[int], name: str) -> None:
-    """Mean and standard deviation where the pixels are; of colours, their mean."""
+    """Mean and standard deviation of each pixel, drawn as two images; colours are averaged."""
     for axes, key, label in zip(panels, ("mean", "std"), ("mean", "sd"), strict=True):
         values: Floats = array(part[key]).reshape(shape)
         values = values.mean(-1) if values.ndim == 3 else values
-        # What is equal up to rounding is drawn equal: a scale from 0.9999998 to 1.0000001 shows noise.
+        # Values that are equal up to rounding get one colour: a scale from 0.9999998 to 1.0000001 would show noise.
         low, high = float(values.min()), float(values.max())
         if high - low < 0.01:
             low, high = low - 0.5, high + 0.5

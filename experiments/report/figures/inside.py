@@ -1,4 +1,4 @@
-"""What happens inside the networks as they train."""
+"""Figures of the networks' activations, norms and gradients through training."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from matplotlib.ticker import MaxNLocator
 from experiments.config import Config
 from experiments.palette import GREY, looks
 from experiments.report.figures.probed import (
-    MOST_MARKS,
+    MAX_MARKS,
     Probes,
     Seen,
+    ends_only_note,
+    evenly_spaced,
     forward_order,
-    has,
-    leaving_out,
+    has_values,
     names_of,
-    only_ends,
-    some_layers,
+    omission_note,
     stacked,
 )
 from experiments.report.plotting import (
+    COVERED_NOTE,
     LAYER_DASHES,
-    RIMS,
     WIDTH,
     Drawing,
     Floats,
     array,
-    corner,
+    corner_note,
     finish,
     finite_mean,
     handles_of,
     log_axis,
-    rims,
     short,
     steps_axis,
     symmetric_log_axis,
     treatments_of,
+    widen_covered_lines,
     wrapped,
 )
 
-MOST_NORMS = 3
+MAX_NORMS = 3
 
 
 def percentiles(config: Config, context: str, probes: dict[str, Probes]) -> Drawing:
-    """What each hidden layer's activation receives through training; Ioffe and Szegedy (2015), figure 1b and 1c."""
+    """Percentiles of the input of each hidden layer's activation in training; Ioffe and Szegedy (2015), figure 1."""
     look = looks(treatments_of(config)[0])
     arrays = {t: stacked(found, "percentiles") for t, found in probes.items()}  # [seed, time, layer, 3]
     counts = {values.shape[2] for values in arrays.values()}
-    rows = len(some_layers(max(counts)))
+    rows = len(evenly_spaced(max(counts)))
     figure = Figure(figsize=(max(WIDTH, 1.9 * len(arrays)), 0.9 + 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, len(arrays), sharex=True, sharey="row", squeeze=False)
     widths = []
     for column, (treatment, values) in enumerate(arrays.items()):
         steps, names = probes[treatment][0]["steps"], names_of(probes[treatment], values.shape[2])
         mean, colour = finite_mean(values), look[treatment].colour  # [time, layer, 3]
-        chosen = some_layers(values.shape[2])
+        chosen = evenly_spaced(values.shape[2])
         for layer, axes in zip(chosen, grid[:, column], strict=False):
             low, middle, high = mean[:, layer].T
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
@@ -69,7 +69,7 @@ def percentiles(config: Config, context: str, probes: dict[str, Probes]) -> Draw
                 axes.plot(steps, line, color=colour, ls=dash, lw=width)
             note = _scale_note(probes[treatment], names[layer], values.shape[2], layer)
             if note:
-                corner(axes, note)
+                corner_note(axes, note)
             if column == 0 or len(counts) > 1:
                 axes.set_ylabel(f"{_layer_label(layer, values.shape[2])}\ninput value")
         for axes in grid[len(chosen) :, column]:
@@ -103,7 +103,7 @@ def percentiles(config: Config, context: str, probes: dict[str, Probes]) -> Draw
         f"The distribution of the values that the activation of each hidden layer receives ({context}), over "
         f"{_examples(config)} and all units, mean of the probed seeds. Flat lines mean that a layer sees the same "
         "kind of input throughout training; drifting ones that it must follow a moving target. After figure 1b, c of "
-        f"Ioffe and Szegedy (2015).{leaving_out(counts)}{_only_ends(probes)}",
+        f"Ioffe and Szegedy (2015).{omission_note(counts)}{_ends_note(probes)}",
         handles,
     )
 
@@ -112,27 +112,29 @@ def saturation(config: Config, context: str, probes: dict[str, Probes]) -> Drawi
     """Saturation, sparsity and skewness of each hidden layer through training; Kim, Kim and Kim (2023)."""
     look = {t: v for t, v in looks(treatments_of(config)[0]).items() if t in probes}
     kinds = [
-        k for k in ("saturation", "sparsity", "skewness") if all(has(p, k) for found in probes.values() for p in found)
+        k
+        for k in ("saturation", "sparsity", "skewness")
+        if all(has_values(p, k) for found in probes.values() for p in found)
     ]
     arrays = {k: {t: finite_mean(stacked(found, k)) for t, found in probes.items()} for k in kinds}  # [time, layer]
     counts = {values.shape[1] for values in arrays[kinds[0]].values()}
     most = 5
-    columns = len(some_layers(max(counts), most))
-    rimmed = False
+    columns = len(evenly_spaced(max(counts), most))
+    covered = False
     figure = Figure(figsize=(WIDTH, 0.9 + 1.9 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), columns, sharex=True, sharey="row", squeeze=False)
     for row, (kind, by_treatment) in zip(grid, arrays.items(), strict=True):
         for treatment, values in by_treatment.items():
             steps = probes[treatment][0]["steps"]
-            for axes, layer in zip(row, some_layers(values.shape[1], most), strict=False):
+            for axes, layer in zip(row, evenly_spaced(values.shape[1], most), strict=False):
                 axes.plot(
-                    steps, values[:, layer], markevery=some_layers(len(steps), MOST_MARKS),
+                    steps, values[:, layer], markevery=evenly_spaced(len(steps), MAX_MARKS),
                     **look[treatment].line | {"lw": 1.5, "ms": 4},
                 )  # fmt: skip
-        rimmed |= any([rims(axes) for axes in row])  # a list: `any` alone would stop at the first
+        covered |= any([widen_covered_lines(axes) for axes in row])  # a list: a generator would stop at the first hit
         row[0].set_ylabel(kind)
         row[0].yaxis.set_major_locator(MaxNLocator(4))
-    for axes, layer in zip(grid[0], some_layers(max(counts), most), strict=True):
+    for axes, layer in zip(grid[0], evenly_spaced(max(counts), most), strict=True):
         axes.set_title(_layer_label(layer, max(counts)) if len(counts) == 1 else "", fontsize=10)
     for axes in grid[-1]:
         steps_axis(axes, ticks=3)
@@ -148,33 +150,34 @@ def saturation(config: Config, context: str, probes: dict[str, Probes]) -> Drawi
         "Saturation: mean |a| over max |a| of each channel of the activation's output a, so 1 where all values are as "
         "large as the largest. Sparsity: 1 minus the same at the block's output, which is the norm's where one follows "
         "the activation. Skewness: |skewness| of the activation's output. Means over channels and over the probed "
-        f"seeds; after Kim, Kim and Kim (2023).{leaving_out(counts, most)}{RIMS * rimmed}{_only_ends(probes)}",
+        "seeds; after Kim, Kim and Kim (2023)."
+        f"{omission_note(counts, most)}{COVERED_NOTE * covered}{_ends_note(probes)}",
         handles_of(look),
     )
 
 
 def running_statistics(config: Config, seen: Seen) -> Drawing:
-    """Running mean and variance against the exact statistics of the probed examples at the same weights."""
+    """Running mean and variance, compared with the exact statistics of the probed examples at the same weights."""
     every = looks(treatments_of(config)[0])
     look = {t: v for t, v in every.items() if any(t in found for found in seen.values())}
     figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), 2, sharex=True, sharey="col", squeeze=False)
     ends: dict[str, list[float]] = {"mean_gap": [], "var_ratio": []}
     counts: set[int] = set()
-    rimmed = False
+    covered = False
     for row, (context, found) in zip(grid, seen.items(), strict=True):
         for treatment, probes in found.items():
             for axes, key in zip(row, ends, strict=True):
                 values = finite_mean(stacked(probes, key))  # [time, norm]
                 counts.add(values.shape[1])
-                # The variance that a network starts with, 1, may be off by a factor that flattens all that follows.
+                # The initial running variance, 1, may be so far off that it would flatten the rest of the curve.
                 late = int(key == "var_ratio")
-                marks = some_layers(len(values) - late, MOST_MARKS)
-                for k, norm in enumerate(some_layers(values.shape[1], MOST_NORMS)):
+                marks = evenly_spaced(len(values) - late, MAX_MARKS)
+                for k, norm in enumerate(evenly_spaced(values.shape[1], MAX_NORMS)):
                     style = look[treatment].line | {"ls": LAYER_DASHES[k], "lw": 1.5, "ms": 4}
                     axes.plot(probes[0]["steps"][late:], values[late:, norm], markevery=marks, **style)
                 ends[key] += values[-1].tolist()
-        rimmed |= any([rims(axes) for axes in row])
+        covered |= any([widen_covered_lines(axes) for axes in row])
         row[0].set_title(f"{context}: running mean")
         row[0].set_ylabel("distance from true (sd)")
         log_axis(row[0], base=10)
@@ -183,12 +186,12 @@ def running_statistics(config: Config, seen: Seen) -> Drawing:
         row[1].axhline(1, color=GREY, lw=1, zorder=1)
         log_axis(row[1], base=2)
     low, high = grid[0, 0].get_ylim()
-    grid[0, 0].set_ylim(max(low, 5e-4), high)  # a mean that is still exactly 0 must not flatten the others
+    grid[0, 0].set_ylim(max(low, 5e-4), high)  # a running mean that is still exactly 0 must not flatten the others
     low, high = grid[0, 1].get_ylim()
     grid[0, 1].set_ylim(min(low, 0.45), max(high, 2.2))
     for axes in grid[-1]:
         steps_axis(axes)
-    drawn = some_layers(max(counts), MOST_NORMS)
+    drawn = evenly_spaced(max(counts), MAX_NORMS)
     labels = [f"norm {norm + 1}" for norm in drawn] if len(counts) == 1 else ["first norm", "middle norm", "last norm"]
     handles = handles_of(look) + [
         Line2D([], [], color=GREY, ls=dash, label=label) for dash, label in zip(LAYER_DASHES, labels, strict=False)
@@ -210,13 +213,14 @@ def running_statistics(config: Config, seen: Seen) -> Drawing:
         f"mean from the exact mean of {_examples(config)}, in standard deviations, mean over channels (lower is "
         "better; not shown below 0.0005). Right: running variance over exact variance, median over channels (1 is "
         "exact), from the first epoch on. Single channels may be further off. Mean of the probed seeds."
-        f"{leaving_out(counts, MOST_NORMS, 'norms')} The title speaks of all.{RIMS * rimmed}{_only_ends(first)}",
+        f"{omission_note(counts, MAX_NORMS, 'norms')} The title speaks of all."
+        f"{COVERED_NOTE * covered}{_ends_note(first)}",
         handles,
     )
 
 
 def gradient_norms(config: Config, seen: Seen) -> Drawing:
-    """Norm of the loss's gradient by each layer's parameters, from the first layer to the last."""
+    """Norm of the loss's gradient with respect to each layer's parameters, through training."""
     treatments = [t for t in treatments_of(config)[0] if any(t in found for found in seen.values())]
     figure = Figure(figsize=(max(WIDTH, 1.9 * len(treatments)), 0.9 + 2.2 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), len(treatments), sharex=True, sharey="row", squeeze=False)
@@ -258,7 +262,7 @@ def gradient_norms(config: Config, seen: Seen) -> Drawing:
         "Euclidean norm of the gradient of the loss by the parameters of each layer, kernel and bias together, without "
         "those of the norms; on the probed examples as one batch, mean of the probed seeds. Lines that lie together "
         "mean that all layers are driven alike; lines that fan out that gradients vanish or explode on the way back."
-        + _only_ends(next(iter(seen.values()))),
+        + _ends_note(next(iter(seen.values()))),
         [],
     )
 
@@ -268,12 +272,12 @@ def _shades(layers: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](0.92 * k / max(1, layers - 1)) for k in range(layers)]
 
 
-def _only_ends(found: dict[str, Probes]) -> str:
-    return only_ends(next(iter(found.values()))[0]["steps"])
+def _ends_note(found: dict[str, Probes]) -> str:
+    return ends_only_note(next(iter(found.values()))[0]["steps"])
 
 
 def _by_layer(probes: Probes) -> dict[str, Floats]:
-    """Gradient norms of everything but the norms, mean over seeds."""
+    """Gradient norm of each layer's parameters (norm layers excluded), averaged over seeds."""
     norms = set(probes[0].get("norms") or ())
     names = forward_order(name for name in probes[0]["gradient_norms"] if name not in norms)
     return {name: finite_mean(array([probe["gradient_norms"][name] for probe in probes])) for name in names}
@@ -288,7 +292,7 @@ def _layer_label(layer: int, count: int) -> str:
 
 
 def _scale_note(probes: Probes, name: str, layers: int, layer: int) -> str:
-    """First and last mean |scale| of the norm in the same block; nothing where there is not exactly one."""
+    """First and last mean |scale| of the norm in the layer's block; empty unless the block has exactly one norm."""
     scaled = [probe for probe in probes if probe.get("scale")]
     if not scaled:
         return ""

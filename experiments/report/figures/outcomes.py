@@ -1,4 +1,4 @@
-"""What came out: accuracy on test data, on the way there, and over the grid of learning rates."""
+"""Test accuracy, learning curves, and validation accuracy over the grid of learning rates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from experiments.config import Arm, Config
 from experiments.formatting import number, signed
 from experiments.palette import GREY, looks
-from experiments.report.figures.probed import MOST_MARKS, Record, first_seen, select, some_layers
+from experiments.report.figures.probed import MAX_MARKS, Record, evenly_spaced, first_seen, select
 from experiments.report.plotting import (
-    RIMS,
+    COVERED_NOTE,
     Drawing,
     accuracy_axis,
     array,
@@ -25,10 +25,10 @@ from experiments.report.plotting import (
     mark,
     panels_of,
     rates_axis,
-    rims,
     span,
     steps_axis,
     treatments_of,
+    widen_covered_lines,
 )
 
 STATISTICS: dict[str, tuple[str, Any]] = {
@@ -39,9 +39,9 @@ STATISTICS: dict[str, tuple[str, Any]] = {
 
 
 def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
-    """The compared test accuracy of every evaluation seed, with mean and confidence interval."""
+    """Test accuracy (the config's metric) of every evaluation seed, with mean and confidence interval."""
     treatments, contexts = treatments_of(config)
-    figure, panels, lying = by_treatment(contexts, treatments, "test accuracy (%)")
+    figure, panels, along_y = by_treatment(contexts, treatments, "test accuracy (%)")
     look = looks(treatments)
     rows = {(row["context"], row["treatment"]): row for row in result["arms"]}
     for context, axes in panels.items():
@@ -49,7 +49,8 @@ def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
             row = rows[context, treatment]
             values = row["values"]
             offsets = np.linspace(-0.3, 0.1, len(values))  # one offset per seed, the same in every arm
-            style: dict[str, Any] = {"color": look[treatment].colour, "marker": look[treatment].marker, "lying": lying}
+            shade = look[treatment]
+            style: dict[str, Any] = {"color": shade.colour, "marker": shade.marker, "along_y": along_y}
             mark(axes, place + offsets, values, ls="", ms=4, alpha=0.5, mew=0, **style)
             error = np.abs(np.subtract(row["ci"], row["mean"]))[:, None]
             mark(axes, place + 0.27, row["mean"], error, capsize=4, lw=1.8, ms=7, **style)
@@ -57,7 +58,7 @@ def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
     lowest, highest = (f"{number(r['mean'])}% ({Arm(r['treatment'], r['context'])})" for r in (worst, best))
     title = f"Mean test accuracy: {f'from {lowest} to {highest}' if len(rows) > 1 else highest}"
     level = f"{100 * (1 - config.analysis.alpha):g}%"
-    way = "downwards" if lying else "from left to right"
+    way = "downwards" if along_y else "from left to right"
     handles = [
         Line2D([], [], color=GREY, marker="o", ls="", ms=4, alpha=0.5, mew=0, label="one evaluation seed"),
         Line2D([], [], color=GREY, marker="o", ms=7, label=f"mean and {level} t interval of the mean"),
@@ -75,9 +76,9 @@ def accuracy(config: Config, result: dict[str, Any]) -> Drawing:
 
 
 def statistics_at_test(config: Config, result: dict[str, Any]) -> Drawing:
-    """The same trained networks, read with running, population and batch statistics."""
+    """Test accuracy of the same trained networks with running, population and batch statistics."""
     treatments, contexts = treatments_of(config)
-    figure, panels, lying = by_treatment(contexts, treatments, "test accuracy (%)")
+    figure, panels, along_y = by_treatment(contexts, treatments, "test accuracy (%)")
     look = looks(treatments)
     most, where = 0.0, ""
     for row in result["arms"]:
@@ -89,7 +90,7 @@ def statistics_at_test(config: Config, result: dict[str, Any]) -> Drawing:
                 continue
             error = np.abs(np.subtract(found["ci"], found["mean"]))[:, None]
             mark(
-                axes, place + offset, found["mean"], error, lying=lying, color=shade.colour, marker="o", ms=7.5,
+                axes, place + offset, found["mean"], error, along_y=along_y, color=shade.colour, marker="o", ms=7.5,
                 capsize=3, lw=1.5, fillstyle=fill, mfc="white" if fill == "none" else shade.colour,
                 markerfacecoloralt="white",
             )  # fmt: skip
@@ -127,7 +128,7 @@ def learning_curves(config: Config, records: Sequence[Record], data: dict[str, A
     treatments, contexts = treatments_of(config)
     figure, panels = panels_of(contexts, height=3.4)
     look = looks(treatments)
-    rimmed = False
+    covered = False
     for context, axes in panels.items():
         for treatment in treatments:
             runs = select(records, "evaluate", treatment, context)
@@ -135,9 +136,9 @@ def learning_curves(config: Config, records: Sequence[Record], data: dict[str, A
             values = 100 * array([run["val_accuracy"] for run in runs])
             low, high = np.percentile(values, [10, 90], axis=0)
             axes.fill_between(steps, low, high, color=look[treatment].colour, alpha=0.15, lw=0)
-            marks = some_layers(len(steps), MOST_MARKS)
+            marks = evenly_spaced(len(steps), MAX_MARKS)
             axes.plot(steps, values.mean(axis=0), markevery=marks, **look[treatment].line)
-        rimmed |= rims(axes)
+        covered |= widen_covered_lines(axes)
         steps_axis(axes)
         accuracy_axis(axes)
     label_left(panels, "validation accuracy (%)")
@@ -145,7 +146,7 @@ def learning_curves(config: Config, records: Sequence[Record], data: dict[str, A
     table = " How many steps it takes to an accuracy that all that learn reach: see the table of speed."
     fastest: Counter[str] = Counter()
     for _, first in seen.values():
-        if len(set(first.values())) > 1:  # where all tie, none is first
+        if len(set(first.values())) > 1:  # if all tie, none is first
             fastest.update(t for t, step in first.items() if step == min(first.values()))
     title = "Validation accuracy of each arm as tuned"
     if fastest:
@@ -157,7 +158,7 @@ def learning_curves(config: Config, records: Sequence[Record], data: dict[str, A
         title,
         "Lines: mean over the evaluation seeds, each arm as tuned, measured after every epoch with running statistics; "
         "bands: 10th to 90th percentile. Higher and further left is better; the axis is stretched towards 100%, where "
-        f"small differences matter.{table if seen else ''}{RIMS * rimmed}",
+        f"small differences matter.{table if seen else ''}{COVERED_NOTE * covered}",
         handles_of(look),
     )
 
@@ -171,7 +172,7 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
     cross: dict[str, Any] = {"ls": "", "marker": "x", "ms": 9, "mew": 1.6, "color": GREY}
     chosen: dict[str, list[float]] = {treatment: [] for treatment in treatments}
     rings: Counter[tuple[str, float]] = Counter()
-    rimmed = False
+    covered = False
     for row in result["arms"]:
         axes, treatment, curve = panels[row["context"]], row["treatment"], row["tuning"]
         rates, colour = [point["learning_rate"] for point in curve], look[treatment].colour
@@ -180,7 +181,7 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         axes.plot(rates, [point["mean"] for point in curve], **look[treatment].line)
         best = rates.index(row["learning_rate"])
         at = (row["context"], rates[best])
-        # Around those that are there already: of the same rate and nearly the same accuracy, one would hide the other.
+        # Each further ring at the same rate is wider: with nearly the same accuracy, one would hide the other.
         axes.plot(rates[best], curve[best]["mean"], **{**ring, "mec": colour, "ms": ring["ms"] + 5 * rings[at]})
         rings[at] += 1
         diverged = [(point["learning_rate"], point["mean"]) for point in curve if point["diverged"]]
@@ -188,7 +189,7 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
             axes.plot(*np.transpose(diverged), **{**cross, "color": colour})
         chosen[treatment].append(row["learning_rate"])
     for axes in panels.values():
-        rimmed |= rims(axes)
+        covered |= widen_covered_lines(axes)
         rates_axis(axes, config.sweep.learning_rates)
         accuracy_axis(axes)
     label_left(panels, "validation accuracy (%)")
@@ -209,6 +210,6 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         f"Best learning rate: {best}",
         "How sensitive each treatment is to its learning rate, and whether the grid was wide enough: a chosen rate at "
         f"either end of the grid may not be the best one. Lines: mean final validation accuracy{decay} over the tuning "
-        "seeds; bands: lowest to highest seed. The axis is stretched towards 100%." + RIMS * rimmed,
+        "seeds; bands: lowest to highest seed. The axis is stretched towards 100%." + COVERED_NOTE * covered,
         handles,
     )

@@ -1,4 +1,4 @@
-"""Records and probes by arm, and which layers of many are drawn."""
+"""Selects what figures draw: records and probes of each arm, and some of many layers."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from experiments.vocabulary import LAST_MODULES
 
 Record = dict[str, Any]
 Probes = list[dict[str, Any]]
-"""Those of one arm, one per probed seed, seeds in order."""
+"""The probes of one arm, one entry per probed seed, in the order of the seeds."""
 Seen = dict[str, dict[str, Probes]]
 """Probes by context and treatment."""
 
-MOST_LAYERS = 6
-MOST_MARKS = 7
-"""Marks on a line."""
+MAX_LAYERS = 6
+MAX_MARKS = 7
+"""The most marks on one line."""
 
 
 def select(records: Sequence[Record], phase: str, treatment: str, context: str) -> list[Record]:
-    """The records of one arm, seeds in order."""
+    """The records of one arm in one phase, in the order of the seeds."""
     found = [r for r in records if (r["phase"], r["treatment"], r["context"]) == (phase, treatment, context)]
     return sorted(found, key=lambda record: record["seed"])
 
 
 class FirstSeen(NamedTuple):
-    """After how many steps each treatment is first seen at an accuracy, in percent."""
+    """An accuracy in percent, and the number of steps after which each treatment first reaches it."""
 
     accuracy: int
     steps: dict[str, int]
 
 
 def first_seen(config: Config, records: Sequence[Record], data: dict[str, Any]) -> dict[str, FirstSeen]:
-    """By context: when the mean of the evaluation seeds is seen at the highest full percent that all treatments reach.
+    """For each context, when the mean over seeds first reaches the highest whole percent that all treatments reach.
 
-    Treatments that never get well above chance do not learn, and would make a threshold that all pass at once: they
-    are left out, as are contexts in which fewer than two learn, and runs that were evaluated once only.
+    Left out are treatments that never get well above chance (with them, the threshold would be so low that all pass at
+    once), runs that were evaluated only once, and then contexts with fewer than two treatments left.
     """
     chance = 100 / data["classes"] if data else 0.0
-    learnt = min(2 * chance, (100 + chance) / 2)  # of two classes, twice chance would be 100%
+    learnt = min(2 * chance, (100 + chance) / 2)  # with two classes, twice chance would be 100%
     found = {}
     for context in dict.fromkeys(arm.context for arm in config.arms):
         curves: dict[str, tuple[list[int], Floats]] = {}
@@ -54,22 +54,22 @@ def first_seen(config: Config, records: Sequence[Record], data: dict[str, Any]) 
                 curves[treatment] = (runs[0]["steps"], mean)
         if len(curves) < 2:
             continue
-        # A mean of 0.9 thrice may be a hair below 0.9.
+        # Rounding can make the mean of three values 0.9 slightly less than 0.9.
         threshold = math.floor(min(float(mean.max()) for _, mean in curves.values()) + 1e-9)
         first = {t: int(steps[int(np.argmax(mean + 1e-9 >= threshold))]) for t, (steps, mean) in curves.items()}
         found[context] = FirstSeen(threshold, first)
     return found
 
 
-def only_ends(steps: Sequence[int]) -> str:
-    """A sentence for the caption, where a network was looked at no more than twice."""
+def ends_only_note(steps: Sequence[int]) -> str:
+    """A sentence for the caption if a network was probed at most twice; otherwise empty."""
     if len(steps) > 2:
         return ""
     return " Seen before the first and after the last step alone: what lies between is not known, the lines only lead."
 
 
 def probed_arms(config: Config, records: Sequence[Record]) -> Seen:
-    """The probes of every arm that has some."""
+    """The probes of every arm that has any."""
     seen: Seen = {}
     for arm in config.arms:
         probes = [r["probes"] for r in select(records, "evaluate", *arm) if r.get("probes")]
@@ -79,23 +79,23 @@ def probed_arms(config: Config, records: Sequence[Record]) -> Seen:
 
 
 def stacked(probes: Probes, key: str) -> Floats:
-    """[seed, time, ...]"""
+    """The values under `key` as an array [seed, time, ...]."""
     return array([probe[key] for probe in probes])
 
 
-def some_layers(count: int, most: int = MOST_LAYERS) -> list[int]:
-    """At most that many of so many layers, or points of a line, evenly chosen, first and last among them."""
+def evenly_spaced(count: int, most: int = MAX_LAYERS) -> list[int]:
+    """At most `most` indices of `count` layers (or points), evenly spaced, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
-def has(probe: dict[str, Any], key: str) -> bool:
-    """Whether the probe holds the key, and anything in it: a network may have no activation, or no norm, to look at."""
+def has_values(probe: dict[str, Any], key: str) -> bool:
+    """Whether the probe has values under the key; a network without activations, or without norms, may have none."""
     value = probe.get(key)
     return bool(value) and not (isinstance(value, list) and value[0] == [])
 
 
 def forward_order(names: Iterable[str]) -> list[str]:
-    """Names of modules sorted as the forward pass meets them, where they were sorted by name: the head comes last."""
+    """Module names in the order of the forward pass; sorted names have that order already, but for the head."""
 
     def place(name: str) -> int:
         first = name.split("/")[0]
@@ -105,11 +105,11 @@ def forward_order(names: Iterable[str]) -> list[str]:
 
 
 def names_of(probes: Probes, count: int, key: str = "layers") -> list[str]:
-    """The layers' (or norms') names; numbers where a run has none."""
+    """The names of the layers (or norms); their numbers if the run did not store names."""
     names = probes[0].get(key)
     return names if names and len(names) == count else [f"{k + 1}" for k in range(count)]
 
 
-def leaving_out(counts: set[int], most: int = MOST_LAYERS, what: str = "hidden layers") -> str:
-    """A sentence for the caption, where not all layers are drawn."""
+def omission_note(counts: set[int], most: int = MAX_LAYERS, what: str = "hidden layers") -> str:
+    """A sentence for the caption if not all layers are drawn; otherwise empty."""
     return f" {most} of {max(counts)} {what} are drawn, evenly chosen." if counts and max(counts) > most else ""

@@ -1,4 +1,4 @@
-"""What the loss looks like around the weights: gradients along their own direction, curvature, mean logits."""
+"""Figures of the loss around the weights: change along the gradient, curvature, gradients of mean logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.config import Config
 from experiments.palette import GREY, Look, looks
-from experiments.report.figures.probed import MOST_MARKS, Probes, Seen, forward_order, only_ends, some_layers
+from experiments.report.figures.probed import MAX_MARKS, Probes, Seen, ends_only_note, evenly_spaced, forward_order
 from experiments.report.plotting import (
     WIDTH,
     Drawing,
@@ -31,14 +31,14 @@ from experiments.report.plotting import (
 )
 from experiments.vocabulary import LAST_MODULES
 
-# What is differentiated: the network as it trains, or with frozen statistics. "" is a run that does not say.
+# The differentiated network uses batch statistics, as in training, or frozen ones; "" means that the run did not say.
 FILLS = {"": "full", "batch": "full", "frozen": "none"}
-MOST_TICKS = 12
+MAX_TICKS = 12
 KINDS = {"batch": "statistics of the batch", "frozen": "statistics frozen"}
 
 
 def predictiveness(config: Config, seen: Seen) -> Drawing:
-    """How far the gradient can be trusted; Santurkar et al. (2018), figure 4."""
+    """How well the gradient predicts the loss along its direction; Santurkar et al. (2018), figure 4."""
     look = _looks(config, seen)
     figure = Figure(figsize=(WIDTH, 0.9 + 2.4 * len(seen)), layout="constrained")
     grid = figure.subplots(len(seen), 3, sharex=True, sharey="col", squeeze=False)
@@ -49,7 +49,7 @@ def predictiveness(config: Config, seen: Seen) -> Drawing:
         for treatment, probes in found.items():
             told = [probe["predictiveness"] for probe in probes]
             steps, sizes = told[0]["steps"], told[0]["step_sizes"]
-            style, marks = look[treatment], some_layers(len(steps), MOST_MARKS)
+            style, marks = look[treatment], evenly_spaced(len(steps), MAX_MARKS)
             for axes, key in zip(row, ("losses", "gradient_distances"), strict=False):
                 values = finite_mean(array([each[key] for each in told]))  # [time, step size]
                 axes.fill_between(steps, values.min(1), values.max(1), color=style.colour, alpha=0.12, lw=0)
@@ -77,7 +77,7 @@ def predictiveness(config: Config, seen: Seen) -> Drawing:
         f"{short(max(sizes))}. Left: the loss where the step ends. Middle: how far the gradient there is from that at "
         "the start. Bands: lowest to highest over the sizes; lines: their mean. Right: the largest change of the "
         "gradient over the length of the step. Narrow bands and low lines mean that the gradient can be trusted. "
-        f"After Santurkar et al. (2018), figure 4; mean of the probed seeds.{only_ends(steps)}",
+        f"After Santurkar et al. (2018), figure 4; mean of the probed seeds.{ends_only_note(steps)}",
         handles_of(look),
     )
 
@@ -118,7 +118,7 @@ def eigenvalues(config: Config, seen: Seen) -> Drawing:
 
 
 def mean_logit(config: Config, seen: Seen) -> Drawing:
-    """How much each layer shifts the mean of a logit, after the last step; Page (2019)."""
+    """Gradient of a mean logit with respect to each layer's kernel, after the last step; Page (2019)."""
     look = _looks(config, seen)
     figure, panels = panels_of(list(seen), height=3.0)
     largest: dict[str, list[float]] = {}
@@ -126,7 +126,7 @@ def mean_logit(config: Config, seen: Seen) -> Drawing:
     for context, found in seen.items():
         told = {t: _by_kind(probes, "mean_logit") for t, probes in found.items()}
         every = [value for by_kind in told.values() for values in by_kind.values() for value in values]
-        # The network with the most layers first: others may lack some.
+        # Networks may lack some layers, so the one with the most sets the order.
         names = forward_order(dict.fromkeys(name for value in sorted(every, key=len, reverse=True) for name in value))
         for treatment, by_kind in told.items():
             for kind, values in by_kind.items():
@@ -136,7 +136,7 @@ def mean_logit(config: Config, seen: Seen) -> Drawing:
                 panels[context].plot(at, mean[at], **_style(look[treatment], kind))
                 largest.setdefault(treatment, []).extend(mean.tolist() if kind != "frozen" else [])
         axes = panels[context]
-        ticks = some_layers(len(names), MOST_TICKS)
+        ticks = evenly_spaced(len(names), MAX_TICKS)
         labels = [names[k].removesuffix("/layer") for k in ticks]
         if max(map(len, labels)) > 9:  # such as stage_2_unit_0/layer_1
             labels = [name if name in LAST_MODULES else f"{k + 1}" for k, name in zip(ticks, labels, strict=True)]
@@ -168,7 +168,7 @@ def _looks(config: Config, seen: Seen) -> dict[str, Look]:
 
 
 def _by_kind(probes: Probes, key: str) -> dict[str, list[Any]]:
-    """One value per seed, by the kind of statistics; "" where they are not told apart."""
+    """One value per seed for each kind of statistics; the kind is "" if the run did not store it."""
     kinds: dict[str, list[Any]] = {}
     for probe in probes:
         value = probe[key]

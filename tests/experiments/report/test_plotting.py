@@ -80,7 +80,7 @@ def test_of_many_layers_six_are_drawn_evenly_chosen_with_the_first_and_the_last(
     assert "6 of 9 hidden layers are drawn, evenly chosen" in drawing.caption
     assert "drawn, evenly chosen" not in drawings(SMALL, synthetic.records(SMALL))["percentiles_relu"].caption
     for count in range(1, 40):
-        chosen = probed.some_layers(count)
+        chosen = probed.evenly_spaced(count)
         assert len(chosen) == len(set(chosen)) == min(count, 6) and (chosen[0], chosen[-1]) == (0, count - 1)
         assert max(np.diff(chosen), default=1) - min(np.diff(chosen), default=1) <= 1
 
@@ -124,11 +124,11 @@ def test_ticks_of_accuracy_are_at_least_three_and_do_not_touch(low):
 def test_a_line_that_another_hides_is_wider_and_others_are_not():
     axes, x = plotting.panels_of(["a"], height=3.1)[1]["a"], np.linspace(0, 1, 9)
     same, wide, under = axes.plot(x, x, "C0", x, x + 0.5, "C1", x, x, "C2", lw=2)
-    assert plotting.rims(axes)
+    assert plotting.widen_covered_lines(axes)
     assert [same.get_linewidth(), wide.get_linewidth(), under.get_linewidth()] == [4.5, 2, 2]
     under.set_linestyle("--")  # between its dashes one sees what is below
     same.set_linewidth(2)
-    assert not plotting.rims(axes) and same.get_linewidth() == 2
+    assert not plotting.widen_covered_lines(axes) and same.get_linewidth() == 2
 
 
 def test_no_line_of_a_title_is_much_shorter_than_the_others_and_none_is_lost():
