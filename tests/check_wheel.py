@@ -1,6 +1,6 @@
 """One call of every public module of an installed jbn: `python check_wheel.py [flax]`, run outside of the checkout.
 
-Without `flax` only the core may work, and the rest has to say what to install. See `make test-wheel`.
+Without `flax`, only the core may work, and the other modules have to say what to install. See `make test-wheel`.
 """
 
 import functools

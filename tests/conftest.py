@@ -1,7 +1,7 @@
-"""JAX as strict as it gets, on eight CPU devices.
+"""Makes JAX as strict as possible, on eight CPU devices.
 
-The number of devices must be set before anything touches a backend, hence at import. Warnings are errors by
-pyproject.toml. The dtype and rank checks are a fixture and not global, because flax and optax rely on promotion.
+The number of devices must be set before anything initializes a backend, so it is set at import. pyproject.toml turns
+warnings into errors. The dtype and rank checks are a fixture, because flax and optax rely on promotion.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hypothesis
 import jax
 import pytest
 
-# No deadline: the first call of a jax function compiles it. The same examples every time, so that CI does not flicker.
+# No deadline, because the first call of a jax function compiles it. The examples are always the same: no flaky tests.
 hypothesis.settings.register_profile("jbn", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("jbn")
 
@@ -23,12 +23,12 @@ SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text().splitlines())
 
 DEVICES = 8
 jax.config.update("jax_num_cpu_devices", DEVICES)
-assert jax.device_count() == DEVICES  # started here, before a test that runs the program sets the number of cores
+assert jax.device_count() == DEVICES  # starts the backend, before a test that runs the program sets the number of cores
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before pytest reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What slow.txt names is `slow`, and left to make test-all."""
+    """Marks the tests that slow.txt names as `slow`, so that only make test-all runs them."""
     for item in items:
         if item.nodeid in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -36,20 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap() -> None:
-    """Garbage is looked for among what is new alone: jax keeps millions of objects, and statsmodels asks each time."""
+    """Garbage collection skips old objects: jax keeps millions of them, and statsmodels collects on each call."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[None]:
-    """Implicit promotion of ranks or dtypes raises. Of module scope, so that hypothesis tests may use it, too."""
+    """Implicit promotion of ranks or dtypes raises an error. Has module scope, so that hypothesis tests can use it."""
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
 
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """float64 for one test; what was before is restored."""
+    """Enables float64 for one test, and restores the previous setting."""
     with jax.enable_x64(True):
         yield

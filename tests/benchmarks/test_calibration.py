@@ -1,4 +1,4 @@
-"""The calibration: a bank of trainings, procedures that read it, and what is said of their repeats."""
+"""The calibration: a bank of trainings, procedures that read it, and the report on their repeats."""
 
 import json
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_a_bank_that_was_stopped_goes_on_and_is_that_of_one_go(tmp_path, monkeyp
         assert (found == getattr(again, name)).all() and (found[:, :2] == getattr(first, name)).all()
         assert found.shape == (2, 4, 2) and len(np.unique(found)) > 8
     assert whole.validation.min() > 30 and (whole.validation <= 100).all()  # percent, and it learns
-    monkeypatch.setattr(banks, "train_arm", None)  # nothing is trained that is there
+    monkeypatch.setattr(banks, "train_arm", None)  # what the bank holds is not trained again
     assert banks.train(config, 3, tmp_path / "b.npz", {}, told.append).seeds == 4
     with pytest.raises(ValueError, match=r"holds trainings of tiny, not of other; use another file$"):
         banks.train(replace(config, name="other"), 4, tmp_path / "b.npz", {}, told.append)

@@ -1,4 +1,4 @@
-"""The command line: one for all benchmarks, which answers before jax is imported."""
+"""The command line of all benchmarks: it answers before jax is imported."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def refusal(arguments, capsys):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Commands are noted and not run, nor is a device looked for."""
+    """Commands are recorded instead of run, and no device is initialized."""
     noted = []
 
     def module(name):
@@ -107,8 +107,8 @@ def test_an_environment_that_the_c_library_reads_needs_a_new_process(monkeypatch
     machine.set_environment(machine.SHARE_GPU)
     machine.set_environment({"JAX_NUM_CPU_DEVICES": "4"})
     assert not started and machine.os.environ["JAX_NUM_CPU_DEVICES"] == "4"
-    for _ in range(2):  # the second time is in the new process
+    for _ in range(2):  # the second time, in the new process
         machine.set_environment(machine.KEEP_FREED_MEMORY)
     assert [arguments[1:] for _, arguments in started] == [["-m", "benchmarks", "speed", "--quick"]]
-    assert machine.os.environ["MALLOC_ARENA_MAX"] == "4"  # what the user has set
+    assert machine.os.environ["MALLOC_ARENA_MAX"] == "4"  # the user has set it
     assert machine.os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"

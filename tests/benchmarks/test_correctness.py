@@ -1,4 +1,4 @@
-"""The benchmark against the peers: jbn is as right as the table says, and the rows can tell right from wrong."""
+"""The correctness benchmark: jbn is as right as the table says, and the rows can tell right from wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folding benchmark measures what it says, on small networks."""
+"""The folding benchmark measures what it claims to measure, on small networks."""
 
 import json
 from functools import partial
@@ -27,7 +27,7 @@ def test_each_network_is_measured_with_and_without_folding_and_saved(small, tmp_
     sizes = {name: [r["parameter_bytes"] for r in rows if r["folded"]] for name, rows in networks.items()}
     none = {name: rows[0]["parameter_bytes"] for name, rows in networks.items()}
     assert sizes["dense"] == [none["dense"]] * 2
-    assert sizes["conv"] == [none["conv"], none["conv"] + 2 * 6 * 6 * 4 * 4]  # two of three layers are followed by one
+    assert sizes["conv"] == [none["conv"], none["conv"] + 2 * 6 * 6 * 4 * 4]  # a norm follows two layers of three
     markdown = (tmp_path / "f.md").read_text().splitlines()
     assert len(markdown) == 6 and all(line.count("|") == 7 for line in markdown)
     assert "dense" in capsys.readouterr().out

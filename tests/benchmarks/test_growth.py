@@ -1,4 +1,4 @@
-"""The benchmark of growth: curves are complete, and a slope is that of the upper half."""
+"""The growth benchmark: curves are complete, and the slope is fitted to the upper half."""
 
 import json
 from functools import partial
@@ -18,7 +18,7 @@ def test_all_curves_are_measured_judged_and_drawn(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(command, "QUICK", SIZES)
     monkeypatch.setattr(command, "QUICK_REPEATS", 1)
     monkeypatch.setattr(work, "COMPILES", 1)
-    # This process has eight devices already.
+    # This process already has eight devices.
     monkeypatch.setattr(devices, "measure_in_process", partial(devices.measure, shape=(8, 2, 2, 3)))
     assert main(["growth", "--quick", "--out", str(tmp_path / "g.json")]) == 0
     found = json.loads((tmp_path / "g.json").read_text())["curves"]
@@ -31,7 +31,7 @@ def test_all_curves_are_measured_judged_and_drawn(tmp_path, monkeypatch, capsys)
         assert all(point["milliseconds"] > 0 for point in curve["points"])
     (shared,) = (c for c in found if c["panel"] == "devices")
     counts = [point["collectives"] for point in shared["points"]]
-    assert counts[1] == counts[2] == 2  # forward one, backward one, however many devices there are
+    assert counts[1] == counts[2] == 2  # one in the forward pass and one in the backward pass, on any number of devices
     assert (tmp_path / "g.png").stat().st_size > 1e4 and "proportion" in (tmp_path / "g.svg").read_text()
     assert "devices, jbn" in capsys.readouterr().out
 
@@ -44,7 +44,7 @@ def test_a_slope_is_that_of_the_upper_half_and_superlinear_when_steeper_than_pro
 
     assert curve(lambda n: 3 * n**1.2)["slope"] == 1.2 and curve(lambda n: 3 * n**1.2)["superlinear"]
     assert curve(lambda n: 3 * n**1.1)["slope"] == 1.1 and not curve(lambda n: 3 * n**1.1)["superlinear"]
-    assert curve(lambda n: max(n, 4.0))["slope"] == 1.0  # flat where a call's overhead is all
+    assert curve(lambda n: max(n, 4.0))["slope"] == 1.0  # flat, because the overhead of a call is all there is
 
 
 @pytest.mark.parametrize(("one", "other"), [("unrolled", "scan"), ("norms alone", "norms alone, flax")])

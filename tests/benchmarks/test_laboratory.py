@@ -1,4 +1,4 @@
-"""The benchmark of the laboratory: all contestants end with the same weights, rows and ratios are what they say."""
+"""The benchmark of the laboratory: all contestants end with the same weights; rows and ratios are correct."""
 
 import json
 from typing import ClassVar
@@ -24,7 +24,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plain_loop_ends_where_a_lane_of_the_laboratory_ends(kind):
-    """The same seed, order and initial weights: the same work."""
+    """All contestants get the same seed, order and initial weights, so they do the same work."""
     ours = trainings.contestant("laboratory", 1, 20, 1200)
     plain = trainings.contestant(kind, 1, 20, 1200)
     before = ours.layers()
@@ -39,7 +39,7 @@ def test_a_plain_loop_ends_where_a_lane_of_the_laboratory_ends(kind):
 
 
 class Here:
-    """In place of a process: the devices are those of this one."""
+    """Replaces a process: runs on the devices of this one."""
 
     asked: ClassVar[list] = []
 
@@ -107,7 +107,7 @@ def test_a_process_holds_a_training_with_the_devices_that_the_laboratory_makes()
     try:
         devices = process.hold("lab", "laboratory", 3, 2, 240)
         cores = process.run(jax.device_count)
-        assert devices.startswith(f"{min(cores, 3)} jax device")  # no more than there are seeds
+        assert devices.startswith(f"{min(cores, 3)} jax device")  # at most as many as there are seeds
         assert process.call("lab")() is None
     finally:
         process.close()

@@ -1,4 +1,4 @@
-"""The benchmark of networks: they train alike with each batch norm, and what is fused is fused."""
+"""The network benchmark: networks train equally with each batch norm, and what should be fused is fused."""
 
 import json
 from functools import partial
@@ -53,7 +53,7 @@ def test_a_network_trains_alike_with_each_batch_norm(small, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_relu_is_within_the_norm_once_wherever_one_follows_it(dtype, monkeypatch):
-    """Else it would be computed twice, which changes no number."""
+    """Otherwise it would be computed twice, without changing any number."""
     within = []
 
     class Spy:

@@ -1,4 +1,4 @@
-"""Passes and kernels are counted as XLA's text has them; without a CUDA plugin one line says what to install."""
+"""Passes and kernels are counted from XLA's text; without a CUDA plugin, one line says what to install."""
 
 import importlib.util
 import json
@@ -38,7 +38,7 @@ ENTRY %main (x: f32[64,64]) -> (f32[64], bf16[64,64]) {
 
 
 def test_kernels_and_what_they_read_and_write_are_counted():
-    """Of an operand that is sliced only the slice counts, unless all of it is read as well."""
+    """If an operand is sliced, only the slice counts, unless the kernel also reads all of it."""
     whole, eighth, row = 64 * 64 * 4, 8 * 64 * 4, 64 * 4
     first, second, third = eighth + eighth, eighth + row, (whole + row) + (row + whole // 2)
     assert programs.traffic(PROGRAM) == (3, first + second + third)

@@ -1,4 +1,4 @@
-"""The speed benchmark: contestants do the same work in turns, limits and ratios are what they say."""
+"""The speed benchmark: contestants do the same work in turns; limits and ratios are correct."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_contestants_take_turns_in_changing_order_and_a_turn_begins_with_a_rest_
     found = timing.interleaved({"a": contestant("a"), "b": contestant("b")}, repeats=8)
     assert {name: t.median for name, t in found.items()} == pytest.approx(price)
     turns = "".join(log[4:]).split()
-    assert set(turns) == {"aaa", "bbbbbb"}  # one call or two milliseconds; as many timed, but two at least
+    assert set(turns) == {"aaa", "bbbbbb"}  # untimed: 1 call or 2 ms; timed: equally many calls, at least 2
     rounds = [tuple(turns[i : i + 2]) for i in range(0, 16, 2)]
     assert set(map(frozenset, rounds)) == {frozenset(turns)} and len(set(rounds)) == 2
     assert [len(t.samples) for t in found.values()] == [8, 8]
@@ -95,7 +95,7 @@ def test_the_program_writes_every_row_the_table_and_the_figure(tmp_path, monkeyp
     small = [Case("MLP", (32, 8)), Case("images", (32, 4, 4, 3), "bfloat16"), Case("MLP", (64, 8), option="ghost")]
     monkeypatch.setattr(cases, "cases", lambda **_: small)
     monkeypatch.setattr(command, "QUICK_REPEATS", 2)
-    monkeypatch.setattr(costs, "synchronized_in_process", costs.synchronized)  # there are devices enough here
+    monkeypatch.setattr(costs, "synchronized_in_process", costs.synchronized)  # this process has enough devices
     monkeypatch.setattr(costs, "SHAPE", (8, 4, 4, 3))
     assert main(["--quick", "--out", str(tmp_path / "r.json")]) == 0
     result = json.loads((tmp_path / "r.json").read_text())

@@ -1,4 +1,4 @@
-"""The bagged choice: what it estimates, how sure it says it is, and that both hold."""
+"""The bagged choice: its estimate and its standard error are right."""
 
 from functools import partial
 from itertools import product
@@ -13,7 +13,7 @@ SEEDS = tuple(range(12))
 
 
 def scores(rng, means, seeds=SEEDS, sd=0.5, test=None, shared=None):
-    """Networks whose validation and test accuracy have these means by setting, and errors of their own."""
+    """Networks whose validation and test accuracies have these means per setting, with independent errors."""
     n = len(seeds)
     shared = rng.normal(0, 1, (n, 1)) if shared is None else shared
     validation = np.asarray(means) + shared + rng.normal(0, sd, (n, len(means)))
@@ -102,7 +102,7 @@ def test_many_bags_come_to_what_all_of_them_say(n):
 
 
 def test_few_bags_are_corrected_for_being_few():
-    """Their variance is on average that of many; without the correction it is too large."""
+    """With few bags, the average variance equals that of many bags; without the correction it is too large."""
     rng = np.random.default_rng(5)
     arms = {"a": Scores(SEEDS, rng.normal(95, 1, (12, 7)), rng.normal(np.linspace(90, 99, 7), 0.2, (12, 7)))}
     many = contrast(bag(arms, bags=100_000), {"a": 1}).se ** 2
@@ -127,7 +127,7 @@ def test_the_monte_carlo_error_is_what_other_bags_change():
 
 
 def test_the_choice_follows_the_weighted_mean_and_its_ties_the_loss_then_the_first():
-    # Of 269 examples 232 + 268 and 231 + 269 are as many, but not as floating-point means.
+    # Of 269 examples, 232 + 268 equals 231 + 269, but the floating-point means differ.
     accuracy = 100 / 269 * np.array([[231.0, 232, 100], [269, 268, 100], [0, 0, 269]])
     loss = np.array([[1.0, 2, 0], [2, 0.5, 0], [0, 0, np.inf]])
     counts = np.array([[1, 1, 0], [2, 0, 0], [0, 2, 0], [0, 0, 2]])
@@ -233,7 +233,7 @@ def test_what_neither_seed_nor_bag_moves_is_exact():
 
 
 def test_no_variance_is_negative_and_what_moves_is_never_called_exact():
-    """Where the choice is all that moves an arm, few bags and seeds leave little but noise."""
+    """If only the choice changes an arm, few bags and seeds leave little but noise."""
     for seed in range(200):
         rng = np.random.default_rng(seed)
         arm = Scores((0, 1, 2), rng.normal(0, 1, (3, 7)), np.tile(rng.normal(0, 1, 7), (3, 1)))
@@ -255,8 +255,8 @@ def test_equivalence_is_shown_by_two_one_sided_tests():
 
 
 def test_the_interval_holds_near_a_flat_optimum_where_that_of_fresh_seeds_does_not():
-    """Five settings that validation cannot tell apart, and test sets can: three seeds that choose take along all that
-    are read. The truth of each procedure is its own mean over repeats."""
+    """Validation cannot tell the five settings apart, but the test set can. So three tuning seeds decide the setting at
+    which all other seeds are evaluated. The truth of each procedure is its own mean over repeats."""
     rng, n, test = np.random.default_rng(0), 12, np.array([95.0, 95.4, 94.7, 95.2, 94.6])
     bagged, fresh = [], []
     for repeat in range(300):
@@ -280,7 +280,7 @@ def test_the_interval_holds_near_a_flat_optimum_where_that_of_fresh_seeds_does_n
     assert coverage < 0.9 and ratio > 1.3
 
 
-# What is refused.
+# Errors.
 
 
 def test_bags_are_a_function_of_the_seeds():

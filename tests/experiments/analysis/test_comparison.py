@@ -1,4 +1,4 @@
-"""experiments.analysis, comparison and verdict: textbook values, laws, and what may be concluded from what."""
+"""experiments.analysis.comparison and verdict: textbook values, laws, and which results allow which verdict."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def test_paired_and_welch_equal_the_published_values_of_students_sleep_data():
     assert c.sd == pytest.approx(1.229995, abs=5e-7)  # ddof = 1
 
 
-# Each way round, since only the end of the margin that is nearer to the difference decides.
+# In both orders, because only the end of the margin that is nearer to the difference decides.
 BOTH_WAYS = pytest.mark.parametrize(("a", "b"), [(A, B), (B, A)], ids=["better", "worse"])
 
 
@@ -65,7 +65,7 @@ def test_permutation_p_equals_enumeration_of_all_signs(n):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_permutation_p_counts_ties_however_the_sums_are_rounded(dtype):
-    # The correct answers of 450 add up to the same for both arms; the accuracies miss that by rounding errors.
+    # Both arms have equally many correct answers of 450; the sums of their accuracies differ by rounding errors.
     a, b = np.array([[441, 440, 429, 432, 440, 436], [437, 425, 428, 442, 441, 445]]) / 4.5
     assert compare(a.astype(dtype), b.astype(dtype), **OPTIONS).permutation_p == 1
 
@@ -208,8 +208,8 @@ def test_unpaired_statistics_do_not_depend_on_the_order_of_either_arm():
     c, shuffled = (compare(a, B, **exact) for a in (A, A[[3, 1, 7, 0, 2, 6, 5, 4]]))
     for field in ("difference", "sd", "ci", "p", "permutation_p", "tost_p"):
         assert getattr(shuffled, field) == pytest.approx(getattr(c, field)), field
-    assert shuffled.bootstrap_ci == pytest.approx(c.bootstrap_ci, abs=0.07)  # other resamples, of steps of 1/36
-    assert compare(A[::-1], B, **OPTIONS).sd != pytest.approx(compare(A, B, **OPTIONS).sd)  # paired ones do
+    assert shuffled.bootstrap_ci == pytest.approx(c.bootstrap_ci, abs=0.07)  # other resamples, in steps of 1/36
+    assert compare(A[::-1], B, **OPTIONS).sd != pytest.approx(compare(A, B, **OPTIONS).sd)  # paired intervals do
 
 
 def test_unpaired_permutation_p_equals_enumeration_of_all_assignments():

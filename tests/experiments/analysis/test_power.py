@@ -56,10 +56,10 @@ def test_the_power_of_tost_is_the_share_of_simulated_runs_that_show_equivalence(
     rng = np.random.default_rng(0)
     options = {"margin_pp": margin, "alpha": 0.05, "resamples": 99, "paired": paired}
     shown = [compare(rng.normal(90, 1 / np.sqrt(1 + paired), n), rng.normal(90, 1 / np.sqrt(1 + paired), n), **options)
-             for _ in range(400)]  # paired: so that the differences have sd 1  # fmt: skip
+             for _ in range(400)]  # if paired, the differences have sd 1  # fmt: skip
     share = np.mean([c.tost_p < 0.05 for c in shown])
     expected = equivalence_power(margin, n, alpha=0.05, paired=paired)
-    assert 0.2 < expected < 0.95  # or else any number of seeds would pass
+    assert 0.2 < expected < 0.95  # otherwise any number of seeds would pass
     assert abs(share - expected) < 3.5 * np.sqrt(expected * (1 - expected) / 400)
 
 

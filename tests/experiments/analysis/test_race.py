@@ -1,4 +1,4 @@
-"""The race: which settings go on after the first round."""
+"""The race: which settings survive the first round."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from experiments.analysis.race import survivors
 
 
 def first_round(rng, means, sd=0.5, seeds=3):
-    """Scores of settings with these true means; seeds are good or bad for all settings alike."""
+    """Scores of settings with these true means; a seed is good or bad for all settings equally."""
     shared = rng.normal(0, 5, (seeds, 1))
     return np.asarray(means) + shared + rng.normal(0, sd, (seeds, len(means)))
 
@@ -16,7 +16,7 @@ def test_a_setting_far_below_goes_out_and_the_best_three_go_on_in_any_case():
     scores = first_round(np.random.default_rng(0), [50, 60, 70, 80, 90], sd=0.1)
     assert survivors(scores).tolist() == [False, False, True, True, True]
     assert survivors(scores, least=1).tolist() == [False, False, False, False, True]
-    assert survivors(scores[:, :2]).all()  # fewer settings than go on in any case
+    assert survivors(scores[:, :2]).all()  # fewer settings than always survive
 
 
 def test_settings_that_cannot_be_told_apart_all_go_on():
@@ -28,7 +28,7 @@ def test_settings_that_cannot_be_told_apart_all_go_on():
 
 
 def test_differences_are_taken_seed_by_seed():
-    """A seed that is bad for all settings alike hides no difference."""
+    """A seed that is bad for all settings equally hides no difference."""
     scores = np.array([[90, 89.0, 88.0, 87.0, 86.0], [90.1, 89.0, 88.1, 87.0, 86.1], [90, 89.1, 88.0, 87.1, 86.0]])
     worse_seed = scores - np.array([[0], [40], [3]])
     assert survivors(scores).tolist() == survivors(worse_seed).tolist() == [True, True, True, False, False]

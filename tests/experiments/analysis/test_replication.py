@@ -23,15 +23,15 @@ CASES = [
     # published, our difference, half the width: verdict, sign, size
     (2.0, 1.8, 0.4, "reproduced", "reproduced", "reproduced"),
     (2.0, 3.0, 1.2, "reproduced", "reproduced", "reproduced"),
-    (2.0, 1.0, 0.55, "reproduced", "reproduced", "reproduced"),  # does not hold 2, but comes within the margin of it
+    (2.0, 1.0, 0.55, "reproduced", "reproduced", "reproduced"),  # does not contain 2, but comes within the margin of it
     (2.0, 1.0, 0.45, "reproduced in sign only", "reproduced", "not reproduced"),
     (2.0, 5.0, 1.0, "reproduced in sign only", "reproduced", "not reproduced"),
     (2.0, -1.0, 0.5, "not reproduced", "not reproduced", "not reproduced"),
     (0.7, -1.0, 0.9, "not reproduced", "not reproduced", "not reproduced"),
     (2.0, 0.0, 0.1, "not reproduced", "undecided", "not reproduced"),  # equivalent
     (2.0, 0.2, 0.1, "not reproduced", "reproduced", "not reproduced"),  # equivalent, though of the same sign
-    (0.6, 0.2, 0.1, "not reproduced", "reproduced", "reproduced"),  # equivalent, and near the published, too
-    (2.0, -0.3, 0.6, "not reproduced", "undecided", "not reproduced"),  # no equivalence, but nothing of that sign
+    (0.6, 0.2, 0.1, "not reproduced", "reproduced", "reproduced"),  # equivalent, and also near the published difference
+    (2.0, -0.3, 0.6, "not reproduced", "undecided", "not reproduced"),  # not equivalent, but no difference of that sign
     (2.0, 0.6, 1.0, "undecided", "undecided", "undecided"),
     (5.0, 0.6, 1.0, "undecided", "undecided", "not reproduced"),
     (0.3, 0.0, 0.2, "reproduced", None, None),

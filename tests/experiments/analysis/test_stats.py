@@ -1,4 +1,4 @@
-"""experiments.analysis.stats: from records to a result, and what a reader is warned of."""
+"""experiments.analysis.stats: from records to a result, and the warnings in it."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def test_summarize_compares_the_test_accuracies_of_the_evaluation_seeds_in_perce
     rows = [row for row in result["comparisons"] if (row["a"], row["b"]) == ("after", "before")]
     row = next(row for row in rows if row["context"] == "tanh")
     assert row["p"] == pytest.approx(scipy.stats.ttest_rel(after, before).pvalue)
-    assert [r["holm_p"] for r in rows] == holm([r["p"] for r in rows])  # one family: this pair, over the contexts
+    assert [r["holm_p"] for r in rows] == holm([r["p"] for r in rows])  # one family is this pair over all contexts
     assert row["family"] == 3
 
 
@@ -76,7 +76,7 @@ def test_the_flags_that_a_warning_recommends_extend_the_grid_at_that_end(ends):
             lowest_learning_rate=float(flags.get("lowest-learning-rate", config.sweep.lowest_learning_rate)),
         ).learning_rates
         assert set(grid) < set(new)
-        assert new[0] < grid[0] or "lowest" not in ends  # the flags of either warning serve both
+        assert new[0] < grid[0] or "lowest" not in ends  # following either warning extends both ends
         assert new[-1] > grid[-1] or "highest" not in ends
         assert f"at the {end} rate of the grid" in warning
 
@@ -152,7 +152,7 @@ def test_a_metric_that_only_some_records_hold_is_refused_in_one_line():
     assert stats.summarize(CONFIG, records)["arms"][-1]["test_accuracy_population"] is None
 
 
-# Arms with seeds of their own.
+# Arms with their own seeds.
 
 
 def with_again(first_seed: int | None, **changes):
@@ -184,9 +184,7 @@ def test_the_same_settings_with_other_seeds_are_an_a_a_test():
     assert stats.same_arm(config, "before", "before again") and not stats.same_arm(config, "after", "before")
     with pytest.raises(ConfigError, match="train the same with the same seeds"):  # nothing would be tested
         with_again(None)
-    assert not stats.same_arm(
-        with_again(7), "before again", "before"
-    )  # the last seed of the one is the first of the other
+    assert not stats.same_arm(with_again(7), "before again", "before")  # the last seed of one is the first of the other
     other = replace(
         CONFIG, treatments=(vary("wide", {"model.placement": "before", "model.width": 2.0}, first_seed=100),)
     )
@@ -210,7 +208,7 @@ def test_an_a_a_test_that_fails_is_warned_of():
 
 @pytest.mark.parametrize(("first_seed", "overlap"), [(1, True), (7, True), (8, False), (100, False)])
 def test_seeds_in_common_but_not_the_same_are_warned_of(first_seed, overlap):
-    config = with_again(first_seed, activations=("relu",))  # others use 0 to 7
+    config = with_again(first_seed, activations=("relu",))  # the other arms use 0 to 7
     warnings = stats.summarize(config, synthetic.records(config))["warnings"]
     found = [w for w in warnings if "seeds in common" in w]
     assert len(found) == (2 if overlap else 0)
@@ -288,7 +286,7 @@ def test_differences_by_kind_of_statistics_and_what_running_ones_do_to_them():
     half = scipy.stats.t.ppf(0.975, len(change) - 1) * change.std(ddof=1) / np.sqrt(len(change))
     assert entry["ci"] == pytest.approx([change.mean() - half, change.mean() + half])
     none = next(r for r in stats.summarize(CONFIG, records)["comparisons"] if r["b"] == "none")
-    assert none["by_statistics"] == []  # a network without norms has no statistics to exchange
+    assert none["by_statistics"] == []  # a network without norms has no statistics to replace
 
 
 def test_an_arm_keeps_its_validation_curve_and_where_its_trainings_diverged():

@@ -1,4 +1,4 @@
-"""experiments.analysis.tuning: every arm gets the best of the same grid, by validation data alone."""
+"""experiments.analysis.tuning: every arm gets the best point of the same grid, by validation data alone."""
 
 import math
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_choose_takes_the_highest_mean_final_validation_accuracy():
 
 
 def test_choose_breaks_a_tie_by_validation_loss_even_if_the_means_round_differently():
-    # Of 269 validation examples, 232 + 268 and 231 + 269 are as many, but not as floating-point means.
+    # Of 269 validation examples, 232 + 268 equals 231 + 269, but the floating-point means differ.
     higher, lower = [(232 / 269, 2.0), (268 / 269, 2.0)], [(231 / 269, 1.0), (269 / 269, 2.0)]
     assert np.mean([100 * v for v, _ in higher]) > np.mean([100 * v for v, _ in lower])
     for tied, best in ([higher, lower], 1), ([lower, higher], 0):
@@ -66,7 +66,7 @@ def test_choose_reads_nothing_but_tuning_records():
     records = synthetic.records(CONFIG)
     tuned = [r for r in records if r["phase"] == "tune"]
     assert tuning.choose(CONFIG, records) == tuning.choose(CONFIG, tuned)
-    # Of the same points and seeds, too, where other records would tell another story.
+    # Other records of the same points and seeds, with opposite results, change nothing.
     others = [r | {"phase": "evaluate", "val_accuracy": [1 - v for v in r["val_accuracy"]]} for r in tuned]
     assert tuning.choose(CONFIG, others + tuned) == tuning.choose(CONFIG, tuned)
 
@@ -117,7 +117,7 @@ def test_choose_finds_the_best_point_and_its_curve_is_over_rates_at_its_decay(be
     assert [p["mean"] for p in choice.grid] == [90 if i == best else 50 for i in range(12)]
     chosen = [p for p in choice.grid if p["mean"] == 90]
     assert [(p["learning_rate"], p["weight_decay"], p["decay_scale_bias"]) for p in chosen] == [point]
-    assert choice.weight_decay_edge == (None, None, "highest")[decay_index // 2]  # no decay at all is no edge
+    assert choice.weight_decay_edge == (None, None, "highest")[decay_index // 2]  # no decay is not an edge
 
 
 def test_a_tie_goes_to_the_lower_loss_then_the_lower_rate_then_the_lower_decay():
@@ -125,9 +125,9 @@ def test_a_tie_goes_to_the_lower_loss_then_the_lower_rate_then_the_lower_decay()
     tied = rates(*[(0.9, 1)] * 12)
     assert choice_of(tied, **DECAYS)[1:4] == (0.0, False, 0)
     reverse = DECAYS | {"decay_scale_bias": (True, False)}
-    assert choice_of(tied, **reverse)[1:4] == (0.0, True, 0)  # what is named first
+    assert choice_of(tied, **reverse)[1:4] == (0.0, True, 0)  # the setting that is named first wins
     later = rates(*[(0.5, 1)] * 4, (0.9, 1), (0.5, 1), (0.9, 1), *[(0.5, 1)] * 5)
-    assert choice_of(later, **DECAYS)[1:4] == (1e-3, False, 0)  # a lower rate before a lower decay
+    assert choice_of(later, **DECAYS)[1:4] == (1e-3, False, 0)  # a lower rate wins over a lower decay
 
 
 def test_the_lowest_decay_is_an_edge_where_a_lower_one_could_be_tried():

@@ -1,4 +1,4 @@
-"""A config is refused in one line that says what to write; a good one survives the way through JSON."""
+"""A bad config is refused in one line that says what to do; a good one survives the round trip through JSON."""
 
 import dataclasses
 import json
@@ -175,7 +175,7 @@ def test_arms_are_all_treatments_in_all_contexts_with_those_of_one_context_side_
         for treatment in ("before", "before + final norm")
     ]
     alone = dataclasses.replace(config, activations=("elu",))
-    assert {arm.context for arm in alone.arms} == {"width 2", "long"}  # there is one activation: no need to name it
+    assert {arm.context for arm in alone.arms} == {"width 2", "long"}  # with one activation, its name is left out
     assert {alone.setup(arm).model.activation for arm in alone.arms} == {"elu"}
 
 

@@ -1,4 +1,4 @@
-"""No test here reaches the hub, a mirror or a cache that is not its own."""
+"""Tests in this folder use only their own hub, mirror and cache."""
 
 import datasets
 import huggingface_hub
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No test of this process reaches the hub, a mirror or a cache that is not its own."""
+    """Tests in this process use only their own hub, mirror and cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")

@@ -1,4 +1,4 @@
-"""Programs that load an image set in a process of their own."""
+"""Programs that load an image set in a separate process."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 # In other processes.
 
-SMALL_CHUNKS = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1000;"  # as if the files were large
+SMALL_CHUNKS = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1000;"  # treats the files as large
 LOAD = "from experiments.data.cache import load; found = load({name!r}); print(found.train_x.sum(), *found.train_y)"
 WITHOUT = (
     "import sys; sys.modules.update(dict.fromkeys(['datasets', 'pyarrow', 'PIL', 'huggingface_hub', 'filelock']));"

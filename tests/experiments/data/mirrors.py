@@ -1,4 +1,4 @@
-"""Image sets in the layout of the hub, for tests: pixels drawn at random, written as parquet files."""
+"""Image sets in the hub's layout, for tests: random pixels, written as parquet files."""
 
 import io
 
@@ -24,7 +24,7 @@ def png(pixels):
 
 
 def put(root, columns, split="train", name="some/set", config="plain", features=None, part="00000-of-00001"):
-    """One parquet file of a set in the mirror `root`, in the layout of the hub."""
+    """Writes one parquet file of a set to the mirror `root`, in the hub's layout."""
     folder = root / name / config
     folder.mkdir(parents=True, exist_ok=True)
     if features is None:
@@ -40,7 +40,7 @@ def put(root, columns, split="train", name="some/set", config="plain", features=
 
 
 def put_set(root, channels=3, n=40, **options):
-    """A whole set of random pixels; returns (train_x, train_y, test_x, test_y) as they were drawn."""
+    """Writes a whole set of random pixels; returns (train_x, train_y, test_x, test_y) as drawn."""
     drawn = []
     for seed, (split, size) in enumerate({"train": n, "test": n // 4}.items()):
         x, y = draw(size, channels, seed=seed), np.arange(size, dtype=np.int32) % 3

@@ -1,4 +1,4 @@
-"""Splits lose nothing, standardization is the training set's, batches are exact, orders depend on the seed alone."""
+"""Splits lose nothing; standardization uses the training set; batches are exact; orders depend only on the seed."""
 
 import jax.numpy as jnp
 import jaxtyping
@@ -79,7 +79,8 @@ def test_batches_hold_every_example_once_in_order(size):
     assert keep.sum() == 7
     assert np.asarray(cut.y).ravel()[keep].tolist() == list(range(7))
     np.testing.assert_array_equal(np.asarray(cut.x).reshape(-1, 2)[keep], np.asarray(split.x))
-    filled = np.asarray(cut.x).reshape(-1, 2)[~keep]  # real examples, so that a batch's statistics are of real data
+    # Batches are filled with real examples, so that their statistics are those of real data.
+    filled = np.asarray(cut.x).reshape(-1, 2)[~keep]
     assert {tuple(row) for row in filled.tolist()} <= {tuple(row) for row in np.asarray(split.x).tolist()}
 
 
@@ -108,7 +109,7 @@ def test_batches_of_few_classes_hold_equally_many_of_each_and_every_example_abou
     assert (np.bincount(order.ravel(), minlength=len(y)) == 0).mean() < 0.1
     np.testing.assert_array_equal(order, batch_order(training, y, 3, 1))
     chosen = [frozenset(y[batch].tolist()) for batch in order]
-    assert len(set(chosen)) > 4  # drawn anew for each batch
+    assert len(set(chosen)) > 4  # the classes are drawn for each batch
 
 
 @pytest.mark.parametrize("classes", [3, 8])
@@ -123,7 +124,7 @@ def test_classes_that_do_not_fit_the_batch_or_the_set_are_refused(classes):
 
 @pytest.fixture
 def small_images(monkeypatch):
-    """A set of grey images [9, 8] in three classes, as experiments.data.cache would hand it over."""
+    """A set of grey images [9, 8] in three classes, as experiments.data.cache returns it."""
     rng = np.random.default_rng(0)
     y = np.arange(120, dtype=np.int32) % 3
     x = rng.integers(0, 200, (120, 9, 8, 1)).astype(np.uint8)

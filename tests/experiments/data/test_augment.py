@@ -1,4 +1,4 @@
-"""Augmentations are pure functions of (key, images), and draw what they say with the frequencies that they say."""
+"""Augmentations are pure functions of (key, images), and draw from the documented distributions."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def function(request):
 
 
 def photos(n=16, height=5, width=6, channels=3, dtype="float32", seed=0):
-    """No two pixels of an image alike, none 0."""
+    """Images whose pixels are all different and not 0."""
     rng = np.random.default_rng(seed)
     size = height * width * channels
     pixels = rng.permuted(np.tile(np.arange(1, size + 1), (n, 1)), axis=1)
@@ -42,7 +42,7 @@ def copies(image, n):
 
 
 def counts(outputs, possible):
-    """How often each of the possible images came out; every output must be one of them."""
+    """How often each of the possible images was drawn; every output must be one of them."""
     index = {np.asarray(image).tobytes(): k for k, image in enumerate(possible)}
     assert len(index) == len(possible), "the possible images must differ, or frequencies mean nothing"
     return np.bincount([index[image.tobytes()] for image in np.asarray(outputs)], minlength=len(possible))

@@ -1,4 +1,4 @@
-"""experiments.data.cache: sets are decoded once; a damaged cache is found, and what cannot be written is one line."""
+"""experiments.data.cache: sets are decoded once, damage is detected, and a failed write gives a one-line error."""
 
 import os
 import resource
@@ -88,7 +88,7 @@ def test_verify_finds_what_the_fast_checksum_cannot(mirror, cache, monkeypatch, 
     load("some/set")
     file = next(cache.glob("*/train_x.npy"))
     data = np.fromfile(file, np.uint64)
-    data[[100, 101]] = data[[101, 100]]  # words that change places
+    data[[100, 101]] = data[[101, 100]]  # two words are swapped
     data.tofile(file)
     load("some/set")
     assert capfd.readouterr().err == ""
@@ -104,7 +104,7 @@ def test_large_arrays_are_checked_by_every_kth_block(monkeypatch):
         array[block * 65536 + 5] = 1
         found += fast_checksum(array) != before
         array[block * 65536 + 5] = 0
-    assert found == 8  # every fifth
+    assert found == 8  # every fifth is found
 
 
 def test_the_cache_is_where_the_caller_then_jbn_cache_then_xdg_then_home_say(monkeypatch, tmp_path):
@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_written_is_refused(mirror, tmp_path):
     refused("cannot write the cache .*file.*; set JBN_CACHE=", "some/set", cache=tmp_path / "file")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    if not os.access(closed, os.W_OK):  # root may write everywhere
+    if not os.access(closed, os.W_OK):  # root can write everywhere
         refused("cannot write the cache .*Permission denied; set JBN_CACHE=", "some/set", cache=closed)
 
 

@@ -1,4 +1,4 @@
-"""The cache among processes: one writes, others wait; one that is killed leaves nothing."""
+"""Processes share the cache: one writes, the others wait; a killed process leaves nothing behind."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def test_a_second_process_waits_for_the_first_and_takes_what_it_decoded(mirror, 
     (folder,) = cache.glob("some--set-????????")
     folder.rename(tmp_path / "kept")
     with filelock.FileLock(f"{folder}.lock"):
-        second = start(LOAD.format(name="some/set"), JBN_DATA=str(tmp_path))  # where there is nothing to decode
+        second = start(LOAD.format(name="some/set"), JBN_DATA=str(tmp_path))  # a mirror without files to decode
         assert second.stderr is not None
         assert second.stderr.readline() == f"waiting for another process, which is decoding {folder.name}\n"
         (tmp_path / "kept").rename(folder)
@@ -64,7 +64,7 @@ load("some/set", cache=sys.argv[1])
     )
     os.close(theirs)
     seen = b""
-    with contextlib.suppress(OSError):  # how a terminal ends
+    with contextlib.suppress(OSError):  # as when a terminal is closed
         while piece := os.read(ours, 65536):
             seen += piece
     os.close(ours)

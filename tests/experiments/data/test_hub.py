@@ -1,4 +1,4 @@
-"""experiments.data.hub: image sets decode to exactly their pixels; what cannot be read is one line."""
+"""experiments.data.hub: image sets decode to exactly their pixels; what cannot be read gives a one-line error."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_files_that_do_not_say_that_they_hold_images_are_read_by_column_name(mir
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bytes", "as datasets stores them"])
 @pytest.mark.parametrize("names", [False, True], ids=["numbers", "names"])
 def test_the_readmes_recipe_for_ones_own_data_needs_no_datasets_to_write_it(mirror, wrapped, names):
-    """Plain parquet files say nothing of images and classes, so the columns are taken by the documented names."""
+    """Plain parquet files do not mark images and classes, so the columns are found by their documented names."""
     (mirror / "me/mine/default").mkdir(parents=True)
     x, y = draw(6), [0, 1, 2] * 2
     pictures = [png(pixels) if wrapped else png(pixels)["bytes"] for pixels in x]

@@ -1,4 +1,4 @@
-"""Sets of the hub, from a server of our own: connections that break, downloads that are killed."""
+"""Sets of the hub, from our own server: connections that break, downloads that are killed."""
 
 import hashlib
 import http.server
@@ -16,7 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """The part of the hub's protocol that reading one set takes. Half of the file `stall` is sent, and no more."""
+    """The part of the hub's protocol that reading one set needs. Sends only half of the file `stall`."""
 
     daemon_threads = True
 
@@ -36,7 +36,7 @@ class Hub(http.server.ThreadingHTTPServer):
         return [given for method, path, given in self.requests if method == "GET" and path.endswith(file)]
 
     def handle_error(self, request, client_address):
-        """A client that was killed."""
+        """The client was killed."""
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -182,7 +182,7 @@ for name, config in {tries!r}:
 def test_without_a_network_the_way_round_is_said_and_the_mirror_needs_none(mirror, tmp_path):
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     x, y, _, _ = put_set(mirror)
-    patiently = "import time; time.sleep = lambda _: None;"  # what the hub's client does between tries
+    patiently = "import time; time.sleep = lambda _: None;"  # how the hub's client waits between attempts
     code = patiently + LOAD.format(name="some/set") + ";" + LOAD.partition(";")[2].format(name="mnist")
     process = start(code, **nowhere)
     out, err = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10, where there are copies, are what their makers published."""
+"""MNIST, Fashion-MNIST and CIFAR-10, if copies are available, are what their authors published."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from mirrors import spoil
 
 from experiments.data.cache import load
 
-# The real sets, where a copy is at hand.
+# The real sets, if a copy is available.
 
 LOCAL = os.environ.get("JBN_DATA")
 local = pytest.mark.skipif(not LOCAL, reason="JBN_DATA names no folder with copies of MNIST and CIFAR-10")

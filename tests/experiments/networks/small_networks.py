@@ -1,4 +1,4 @@
-"""Every network small enough to run, with any norm, and variables that are not what they start with."""
+"""Small versions of every network, with any norm, and variables away from their initial values."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ NORMS = {
     "group": partial(nn.GroupNorm, num_groups=2),
     "none": no_norm,
 }
-# Small enough to run; all have every kind of layer that the whole network has.
+# Small enough to run, with every kind of layer that the full network has.
 TINY = {
     "mlp": dict(hidden=(8, 6, 4)),
     "strided_cnn": dict(width=1 / 2),
@@ -33,11 +33,11 @@ TINY = {
     "wrn": dict(depth=10, width=1 / 4),
     "airbench94": dict(width=1 / 16),
 }
-WHERE = {"wrn": "full_preactivation"}  # as published
+WHERE = {"wrn": "full_preactivation"}  # the published unit
 PLAIN = [name for name in NETWORKS if name not in ("resnet", "wrn")]
 AGREEING = [name for name in NETWORKS if name not in ("vgg16", "wrn")]
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
-# Every program here runs once: compile it fast.
+# Every program here runs once, so it is compiled fast.
 ONCE = {"xla_backend_optimization_level": 0}
 
 
@@ -52,7 +52,7 @@ def images(n=4, shape=CIFAR, seed=0):
 
 
 def filled(model, x, seed=0):
-    """Variables of a model, drawn without compiling its initializers, and none of them what it starts with."""
+    """Random variables of a model, all away from their initial values; compiles no initializer."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -66,7 +66,7 @@ def filled(model, x, seed=0):
 
 
 def apply(model, variables, x):
-    """Logits, and what the forward pass changed and sowed."""
+    """Logits, and the variables that the forward pass updated and sowed."""
     run = partial(model.apply, mutable=["batch_stats", "intermediates"])
     return jax.jit(run, compiler_options=ONCE)(variables, x)
 
@@ -75,7 +75,7 @@ def apply(model, variables, x):
 
 
 def conv(kernel, *features, norm=2, bias=0):
-    """Parameters of convolutions in a row, each with `norm` and `bias` numbers per output."""
+    """Parameter count of a chain of convolutions, each with `norm` and `bias` parameters per output."""
     return sum(kernel**2 * a * b + (norm + bias) * b for a, b in itertools.pairwise(features))
 
 

@@ -1,4 +1,4 @@
-"""The network that is trained is the one that the config names: asserted from what is traced, not from the config."""
+"""The trained network is the one that the config names. The tests read the traced program, not the config."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from experiments.vocabulary import RESIDUAL
 from jbn.placement import ORDER, Block
 
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
-# The primitive by which each activation is known in a jaxpr; nothing else in an MLP with batch norm uses it on an
+# The primitive that identifies each activation in a jaxpr: nothing else in an MLP with batch norm applies it to an
 # array of the batch's size.
 MARKS = {
     "relu": "max",
@@ -35,7 +35,7 @@ MARKS = {
 
 
 def primitives(jaxpr):
-    """Every equation of a jaxpr in order, those inside calls included, as (primitive, shape of the first output)."""
+    """Every equation of a jaxpr in order, including those inside calls, as (primitive, shape of the first output)."""
     for equation in jaxpr.eqns:
         inner = [
             p for p in equation.params.values() if isinstance(p, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
@@ -61,7 +61,7 @@ def traced_order(setup, batch=8):
     for name, shape in primitives(jaxpr.jaxpr):
         if name in ("dot_general", "conv_general_dilated"):
             steps.append("layer")
-        elif name == "rsqrt" and steps[-1:] != ["norm"]:  # the drift's own rsqrt is dead code beside the norm's
+        elif name == "rsqrt" and steps[-1:] != ["norm"]:  # the drift's rsqrt is dead code next to the norm's
             steps.append("norm")
         elif name == MARKS.get(setup.model.activation) and shape[:1] == (batch,):
             steps.append("activation")
@@ -69,7 +69,7 @@ def traced_order(setup, batch=8):
 
 
 def named_order(setup):
-    """The same, as the network's description has it."""
+    """The same order, from the network's description."""
     model, blocks = (
         setup.model,
         {"mlp": len(setup.model.hidden), "strided_cnn": 4, "cnn9": 8, "vgg16": 13, "simple8": 7},
@@ -87,9 +87,7 @@ def test_the_traced_model_of_every_config_applies_the_order_that_it_names(path):
     config = load(path)
     for arm in config.arms:
         setup = config.setup(arm)
-        if (
-            setup.model.network in RESIDUAL
-        ):  # what a unit computes, tests/experiments/test_networks.py writes out by hand
+        if setup.model.network in RESIDUAL:  # test_orders.py writes out by hand what each unit computes
             assert build(setup.model, 10, train=True).unit == arm.treatment
         else:
             assert traced_order(setup) == named_order(setup), arm
@@ -104,7 +102,7 @@ def test_every_placement_and_activation_is_traced_in_its_order(placement, activa
 
 
 def test_a_network_equals_its_formula_in_numpy():
-    """The same claim by values: the logits of before, after and none, written out by hand in float64."""
+    """Checks the same by value: the logits of before, after and none, written out by hand in float64."""
     config = ModelConfig(hidden=(5, 4), epsilon=1e-3)
     x = np.random.default_rng(0).normal(2, 3, (11, 6))
     rng = np.random.default_rng(1)

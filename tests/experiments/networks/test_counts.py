@@ -1,4 +1,4 @@
-"""experiments.networks.counts: networks are as large as published, and compute as much."""
+"""experiments.networks.counts: networks have the published parameter counts and multiply-adds."""
 
 import itertools
 from functools import partial
@@ -30,7 +30,7 @@ def wrn_parameters(n, k):
 VGG = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 SIMPLE = (3, 64, 128, 128, 256, 256, 512, 512)
 AIRBENCH = (24, 64, 64, 256, 256, 256, 256)
-# name, options, input: parameters as written out above; and as published, in millions, with the digits given there.
+# name, options, input: parameters as written out above; and as published, in millions, with the published digits.
 PARAMETERS = [
     ("mlp", {}, MNIST, 784 * 100 + 2 * 100**2 + 10 * 100 + 3 * 3 * 100 + 10, None),
     ("strided_cnn", {}, MNIST, conv(5, 1, 8, bias=1) + conv(3, 8, 16, 32, 64, 10, bias=1), None),
@@ -46,7 +46,7 @@ PARAMETERS = [
     ("wrn", dict(depth=28, width=10), CIFAR, wrn_parameters(4, 10), "36.479194"),
     ("wrn", dict(depth=16, width=10), CIFAR, wrn_parameters(2, 10), "17.116634"),
     ("wrn", dict(depth=40, width=8), CIFAR, wrn_parameters(6, 8), "35.748314"),
-    # Jordan 2024. Trained are the bias of the whitening layer, too, and of the norms only the biases.
+    # Jordan 2024. The bias of the whitening layer is trained too; of the norms, only the biases are.
     ("airbench94", {}, CIFAR, conv(3, *AIRBENCH, norm=1) + 2560 + 24, "1.97"),
 ]
 
@@ -60,7 +60,7 @@ def test_parameter_counts_are_the_published_ones(name, options, shape, by_hand, 
 
 
 MULTIPLY_ADDS = [
-    # Millions, from the table at the head of placement.md.
+    # In millions.
     ("mlp", {}, MNIST, "0.10"),
     ("mlp", dict(hidden=5 * (512,)), MNIST, "1.46"),
     ("strided_cnn", {}, MNIST, "0.25"),
@@ -81,19 +81,19 @@ def test_multiply_adds_are_the_published_ones(name, options, shape, published):
 
 @pytest.mark.parametrize(("epochs", "petaflops"), [(9.9, 0.36), (8, 0.29)])
 def test_training_airbench94_costs_what_its_repository_says(epochs, petaflops):
-    """Three forward passes a step over 50,000 images; theirs are 2 to 3 % more, and say not what else they count."""
+    """Three forward passes per step over 50,000 images. The published number is 2 to 3% larger, for unknown reasons."""
     cost = 3 * flops(network("airbench94"), CIFAR) * 50_000 * epochs / 1e15
     assert 0.97 * petaflops < cost < petaflops
 
 
 def test_a_wide_residual_network_computes_what_others_count():
-    """https://github.com/osmr/imgclsmob: 5,246.98 million, in which norms and activations are, too: 0.07 % of it."""
+    """https://github.com/osmr/imgclsmob: 5,246.98 million, including norms and activations, which are 0.07% of it."""
     assert 0.999 < multiply_adds(network("wrn", WHERE["wrn"]), CIFAR) / 5246.98e6 < 1
 
 
 @pytest.mark.parametrize("name", ["mlp", "strided_cnn", "resnet", "airbench94"])
 def test_flops_are_those_that_the_compiler_counts(name):
-    """XLA leaves out products with padding, so there is none here; and it counts what is no product: below 2 %."""
+    """XLA does not count products with padding, so nothing is padded. It also counts other operations: below 2%."""
     options = TINY[name] | ({} if name == "mlp" else {"padding": "reflect"})
     model = network(name, norm=no_norm, activation=lambda x: x, **(options | {"use_bias": False}))
     x = images(8)

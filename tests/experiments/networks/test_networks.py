@@ -1,4 +1,4 @@
-"""experiments.networks: they train with any norm, and every option does what it says."""
+"""experiments.networks: networks train with any norm, and every option has its documented effect."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ from jbn.population import estimate_linen
 # Norms
 
 
-# vgg16 is but a longer table for the module of simple8, and slow to compile.
+# vgg16 is the module of simple8 with a longer table, and slow to compile.
 TRAINED = [(name, "batch") for name in NETWORKS if name != "vgg16"]
 TRAINED += itertools.product(("mlp",), ("renorm", "layer", "group", "none"))
 TRAINED += [("cnn9", "renorm"), ("resnet", "group")]
@@ -34,7 +34,7 @@ TRAINED += [pytest.param(*pair, marks=pytest.mark.long) for pair in OTHERS if pa
 
 @pytest.mark.parametrize(("name", "norm"), TRAINED)
 def test_with_any_norm_one_step_moves_every_parameter_and_lowers_the_loss(name, norm):
-    # In front of batch norm, a bias has no effect; gelu, because a dead ReLU has no gradient.
+    # Before batch norm, a bias has no effect. GELU, because a dead ReLU has no gradient.
     model = network(name, norm=NORMS[norm], activation=jax.nn.gelu, **(TINY[name] | {"use_bias": False}))
     x, y = images(), np.arange(4)
     variables = filled(model, x)
@@ -68,7 +68,7 @@ def test_frozen_scale_and_bias_have_no_gradient_and_the_layers_have():
     assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(gradients)} == {"kernel", "scale", "bias"}
 
 
-# vgg16 and wrn are made of the modules of simple8 and resnet.
+# vgg16 and wrn use the modules of simple8 and resnet.
 @pytest.mark.parametrize("name", [*AGREEING, *(pytest.param(n, marks=pytest.mark.long) for n in ("vgg16", "wrn"))])
 def test_training_and_inference_agree_once_the_statistics_are_those_of_the_batch(name):
     x = images(6)
@@ -91,7 +91,7 @@ def test_one_seed_gives_every_layer_the_same_weights_whatever_the_option(name):
 
     def kernels(model):
         initialize = jax.jit(lambda key: model.init(key, x)["params"], compiler_options=ONCE)
-        # These random bits compile several times as fast as the default ones.
+        # This generator compiles several times as fast as the default one.
         leaves = jax.tree_util.tree_leaves_with_path(initialize(jax.random.key(3, impl="unsafe_rbg")))
         return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if path[-1].key == "kernel"}
 
@@ -137,7 +137,7 @@ def test_narrow_networks_compute_in_bfloat16_and_keep_float32(name):
     with nn.intercept_methods(intercept):
         logits, _ = jax.eval_shape(partial(model.apply, mutable=["batch_stats"]), variables, images(2))
     assert logits.dtype == jnp.float32 and logits.shape == (2, 10)
-    # A norm's own result is cast behind it.
+    # The result of a norm is cast after it.
     assert {dtype for path, dtype in seen if "norm" not in path} == {"bfloat16"}
 
 

@@ -26,7 +26,7 @@ from jbn.placement import ORDER, Placement
 
 
 def calls(model, shape, monkeypatch):
-    """What the forward pass calls, first to last."""
+    """The layers that the forward pass calls, in order."""
     log, pool = [], nn.max_pool
 
     def logged(kind, function):
@@ -60,7 +60,7 @@ def split(block):
     return [*block[:at], "pool", *block[at:]]
 
 
-# Written out by hand: what each network is, of blocks b.
+# Each network, written out by hand with blocks b.
 PLANS = {
     "mlp": lambda b: 3 * b + ["head"],
     "strided_cnn": lambda b: 4 * b + [s for s in b if s != "activation"],
@@ -76,7 +76,7 @@ PLANS = {
 def test_every_network_calls_its_layers_in_the_order_of_its_placement(name, placement, monkeypatch):
     expected = PLANS[name](list(ORDER[placement]))
     if name == "strided_cnn" and placement == "both":
-        expected = expected[:-1]  # nothing stands between the two norms of the logits
+        expected = expected[:-1]  # there is nothing between the two norms of the logits
     assert calls(network(name, placement, **TINY[name]), CIFAR, monkeypatch) == expected
 
 
@@ -96,12 +96,12 @@ def test_pooling_moves_from_the_end_of_the_block_to_right_after_its_layer(name, 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_final_norm_is_one_more_in_front_of_the_classifier(name, monkeypatch):
     without = calls(network(name, **TINY[name]), CIFAR, monkeypatch)
-    at = -2 if name == "strided_cnn" else -1  # whose classifier is a layer and its norm
+    at = -2 if name == "strided_cnn" else -1  # its classifier is a layer with a norm
     expected = [*without[:at], "norm", *without[at:]]
     assert calls(network(name, final_norm=True, **TINY[name]), CIFAR, monkeypatch) == expected
 
 
-# k: layers, n: norms, a: activation, s: shortcut; `early` where the shortcut leaves from behind the first steps.
+# k: layers, n: norms, a: activation, s: shortcut; with `early`, the shortcut starts after the first steps.
 MEANING = {
     "original": lambda k, n, a, s, early, x: a(s(x) + n[1](k[1](a(n[0](k[0](x)))))),
     "bn_after_addition": lambda k, n, a, s, early, x: a(n[1](s(x) + k[1](a(n[0](k[0](x)))))),
@@ -111,7 +111,7 @@ MEANING = {
     "no_relu_bn_before_addition": lambda k, n, a, s, early, x: s(x) + n[1](k[1](a(n[0](k[0](x))))),
     "no_relu_bn_after_addition": lambda k, n, a, s, early, x: n[1](s(x) + k[1](a(n[0](k[0](x))))),
 }
-# What is left of the stem, and what follows the last unit.
+# The remaining steps of the stem, and the steps after the last unit.
 ENDS = dict.fromkeys(MEANING, (("layer", "norm", "activation"), ())) | {
     "relu_only_preactivation": (("layer", "norm"), ("activation",)),
     "full_preactivation": (("layer",), ("norm", "activation")),
@@ -119,7 +119,7 @@ ENDS = dict.fromkeys(MEANING, (("layer", "norm", "activation"), ())) | {
 
 
 def resnet_by_hand(params, x, unit, shortcut):
-    """ResNet-14 of 4, 4, 8, 16 features in training mode: convolutions and moments, and nothing of the package."""
+    """ResNet-14 with 4, 4, 8, 16 features in training mode, from convolutions and moments, without the package."""
 
     def conv(p, stride=1):
         edge = [(p["kernel"].shape[0] // 2,) * 2] * 2
@@ -160,7 +160,7 @@ def resnet_by_hand(params, x, unit, shortcut):
 
 
 def test_every_residual_unit_computes_what_is_written_out_by_hand(subtests):
-    """Operation by operation; as one test, so that all units share what each operation compiles to."""
+    """Runs eagerly. It is one test, so that all units share the compiled operations."""
     x = images(5, (16, 16, 3))
     for unit, shortcut in itertools.product(UNITS, ("zeros", "projection")):
         with subtests.test(unit=unit, shortcut=shortcut):
@@ -186,7 +186,7 @@ def test_residual_networks_of_all_units_have_equally_many_parameters():
     ("padding", "rows"), [("zero", range(0, 32, 4)), ("reflect", range(0, 32, 4)), ("valid", (12, 16))]
 )
 def test_a_shortcut_samples_the_pixels_that_its_branch_samples(padding, rows):
-    """Layers that pass their input on double it with each shortcut, if the two are of the same pixels."""
+    """If layers are the identity, each shortcut doubles the input, provided that both show the same pixels."""
     model = network("resnet", depth=8, width=1 / 4, norm=no_norm, activation=lambda x: x, padding=padding)
     x = images(2)
 

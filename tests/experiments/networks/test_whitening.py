@@ -15,7 +15,7 @@ from experiments.networks import (
 
 
 def correlated(n=20):
-    """Images whose neighbouring pixels and whose channels go together."""
+    """Images with correlated neighbouring pixels and channels."""
     noise = images(n, (18, 18, 3))
     blurred = noise[:, 1:, 1:] + 2 * noise[:, :-1, 1:] + noise[:, 1:, :-1]
     return (blurred @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0.2, 0, 0.4]])).astype(np.float32)

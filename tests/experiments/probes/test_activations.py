@@ -1,4 +1,4 @@
-"""experiments.probes.activations: what is reported of activations, against NumPy and closed forms."""
+"""experiments.probes.activations: statistics of activations, against NumPy and closed forms."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ SHAPES = pytest.mark.parametrize("shape", [(13, CHANNELS), (7, 3, 3, CHANNELS)],
 
 
 def hand_made():
-    """Channels: all as large; one of four; none; in between, and skewed; a constant."""
+    """Channels: all equally large; one of four; none; between these, and skewed; a constant."""
     return jnp.asarray([[1, 0, 0, -2, 3], [-1, 4, 0, 0, 3], [1, 0, 0, 1, 3], [-1, 0, 0, 1, 3]], jnp.float32)
 
 
@@ -63,7 +63,7 @@ def test_dead_units_of_relu_are_counted_and_nothing_else(shape):
     z = np.array(batch(shape, mean=0))
     z[..., [1, 4]] = -np.abs(z[..., [1, 4]])
     z[..., 3] = -1
-    z[(0,) * (z.ndim - 1) + (3,)] = 1e-30  # one spark of life
+    z[(0,) * (z.ndim - 1) + (3,)] = 1e-30  # the unit is active once
     a = jax.nn.relu(z)
     np.testing.assert_array_equal(activations.dead(a), [False, True, False, False, True])
     stats = activations.activation_stats(jnp.asarray(z), a)
@@ -85,7 +85,7 @@ def test_a_constant_channel_has_no_skewness_however_its_mean_rounds():
     constants = np.random.default_rng(0).normal(0, 1e4, 64).astype(np.float32)
     constants[:3] = 0, 1e-20, 3e30
     a = jnp.broadcast_to(constants, (4099, 64))
-    # Under jit, sums are taken in another order, by which these means are off.
+    # Under jit, sums are computed in another order, which changes these means by roundings.
     np.testing.assert_array_equal(jax.jit(activations.skewness)(a), np.zeros(64))
 
 
@@ -103,7 +103,7 @@ def test_tanh_and_sigmoid_are_saturated_alike():
     assert_close(share, (np.abs(np.tanh(reference.wide(z))) >= 0.9).mean())
     np.testing.assert_allclose(1 - np.tanh(1.4722) ** 2, 0.19, atol=1e-3)  # as the docstring says
     low_half = activations.saturated_share(jnp.where(z < 0, jnp.tanh(z), 0), (-1.0, 1.0))
-    assert_close(2 * low_half, reference.wide(share))  # either bound counts
+    assert_close(2 * low_half, reference.wide(share))  # both bounds count
 
 
 def test_activation_stats_under_jit_and_vmap_equal_eager():

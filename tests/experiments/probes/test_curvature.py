@@ -1,4 +1,4 @@
-"""experiments.probes.curvature: eigenvalues found without the Hessian are those of the Hessian."""
+"""experiments.probes.curvature: the eigenvalues found without the Hessian equal those of the Hessian."""
 
 from functools import partial
 
@@ -21,14 +21,14 @@ from experiments.probes.curvature import (
 )
 
 BATCH = partial(jbn.linen.BatchNorm, use_running_average=False)
-# Networks run once: compile them fast.
+# Networks run once, so they are compiled fast.
 fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-# Repeated, negative, zero, and not in order.
+# Repeated, negative and zero eigenvalues, in no order.
 SPECTRUM = np.array([4, -3, 1, 0, 7.5, 1, -0.5, 4, 0, 1, -3])
 
 
 def matrix(spectrum, seed=0):
-    """A symmetric matrix of this spectrum, float64."""
+    """A symmetric float64 matrix with this spectrum."""
     n = len(spectrum)
     q = np.linalg.qr(np.random.default_rng(seed).normal(0.5, 1, (n, n)))[0]
     return (q * spectrum) @ q.T
@@ -47,7 +47,7 @@ def eigenvalues(a, iterations, seed=0, dtype="float64"):
 
 
 def network():
-    """A tiny MLP in training mode: a loss of parameters and batch, parameters, and batches of 7."""
+    """A tiny MLP in training mode: a loss as a function of parameters and batch, the parameters, and batches of 7."""
     model = NETWORKS["mlp"](classes=3, activation=jnp.tanh, norm=BATCH, placement="after", hidden=(4,))
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.normal(1, 2, (5, 7, 3))), jnp.asarray(rng.integers(0, 3, (5, 7)))
@@ -113,7 +113,7 @@ def test_one_direction_breaks_down_at_once_and_beta_says_so(x64):
 
 
 def test_two_eigenvalues_break_down_after_two_steps(x64):
-    # Where A² = 1, A·v is a unit vector: α² + β² = 1. The second step has the same β before it, and so nothing after.
+    # If A² = 1, A·v is a unit vector: α² + β² = 1. The second step has the same β before it, so the β after it is 0.
     alpha, beta = tridiagonal(matrix(np.array([1.0, -1, 1, -1, -1])), 50)
     assert_close(alpha[0] ** 2 + beta[0] ** 2, 1.0)
     assert_close(alpha[0], -alpha[1], 1e-12)
@@ -121,7 +121,7 @@ def test_two_eigenvalues_break_down_after_two_steps(x64):
 
 
 def test_the_tridiagonal_matrix_has_the_moments_of_the_whole_one(x64):
-    # eᵀTᵏe = vᵀAᵏv for k < 2m (Gauss quadrature), where v is the start: the first iteration on Aᵏ measures it.
+    # eᵀTᵏe = vᵀAᵏv for k < 2m (Gauss quadrature), where v is the start. The first iteration on Aᵏ measures this.
     a, m = matrix(np.linspace(-2, 3, 40)), 4
 
     def power(k):
@@ -133,7 +133,7 @@ def test_the_tridiagonal_matrix_has_the_moments_of_the_whole_one(x64):
     found = [np.linalg.matrix_power(t, k)[:1, 0] for k in range(2 * m + 1)]
     for k in range(2 * m):
         assert_close(found[k], moments[k], 1e-11)
-    # The next moment is the first to see what T leaves out, by the product of all β², the last one included.
+    # The next moment is the first that differs, by the product of all β², including the last.
     assert_close(moments[-1] - found[-1], np.prod(beta**2, keepdims=True), 1e-8)
 
 
@@ -143,13 +143,13 @@ def test_an_eigenvalue_is_within_the_residual_of_every_ritz_value(x64):
     for found in (few, more):
         away = np.abs(spectrum - np.asarray(found.values)[:, None]).min(1)
         assert (away <= found.residuals + 1e-12).all()
-        assert found.residuals.max() > 0.1  # of those inside, which have not converged
+        assert found.residuals.max() > 0.1  # the inner eigenvalues have not converged
     assert more.residuals[0] < 1e-8 and few.residuals[0] > 1e-5
     assert_close(more.values[:1], [10.0])
 
 
 def test_no_ghosts_in_float32():
-    # In float32, the plain recurrence finds the outlier again after about a dozen steps.
+    # In float32, the plain recurrence finds the outlier a second time after about a dozen steps.
     spectrum = np.concatenate([np.linspace(0, 1, 99), [1000.0]])
     values = eigenvalues(matrix(spectrum), 60, dtype="float32").values
     assert_close(values[:1], [1000.0])
@@ -185,7 +185,7 @@ def test_top_eigenvalues_are_those_of_the_full_hessian(x64):
     exact = np.linalg.eigvalsh(full_hessian(batched_loss(loss_of_batch, batches), params))[::-1]
     assert exact[-1] < -1e-3  # not convex
 
-    # Float32, as experiments are run: its own Hessian is off by 1e-5 here, since tanh is saturated.
+    # In float32, as in experiments, the Hessian itself is off by 1e-5 here, because tanh is saturated.
     narrow = partial(jax.tree.map, lambda a: a.astype(jnp.float32) if a.dtype == jnp.float64 else a)
 
     @fast

@@ -15,7 +15,7 @@ from experiments.networks import NETWORKS
 from experiments.probes import gradients
 
 BATCH = partial(jbn.linen.BatchNorm, use_running_average=False)
-# Networks run once: compile them fast.
+# Networks run once, so they are compiled fast.
 fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -25,7 +25,7 @@ def mlp(norm=BATCH, placement="after", **options):
 
 
 def example(model, seed=0, n=11):
-    """Parameters that are not what they start with, images and labels."""
+    """Parameters away from their initial values, images and labels."""
     rng = np.random.default_rng(seed)
     x = jnp.asarray(rng.normal(0.5, 1, (n, 7)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
@@ -114,7 +114,7 @@ def test_a_norm_in_front_of_the_classifier_takes_the_mean_shift_from_its_kernel(
 
 
 def quadratic(seed=0, n=6):
-    """A loss ½·xᵀAx - bᵀx of parameters in two leaves; A, b and x in float64."""
+    """The loss ½·xᵀAx - bᵀx, with parameters in two leaves; A, b and x are float64."""
     rng = np.random.default_rng(seed)
     a = rng.normal(size=(n, n)) + 2
     a, b, x = a + a.T, rng.normal(1, 1, n), rng.normal(-1, 2, n)

@@ -1,4 +1,4 @@
-"""experiments.report.figures: what is drawn is what was recorded."""
+"""experiments.report.figures: figures show the recorded numbers."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def test_the_scale_beside_a_layer_is_that_of_the_norm_in_its_block():
     notes = [
         [text.get_text() for text in axes.texts] for axes in drawings(config, made)["percentiles_relu"].figure.axes
     ]
-    # Two layers of two placements; with two norms in a block, neither is that of the layer.
+    # Two layers of two placements. If a block has two norms, neither is the norm of the layer.
     assert notes == [
         [rf"mean $|\gamma|$: {k}.00 → {k + times}.00"] if col == 0 else [] for k in (0, 1) for col in (0, 1)
     ]
@@ -103,7 +103,7 @@ def test_inputs_of_many_features_are_images_where_there_is_a_shape_and_counts_el
         np.testing.assert_allclose(found[0], mean.mean(-1) if len(shape) == 3 else mean)
     elif shape == (784,):
         counted = [patch.get_data().values.sum() for axes in drawing.figure.axes[:2] for patch in axes.patches]
-        assert counted == [784] * 6  # mean and sd, before and after, and of the test set
+        assert counted == [784] * 6  # mean and sd, before and after standardization, and of the test set
     assert drawing.title.startswith(f"Standardization brings {data['features'] - 3} of {data['features']} features")
 
 
@@ -116,7 +116,7 @@ def test_inputs_say_what_standardization_did_and_no_more():
     assert raw.title.startswith("Without standardization there are 768 features") and "minus" not in raw.caption
     titles = [axes.get_title(loc) for loc in ("left", "center") for axes in by_channel.figure.axes]
     assert {"mean, raw", "sd, raw", "mean, standardized", "sd, standardized"} <= set(titles)
-    # What was left as it is, is shown once.
+    # Without standardization, mean and sd are drawn once.
     assert sum(bool(axes.images) for axes in raw.figure.axes) == 2
 
 
@@ -199,7 +199,7 @@ def test_a_single_evaluation_is_no_curve_and_two_probes_are_said_to_be_no_more(m
     assert not any("after the last step alone" in drawing.caption for drawing in found.values())
 
 
-# What is drawn.
+# The set of figures.
 
 
 def test_accuracy_figure_shows_every_seed_and_the_mean():

@@ -1,4 +1,4 @@
-"""experiments.report: the report says what the run folder holds, and needs nothing else."""
+"""experiments.report: the report shows the contents of the run folder, and needs nothing else."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ report.print_answer(Console(), record.read(Path(sys.argv[1])))
 
 
 class References(HTMLParser):
-    """Everything in a page that makes a browser fetch something, and the visible text."""
+    """Collects everything in a page that makes a browser fetch something, and the visible text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
     commit = synthetic.environment()["commit"]
     for text in (page, markdown):
         assert f"commit {commit}, with uncommitted changes" in text
-        assert str(drawn) not in text  # nothing of the machine that drew it
+        assert str(drawn) not in text  # no path of the machine that drew it
     assert page.index(SMALL.question) < page.index(result["comparisons"][0]["verdict"]) < page.index("Provenance")
 
 
@@ -226,7 +226,7 @@ def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(t
     words = {word for line in table.splitlines() for word in line.split()}
     assert {"before", "+", "final", "norm", "again", "narrow", "bias"} <= words
     assert re.search(r"^ narrow +before \+ final norm +\d", printed(folder), re.MULTILINE)  # in a pipe, a row is a line
-    # The A/A test comes last, and says so.
+    # The A/A test comes last and is labelled.
     text = " ".join(terminal.split())
     assert text.index("before + final norm - before") < text.index("A/A test: before again - before")
     assert "the same arm twice, with disjoint seeds: difference" in text

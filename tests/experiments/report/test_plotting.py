@@ -1,4 +1,4 @@
-"""experiments.report.plotting: treatments keep their look, and nothing touches or leaves the figure."""
+"""experiments.report.plotting: treatments keep their colours and markers; nothing overlaps or leaves the figure."""
 
 import itertools
 import re
@@ -126,7 +126,7 @@ def test_a_line_that_another_hides_is_wider_and_others_are_not():
     same, wide, under = axes.plot(x, x, "C0", x, x + 0.5, "C1", x, x, "C2", lw=2)
     assert plotting.widen_covered_lines(axes)
     assert [same.get_linewidth(), wide.get_linewidth(), under.get_linewidth()] == [4.5, 2, 2]
-    under.set_linestyle("--")  # between its dashes one sees what is below
+    under.set_linestyle("--")  # the line below shows between the dashes
     same.set_linewidth(2)
     assert not plotting.widen_covered_lines(axes) and same.get_linewidth() == 2
 
@@ -137,7 +137,7 @@ def test_no_line_of_a_title_is_much_shorter_than_the_others_and_none_is_lost():
         lines = plotting.wrapped(text, 60).split("\n")
         assert " ".join(lines) == text and max(map(len, lines)) <= 60
         assert len(lines) == len(textwrap.wrap(text, 60))
-        assert max(map(len, lines)) - min(map(len, lines)) <= 7 * len(lines)  # a word a line
+        assert max(map(len, lines)) - min(map(len, lines)) <= 7 * len(lines)  # one word per line
 
 
 def test_names_of_many_treatments_are_written_below_one_another_and_do_not_touch():

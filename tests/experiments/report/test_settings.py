@@ -1,4 +1,4 @@
-"""experiments.report.settings: every difference of the arms, and every setting that counts."""
+"""experiments.report.settings: every difference of the arms, and every setting that has an effect."""
 
 from dataclasses import replace
 from typing import get_args

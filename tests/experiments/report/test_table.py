@@ -1,4 +1,4 @@
-"""experiments.report.table: what is in a table survives Markdown, LaTeX and CSV."""
+"""experiments.report.table: the contents of a table survive Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def test_latex_prints_special_characters_as_they_are():
     assert escape_latex("50% of a_b & c") == r"50\% of a\_b \& c"
     assert escape_latex("-0.26") == "$-$0.26" and escape_latex("[-0.3, -0.1]") == "{[}$-$0.3, $-$0.1]"
     assert escape_latex("after - before") == "after $-$ before"
-    assert escape_latex("pre-linear 2015-03") == "pre-linear 2015-03"  # hyphens that are no minus signs
+    assert escape_latex("pre-linear 2015-03") == "pre-linear 2015-03"  # hyphens that are not minus signs
     assert escape_latex("±1 pp") == r"$\pm$1 pp" and escape_latex("< 0.001") == "$<$ 0.001"
     escaped = escape_latex(HOSTILE)
     bare = re.sub(r"\\[&%$#_{}]|\\[a-z]+(\{\})?|\$[<>]\$", "", escaped, flags=re.IGNORECASE)
@@ -45,7 +45,7 @@ def test_a_latex_table_has_the_rules_of_booktabs_and_as_many_cells_in_every_row(
     assert r"\begin{tabular}{@{}lrr@{}}" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [2, 2, 2]
-    assert not re.search(r"\\\\\s*[\[*]", text)  # or LaTeX takes the bracket for an argument of \\
+    assert not re.search(r"\\\\\s*[\[*]", text)  # otherwise LaTeX reads the bracket as an argument of \\
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")

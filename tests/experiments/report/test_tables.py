@@ -1,4 +1,4 @@
-"""experiments.report.tables: what is in the tables of the report."""
+"""experiments.report.tables: the contents of the tables."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def test_the_table_of_arms_has_what_occurs_and_no_more():
         assert cells["parameters"] == f"{parameters:,}"
         batch = arm["test_accuracy_batch"]
         assert cells["batch (%)"] == ("n/a" if batch is None else f"{batch['mean']:.2f}")
-        assert cells["max stable rate"] == "≥ 1"  # nothing diverged: it is not known how far one could go
+        assert cells["max stable rate"] == "≥ 1"  # nothing diverged, so the largest stable rate is unknown
     other = replace(CONFIG, analysis=replace(CONFIG.analysis, metric="test_accuracy_population"))
     header = tables.arms(other, made(other), {}).header
     assert header[2] == "test accuracy, population statistics (%)" and "running (%)" in header
