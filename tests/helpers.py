@@ -1,4 +1,4 @@
-"""Inputs that can fail, distances that mean something, and the ways to spread a batch over devices."""
+"""Inputs that can fail, comparisons with meaningful tolerances, and ways to shard a batch over devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import jbn
 
 ROOT = Path(__file__).parents[1]
 
-# A few roundings of the working precision. Half precision is computed in float32 and rounded once: see `ulps`.
+# A few rounding errors of the working precision. Half precision is computed in float32 and rounded once: see `ulps`.
 TOLERANCE = {"float32": 2e-6, "complex64": 2e-6, "float64": 1e-13, "complex128": 1e-13}
 SIGNIFICAND_BITS = {"float16": 10, "bfloat16": 7, "float32": 23}
 
@@ -51,7 +51,7 @@ def batch(shape, axis=-1, dtype="float32", *, mean=3.0, seed=0) -> jax.Array:
 
 
 def affine(shape, axis=-1, dtype="float32", seed=1) -> tuple[jax.Array, jax.Array]:
-    """scale (one of them negative) and bias."""
+    """scale (with one negative entry) and bias."""
     rng, features = np.random.default_rng(seed), feature_shape(shape, axis)
     scale = rng.uniform(0.5, 2, size=features)
     scale.flat[0] *= -1
@@ -59,7 +59,7 @@ def affine(shape, axis=-1, dtype="float32", seed=1) -> tuple[jax.Array, jax.Arra
 
 
 def mask(shape, seed=2, share=0.6) -> np.ndarray:
-    """True where an element counts; the first along every axis always does, and there is always padding."""
+    """True where an element counts. The first along every axis always counts, and there is always padding."""
     keep = np.random.default_rng(seed).uniform(size=shape) < share
     keep.flat[0], keep.flat[-1] = True, False
     return keep
@@ -76,19 +76,19 @@ def case(shape=(7, 3), axis=-1, dtype="float32", mean=3.0):
 
 
 def case64(shape=(5, 2), mean=3.0):
-    """The same numbers in float64, few of them."""
+    """The same inputs in float64, in a small shape."""
     return [a.astype(jnp.float64) for a in case(shape, mean=mean)]
 
 
 def normalized(x, scale, bias, **options) -> jax.Array:
-    """Training without running statistics: y alone."""
+    """Training without running statistics; returns only y."""
     return jbn.batch_norm(x, scale, bias, None, train=True, **options)[0]
 
 
 def assert_close(actual, exact, tolerance=None, *, axis=None, factor=1) -> None:
     """The error is at most `tolerance` (default: by dtype) · `factor` of the exact array's largest entry.
 
-    With `axis`: of the largest entry of the same feature, so that a feature of large numbers does not excuse another.
+    With `axis`: of the largest entry of the same feature, so that large features do not hide errors in small ones.
     """
     tolerance = factor * (TOLERANCE[jnp.asarray(actual).dtype.name] if tolerance is None else tolerance)
     actual, exact = reference.wide(actual), reference.wide(exact)
@@ -109,7 +109,7 @@ def tree_close(ours, theirs, tolerance=3e-6):
 
 
 def ulps(actual: jax.Array, exact) -> float:
-    """The largest error in units in the last place of `actual`'s dtype; numbers below 2^-10 are judged as that."""
+    """The largest error in units in the last place of `actual`'s dtype; numbers below 2^-10 count as 2^-10."""
     bits = SIGNIFICAND_BITS[actual.dtype.name]
     unit = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 2.0**-10))) - bits)
     return float(np.max(np.abs(reference.wide(actual.astype(jnp.float32)) - exact) / unit))
@@ -140,7 +140,7 @@ SPREAD = {"vmap": _vmap, "shard_map": _shard_map, "pmap": _pmap}
 
 
 def collectives(f, *args) -> int:
-    """How many collectives the compiled f runs."""
+    """The number of collectives in the compiled f."""
     text = jax.jit(f).lower(*args).compile().as_text()
     kinds = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|collective-broadcast"
     return len(re.findall(rf" (?:{kinds})(?:-start)?\(", text))

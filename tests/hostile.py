@@ -1,4 +1,4 @@
-"""Input that nobody should write: flags of every field with values of every kind, and files that were damaged."""
+"""Hostile input: flags of every field with values of every kind, and damaged files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KINDS = {"int": WHOLE, "float": REAL, "str": WORDS}
 
 
 def flags(kind: Any = Config, prefix: str = "") -> dict[str, str]:
-    """Every flag of the command line, and the text of its type."""
+    """Every flag of the command line, with its type as text."""
     found = {}
     for field in dataclasses.fields(kind):
         name = f"{prefix}{field.name}".replace("_", "-")
@@ -62,7 +62,7 @@ def flags(kind: Any = Config, prefix: str = "") -> dict[str, str]:
 
 
 def words(hint: str) -> st.SearchStrategy[list[str]]:
-    """What may stand behind a flag of this type: mostly one value of it; others, several, none."""
+    """Words after a flag of this type: mostly one valid value; sometimes other values, several, or none."""
     values = [value for kind, some in KINDS.items() if re.search(rf"\b{kind}\b", hint) for value in some]
     one = st.sampled_from(values or re.findall(r"'(\w+)'", hint) or LITERALS).map(lambda word: [word])
     several = st.lists(st.sampled_from([*WHOLE, *REAL, *WORDS]), max_size=3)

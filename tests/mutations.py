@@ -1,7 +1,8 @@
-"""Whether the tests can fail: `make mutants` breaks one law after another in a copy of the tree, and runs its test.
+"""Checks that the tests can fail: `make mutants` breaks one law at a time in a copy of the tree and runs its test.
 
-mutations.toml lists them. A mutation is killed if the named test fails, and survives if it passes. A survivor is a law
-that no test holds: write that test. `python tests/mutations.py WORD ...` runs those whose law has one of the words.
+mutations.toml lists the mutations. A mutation is killed if the named test fails, and survives if it passes. If one
+survives, no test checks its law: write that test. `python tests/mutations.py WORD ...` runs the mutations whose law
+contains one of the words.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutation(NamedTuple):
-    """One law, broken.
+    """One broken law.
 
     Attributes:
-      law: in words.
-      file: of the source.
-      old: a text that stands exactly once in it.
+      law: the law, in words.
+      file: the source file.
+      old: a text that occurs exactly once in the file.
       new: what replaces it.
-      test: what must fail then.
+      test: the test that must then fail.
     """
 
     law: str
@@ -48,7 +49,7 @@ def main(words: list[str]) -> int:
     chosen = [m for m in MUTATIONS if not words or any(word in m.law for word in words)]
     with tempfile.TemporaryDirectory() as folder:
         for name in subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]:
-            if (ROOT / name).is_file():  # and not deleted since the last commit
+            if (ROOT / name).is_file():  # not deleted since the last commit
                 (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, Path(folder) / name)
         if not report("nothing is mutated", Path(folder), sorted({m.test for m in chosen}), 0):
@@ -72,8 +73,8 @@ def run(mutation: Mutation, folder: Path) -> bool:
 
 
 def report(law: str, folder: Path, tests: list[str], expected: int) -> bool:
-    """Whether pytest ends as expected, with 0 where all tests pass or 1 where one fails; says so, and why it failed."""
-    # No .pyc: Python takes a mutated file for the one before where size and second of both agree.
+    """Whether pytest ends as expected: 0 if all tests pass, 1 if one fails. Prints the outcome and the failure."""
+    # Without .pyc: Python would use that of an earlier file with the same size and second of modification.
     env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "JBN_KERNELS": "tuned"}
     command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-m", "", "-p", "no:cacheprovider", *tests]
     began = time.perf_counter()

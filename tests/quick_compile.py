@@ -1,4 +1,4 @@
-"""Compile options for programs that run once: those that the jaxlib at hand knows.
+"""Compile options for programs that run once, as far as the installed jaxlib knows them.
 
 Without LLVM's optimizations and XLA's newer code generators, a large program compiles in half the time. `python
 tests/quick_compile.py` prints the options as XLA_FLAGS: an unknown flag there would end the process.
@@ -15,7 +15,7 @@ WANTED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fa
 
 @functools.cache
 def quick_options() -> dict[str, bool | int]:
-    """The options of `WANTED` that this jaxlib compiles a program with."""
+    """The options of `WANTED` that this jaxlib accepts."""
 
     def known(name: str) -> bool:
         try:

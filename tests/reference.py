@@ -1,4 +1,4 @@
-"""Batch norm in float64 NumPy, written from the equations and nothing else: the oracle of the tests."""
+"""Batch norm in float64 NumPy, written from the equations alone: the oracle of the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def wide(x) -> np.ndarray:
-    """float64, or complex128."""
+    """As float64 or complex128."""
     x = np.asarray(x)
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
@@ -17,7 +17,7 @@ def reduced(axis, ndim: int) -> tuple[int, ...]:
 
 
 def moments(x, axis=-1, where=None):
-    """Mean, biased variance and count of each feature, [*features]; 0 where nothing is kept."""
+    """Mean, biased variance and count of each feature, [*features]; 0 if no element is kept."""
     x, over = wide(x), reduced(axis, np.ndim(x))
     keep = np.broadcast_to(True if where is None else np.asarray(where, bool), x.shape)
     count = keep.sum(over)

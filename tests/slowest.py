@@ -1,7 +1,7 @@
-"""Which tests make test leaves to make test-all: `python tests/slowest.py SECONDS LOG...` writes slow.txt.
+"""Chooses the tests that only make test-all runs: `python tests/slowest.py SECONDS LOG...` writes slow.txt.
 
-The logs are those of `pytest --durations=0 -vv -m "not long"`, on a machine that does nothing else. The slowest tests
-go until the rest takes no more than so many seconds of one core. Of a test with parameters the fastest case stays.
+The logs come from `pytest --durations=0 -vv -m "not long"` on an otherwise idle machine. The slowest tests are removed
+from make test until the rest takes at most SECONDS of one core. The fastest case of a parametrized test always stays.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Arms that train in a moment, on data drawn at random, and a config that runs in one."""
+"""Arms that train quickly on random data, and a config that runs quickly."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ CONFIG = Config(
     training=TrainingConfig(batch_size=10, epochs=3),
     sweep=SweepConfig(evaluation_seeds=4),
 )
-# A config that runs in a moment, on the digits.
+# A config that runs quickly, on the digits.
 TINY = Config(
     name="tiny",
     placements=("before",),
@@ -33,7 +33,7 @@ BEFORE = CONFIG.setup(Arm("before", "tanh"))
 NONE = CONFIG.setup(Arm("none", "relu"))
 ENGINES = [Engine(steps, lanes) for steps in ("scan", "loop") for lanes in ("vmap", "sequence")]
 SCAN = ENGINES[0]
-# The other two mix the same parts; they take minutes on a busy machine.
+# The other two combine the same parts; they take minutes on a busy machine.
 TESTED = [pytest.param(engine, id="-".join(engine), marks=[pytest.mark.long] if i in (1, 2) else [])
           for i, engine in enumerate(ENGINES)]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Run folders made of invented numbers, so that statistics and report can be tested in seconds and without jax."""
+"""Run folders with invented numbers, so that statistics and reports can be tested in seconds and without jax."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ NORMS = {"none": 0, "both": 2}
 
 
 def placement_of(config: Config, arm: Arm) -> str:
-    """What the arm behaves like: its placement, or `before` where it is a residual unit."""
+    """The placement that the arm behaves like: its own, or `before` if it is a residual unit."""
     setup = config.setup(arm)
     return setup.model.placement if setup.model.unit is None else "before"
 
 
 def records(config: Config, *, seed: int = 0, probe_seeds: int = 2, layers: int | None = None) -> list[dict[str, Any]]:
-    """One record per training that `config` asks for, the optimum of each placement near BEST_RATE_INDEX.
+    """One record per training that `config` asks for, with the optimum of each placement near BEST_RATE_INDEX.
 
-    The best weight decay is the middle one of the list. `layers` probed layers, by default as many as `model.hidden`.
+    The best weight decay is the middle one of the list. `layers` layers are probed, by default all of `model.hidden`.
     """
     rng = np.random.default_rng(seed)
     rates, decays = config.sweep.learning_rates, config.sweep.weight_decays
@@ -64,7 +64,7 @@ def records(config: Config, *, seed: int = 0, probe_seeds: int = 2, layers: int 
 
 
 def arms(config: Config) -> dict[str, dict[str, int]]:
-    """What arms.json holds: norms cost 200 parameters a layer."""
+    """The contents of arms.json: a norm has 200 parameters per layer."""
     layers = len(config.model.hidden)
     return {
         str(arm): {
@@ -76,7 +76,7 @@ def arms(config: Config) -> dict[str, dict[str, int]]:
 
 
 def data(shape: tuple[int, ...] = (64,)) -> dict[str, Any]:
-    """What `data.json` holds for examples of this shape, 3 of their features constant."""
+    """The contents of `data.json` for examples of this shape, with 3 constant features."""
     rng, features = np.random.default_rng(1), math.prod(shape)
     mean = 8 + 6 * np.sin(np.arange(features) / 3)
     std = 2 + 3 * rng.random(features)
@@ -105,7 +105,7 @@ def data(shape: tuple[int, ...] = (64,)) -> dict[str, Any]:
 def run_folder(
     folder: Path, config: Config = CONFIG, *, made: list[dict[str, Any]] | None = None, finished: bool = True
 ) -> Path:
-    """Writes a run folder for `config`, with `made` or invented records; unfinished means without result.json."""
+    """Writes a run folder for `config`, with `made` or invented records; an unfinished one has no result.json."""
     folder.mkdir(parents=True)
     made = records(config) if made is None else made
     record.write_json(folder / "config.json", to_json(config))
@@ -132,7 +132,7 @@ def environment() -> dict[str, Any]:
 
 
 def config(**changes: Any) -> Config:
-    """CONFIG with other fields; `layers=k` gives k hidden layers."""
+    """CONFIG with other fields; `layers=k` sets k hidden layers."""
     layers = changes.pop("layers", None)
     if layers:
         changes["model"] = ModelConfig(hidden=(100,) * layers)
@@ -191,7 +191,7 @@ def _probes(rng: np.random.Generator, config: Config, arm: Arm, layers: int | No
     ratio = 1 + (0.6 * np.exp(-5 * time) * np.cos(9 * time))[:, None] / (1 + np.arange(len(norms)))
     late = {"none": 0.2, "before": 0.35, "after": 0.6}.get(placement, 0.5)
     saturation = late * time[:, None] * (0.5 + 0.5 * depth / layers) + 0.05 + 0.01 * rng.random((steps.size, layers))
-    own = float(rng.lognormal(0, 0.3))  # so that no two arms are drawn on each other
+    own = float(rng.lognormal(0, 0.3))  # so that no two arms coincide in a figure
     gradients = {
         **{f"{name}/layer": np.exp(-3 * time) * (0.4**k if not norm else 0.9**k) for k, name in enumerate(names)},
         **{name: 0.1 * np.exp(-2 * time) for name in norms},

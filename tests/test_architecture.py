@@ -1,4 +1,4 @@
-"""The figure of docs/architecture.md: each arrow is an import of the code, and no import goes another way."""
+"""The figure of docs/architecture.md: each arrow is an import in the code, and every import follows an arrow."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("configs", "benchmarks", "experiments", "jbn")
-# Lines of a file; a shorter one may be left out of the figure, and stands for what it imports.
+# Lines of a file. A shorter file may be missing from the figure; it then counts as what it imports.
 SHORT = 50
 PATHS = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in PATHS}
@@ -40,17 +40,17 @@ BOXES, GROUPS, ARROWS = figure()
 
 
 def named_in(module: str) -> set[str]:
-    """The box that names a module, or the folder that it is in."""
+    """The box that names a module or its folder."""
     return {box for box, names in BOXES.items() if any(f"{module}.".startswith(f"{name}.") for name in names)}
 
 
 def boxes_of(module: str) -> set[str]:
-    """The box of a module; of one that is left out, those of what it imports."""
+    """The box of a module; if it has none, the boxes of the modules that it imports."""
     return named_in(module) or {box for other in imports(MODULES[module]) for box in boxes_of(other)}
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of ours that a file imports, within functions, too."""
+    """Our modules that a file imports, including imports within functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -63,7 +63,7 @@ def imports(path: Path) -> set[str]:
 
 
 def between_boxes() -> dict[tuple[str, str], str]:
-    """An import for each two boxes of which one imports the other."""
+    """For each pair of boxes of which one imports the other, such an import."""
     return {
         (box, other): f"{module} imports {name}"
         for module, path in MODULES.items()
@@ -75,7 +75,7 @@ def between_boxes() -> dict[tuple[str, str], str]:
 
 
 def reached(box: str) -> set[str]:
-    """Where the arrows lead from a box, over others, too; to a group is to all in it."""
+    """The boxes that the arrows lead to, also over other boxes; an arrow to a group leads to all its boxes."""
     found: set[str] = set()
     new = {box}
     while new:

@@ -1,4 +1,4 @@
-"""The pages in Markdown: no link leads nowhere, and every block of Python can be read."""
+"""The Markdown pages: every link leads somewhere, and every block of Python parses."""
 
 import ast
 import re

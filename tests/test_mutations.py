@@ -1,4 +1,4 @@
-"""The table of mutations still fits the source; `make mutants` runs them."""
+"""The table of mutations still matches the source; `make mutants` runs them."""
 
 import ast
 

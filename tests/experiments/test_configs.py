@@ -1,4 +1,4 @@
-"""Every config trains: its last arm, a narrow network on random images, one lane for some steps."""
+"""Every config trains: one lane of its last arm for some steps, with a narrow network on random images."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,9 @@ from experiments.training.step import evaluate, init, train_step, with_populatio
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
 SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 SMALL = {"mlp": {"hidden": (8, 6)}, "strided_cnn": {"width": 0.5}, "resnet": {"depth": 8, "width": 0.25}}
-# Every program here runs a few times: compile it fast. Not at level 0, where XLA:CPU may round a number differently in
-# each loop that needs it: the gradient of a maximum, which looks for it by equality, is then 0/0 (Flax's norm alike).
+# Every program here runs a few times, so it is compiled fast. Not at level 0, where XLA:CPU may round a number
+# differently in each loop that uses it: the gradient of a maximum, which finds it by equality, is then 0/0 (with Flax's
+# norm, too).
 FAST = {"xla_backend_optimization_level": 1}
 
 
@@ -55,7 +56,7 @@ def test_the_last_arm_of_every_config_trains_and_is_evaluated(path):
         elif path[-1] == "scale":
             assert moves is not frozen, path
     parts = batches(data, 4)
-    found = jax.eval_shape(  # traced, not compiled: tests/experiments/test_train.py runs it
+    found = jax.eval_shape(  # only traced: training/test_step.py runs it
         lambda s: evaluate(setup, 10, with_population_statistics(setup, 10, s, parts), parts, by_batch=True), state
     )
     assert found.loss.shape == found.correct.shape == ()

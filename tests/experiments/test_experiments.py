@@ -1,4 +1,4 @@
-"""The whole job as a user runs it: end to end, stopped and continued, refused, and against itself."""
+"""The whole program as a user runs it: end to end, stopped and continued, refused, and as an A/A test."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from experiments.__main__ import main
 from experiments.config import SweepConfig, load, vary
 
 SMOKE = "configs/smoke.py"
-# `python -m experiments`, with Ctrl-C as a terminal has it: what a shell starts in the background ignores SIGINT.
+# `python -m experiments` that handles Ctrl-C as in a terminal: a program started in the background ignores SIGINT.
 PROGRAM = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +27,7 @@ runpy.run_module("experiments", run_name="__main__", alter_sys=True)
 
 
 def start(*arguments, cache, **options):
-    """The program in a process of its own; what one compiles, the next finds in the folder `cache`."""
+    """Runs the program in a separate process; these processes share compiled programs in the folder `cache`."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
@@ -109,7 +109,7 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_goes_on_and_ends_with_the_same_
     assert "nothing that was trained is lost" in err and "Traceback" not in err
 
     stop_after(start("run", SMOKE, "--out", folder, cache=cache), folder / "records.jsonl", 18, signal.SIGKILL)
-    # What a crash may leave: half a record; and a stage of which only a part was written.
+    # A crash may leave half a record, or a stage of which only a part was written.
     lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:50])
     assert not (folder / "result.json").exists()
@@ -146,7 +146,7 @@ def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, m
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["report", str(finished[0])]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert max(map(len, lines[:-1])) <= 80  # but for the path at the end
+    assert max(map(len, lines[:-1])) <= 80  # except for the path at the end
     shown = " ".join(" ".join(lines).split())
     result = json.loads((finished[0] / "result.json").read_text())
     for sentence in [row["sentence"] for row in result["comparisons"]] + result["warnings"]:
@@ -225,7 +225,7 @@ def test_every_command_explains_itself(arguments, words, capsys):
 
 
 def test_the_same_arm_with_disjoint_seeds_shows_no_difference(tmp_path):
-    """A/A: the whole pipeline, tuning included, twice on one arm; the interval of the difference must cover zero."""
+    """Runs the whole pipeline, including tuning, twice on one arm; the interval of the difference must cover 0."""
     config = load(ROOT / SMOKE)
     again = dataclasses.replace(
         config,

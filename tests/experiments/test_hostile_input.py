@@ -1,4 +1,4 @@
-"""Whatever is written on the command line, and whatever became of the files of a run: accepted, or one line."""
+"""Any command line, and any damage to the files of a run, is either accepted or gives a one-line error."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def until_training(tmp_path_factory):
-    """A sweep is accepted where its training would begin; no set of images is found anywhere."""
+    """A sweep counts as accepted once its training would begin; no image sets are available."""
 
     def run(config, folder, progress):
         describe(config, sweep.load(config.data))
@@ -55,7 +55,7 @@ def until_training(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A finished run, and a number for each copy of it."""
+    """A finished run, and a counter that numbers its copies."""
     folder = run_folder(tmp_path_factory.mktemp("runs") / "run", SMALL)
     engine = {"steps": "scan", "lanes": "vmap", "milliseconds per step": {}}
     record.write_json(folder / "engine.json", {"mlp": engine})
@@ -63,7 +63,7 @@ def folders(tmp_path_factory):
 
 
 def said(capsys):
-    """What the program complained of; one line, and no traceback."""
+    """The error message: one line without a traceback."""
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
     return error
@@ -124,7 +124,7 @@ FILES = ("config.json", "env.json", "data.json", "arms.json", "engine.json", "re
 
 @st.composite
 def damages(draw):
-    """A file, one of its lines, and what becomes of a value within it: chosen by numbers, since files differ."""
+    """A file, one of its lines, and a damage to a value in it. Numbers choose line and value, because files differ."""
     how = draw(st.sampled_from(["replaced", "removed", "doubled", "byte"]))
     return (
         draw(st.sampled_from(FILES)),
@@ -231,7 +231,7 @@ def test_records_that_do_not_fit_the_run_are_refused(folders, tmp_path, change, 
 
 
 def test_a_folder_that_was_made_whole_again_is_read_as_before(folders, tmp_path):
-    """Deleting what is asked for is enough: the result is computed anew, and without env.json a report can be drawn."""
+    """Deleting what the error names is enough: the result is computed again, and reports work without env.json."""
     shutil.copytree(folders[0], tmp_path / "run")
     before = record.read(folders[0])
     for name in ("env.json", "data.json", "arms.json", "engine.json", "result.json"):

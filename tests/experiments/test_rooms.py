@@ -1,4 +1,4 @@
-"""The rooms of the laboratory: which imports which, which import no jax, and which open files."""
+"""The rooms of the laboratory: which room imports which, which rooms import no jax, and which open files."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from helpers import ROOT
 
 LABORATORY = ROOT / "experiments"
 FILES = sorted(path for path in LABORATORY.rglob("*.py") if "published" not in path.parts)
-# Each room with the rooms that it imports, which all stand above it: so no import leads in a circle.
+# Each room with the rooms that it imports. They all stand above it, so imports never form a circle.
 ROOMS = {
     "vocabulary": set(),
     "formatting": set(),
@@ -31,7 +31,7 @@ WITHOUT_JAX += ["data.hub", "data.cache", "data.carve"]
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jbn"}
 OPENS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "mkdir", "touch", "rename", "unlink"}
 OPENS |= {"rmtree", "copyfile", "copytree"}
-# Files that lie in no run folder; but for checkpoints, which orbax writes.
+# Files outside of run folders; the exception is checkpoints, which orbax writes.
 OUTSIDE = {
     "data.hub": "the cache of image sets",
     "data.cache": "the cache of image sets",
@@ -48,7 +48,7 @@ MODULES = {f"experiments.{module(path)}" for path in FILES}
 
 
 def imports(path):
-    """Every module that a file imports, within functions, too."""
+    """Every module that a file imports, including imports within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)

@@ -1,4 +1,4 @@
-"""A sweep, in this process: networks of one's own, stopped trainings, writers, full disks, and what is refused."""
+"""Sweeps in this process: user-defined networks, stopped trainings, writers, full disks, errors."""
 
 import dataclasses
 import errno
@@ -28,7 +28,7 @@ from experiments.store import record
 
 
 class Plain(nn.Module):
-    """What a user writes first: no block of jbn, three arguments."""
+    """A simple user-defined network: no block of jbn, three arguments."""
 
     classes: int
     norm: object
@@ -42,7 +42,7 @@ class Plain(nn.Module):
 
 
 def documented_network():
-    """The function of the documentation's example, under the name that it is called by there."""
+    """The function of the documentation's example, under its name there."""
     code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
     assert code, "docs/laboratory.md shows how to add a network"
     names: dict = {}
@@ -84,7 +84,8 @@ def needs_more(classes, norm, placement, secret):
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(changes, words, tmp_path):
-    seeds = range(20) if "train_examples" in words else (0,)  # two examples are of one class only by chance
+    # Whether two examples have the same class depends on the seed.
+    seeds = range(20) if "train_examples" in words else (0,)
     with pytest.raises(ConfigError, match=words):
         for seed in seeds:
             data = dataclasses.replace(changes.get("data", DataConfig()), split_seed=seed)
@@ -135,7 +136,8 @@ def test_a_sweep_that_dies_within_a_training_goes_on_from_its_checkpoint_and_end
 
     def die(epochs):
         told[0] += epochs
-        if told[0] >= 2 * 6 + 3 * 5:  # the tuning trainings, and five of six epochs of the evaluation's three
+        # After the tuning trainings, and five of six epochs of each of three evaluation trainings.
+        if told[0] >= 2 * 6 + 3 * 5:
             raise Died
 
     with pytest.raises(Died):

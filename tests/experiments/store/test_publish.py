@@ -1,4 +1,4 @@
-"""What is published holds together: the committed config, numbers that follow from the seeds, the rows of its page."""
+"""Published results are consistent: the committed config, numbers that follow from the seeds, the rows of the page."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_every_published_mean_and_difference_follows_from_its_seeds(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 def test_the_page_of_results_says_what_the_published_result_says(folder):
-    """Each row of its table: context and contrast, n, difference with its interval."""
+    """Checks each row of the page: context and contrast, n, difference with its interval."""
     result = json.loads((folder / "result.json").read_text())
     said = [
         line
@@ -71,7 +71,7 @@ def test_the_page_of_results_says_what_the_published_result_says(folder):
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", PUBLISHED / "README.md"], ids=["README", "page"])
 def test_the_answer_is_that_of_the_published_digits(page):
-    """Means and standard deviations of the arms, and the difference with its interval, in each activation."""
+    """Means and standard deviations of the arms, and the difference with its interval, for each activation."""
     result = json.loads((PUBLISHED / "digits_placement/result.json").read_text())
     table = page.read_text().partition("| activation |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
@@ -124,7 +124,7 @@ def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    for _ in range(2):  # again in place of what was published
+    for _ in range(2):  # the second time replaces what was published
         assert main(["publish", str(folder), "--to", "results"]) == 0
         assert capsys.readouterr().out == f"published: {elsewhere / 'results' / 'synthetic'}\n"
     assert (elsewhere / "results" / "synthetic" / "result.json").read_bytes() == (folder / "result.json").read_bytes()

@@ -1,4 +1,4 @@
-"""A run folder keeps what was computed: it is repaired, refused or continued, never overwritten."""
+"""A run folder keeps its results: it is repaired, refused or continued, never overwritten."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A sweep that stands still says so, once, with what was under way; one that is merely slow says nothing."""
+"""A sweep that stalls reports this once, with the stage under way; a slow sweep reports nothing."""
 
 import dataclasses
 import time
@@ -14,7 +14,7 @@ from experiments.store.watchdog import LEAST, STACKS, TIMES, Standstill, Watchdo
 
 
 def spoken(advances, seconds):
-    """When a standstill is said, of a count that grows at `advances` and is looked at every second."""
+    """The times at which a stall is reported, for a count that grows at `advances` and is read every second."""
     found = Standstill(0, 0.0, LEAST)
     counts = ((now, sum(at <= now for at in advances)) for now in range(1, seconds))
     return [now for now, count in counts if found.seconds(count, float(now)) is not None]
@@ -57,7 +57,9 @@ def test_a_folder_that_is_gone_is_said_and_the_warning_comes_all_the_same(tmp_pa
 
 
 def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watchdog, "TIMES", 0)  # compiling, which takes longer than the limit here, would lengthen it
+    monkeypatch.setattr(
+        watchdog, "TIMES", 0
+    )  # otherwise compiling, which takes longer than this limit, would lengthen it
     monkeypatch.setattr(sweep, "Watchdog", partial(Watchdog, least=0.2))
     training = dataclasses.replace(TINY.training, epochs=1)
     config = dataclasses.replace(TINY, training=training)
@@ -67,7 +69,7 @@ def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_pat
         pass
 
     def stuck_in_here(epochs):
-        path.unlink(missing_ok=True)  # of the time before
+        path.unlink(missing_ok=True)  # from the previous call
         wait_for(path, "stuck_in_here")
         raise Enough
 

@@ -1,4 +1,4 @@
-"""What was measured is what others read, in order, whether the run ended or was killed; and nobody else hears of it."""
+"""Writers pass on the metrics, in order, whether the run ends or is killed; and send nothing to anybody else."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_a_half_written_line_is_cut_off_and_said_and_the_others_are_added_to(tmp
 def test_what_an_interrupted_training_tells_again_is_not_written_twice(tmp_path):
     pytest.importorskip("tensorboardX", reason="an extra: pip install 'jbn[writers]'")
     told = [(f"tune/{name}", step, {"loss": step / 4}) for step in range(5) for name in ("before", "after")]
-    for end in (3, 6, 6, 10):  # each time from the start, as far as it comes
+    for end in (3, 6, 6, 10):  # each attempt starts over and gets further
         with open_writers(["tensorboard"], tmp_path, "digits") as writer:
             for call in told[:end]:
                 writer.scalars(*call)
@@ -124,7 +124,7 @@ def test_an_unknown_writer_is_refused_naming_the_nearest_before_anything_is_writ
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_a_missing_package_is_said_with_what_to_write(tmp_path, monkeypatch, name, package):
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # restored afterwards
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # monkeypatch restores it afterwards
     for module in [module for module in sys.modules if module.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
@@ -175,7 +175,7 @@ def test_a_writer_that_is_not_asked_for_is_not_imported(tmp_path):
 
 
 def python(code, **environment):
-    """Runs `code` in a process of its own, where warnings are errors and what is printed at its end is seen, too."""
+    """Runs `code` in a separate process, where warnings are errors and output at exit is captured, too."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | environment)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -221,7 +221,7 @@ def test_tensorboard_has_a_folder_per_run_with_its_events_in_order(tmp_path, cap
 
 def test_a_run_that_goes_on_keeps_the_events_it_had(tmp_path):
     pytest.importorskip("tensorboardX", reason="an extra: pip install 'jbn[writers]'")
-    for step in range(3):  # all within the second that tensorboardX names files by
+    for step in range(3):  # all within one second, by which tensorboardX names its files
         writer = TensorBoard(tmp_path)
         writer.scalars("a", step, {"loss": float(step)})
         writer.close()
@@ -239,7 +239,7 @@ def test_a_run_cannot_leave_the_folder(tmp_path, run):
 
 
 def wandb_records(path):
-    """The records of a .wandb file: LevelDB's log format behind seven bytes of its own."""
+    """The records of a .wandb file: LevelDB's log format after a header of seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     content = path.read_bytes()
@@ -247,19 +247,19 @@ def wandb_records(path):
     found, record, at = [], b"", 7
     while at < len(content):
         left = 32768 - at % 32768
-        if left < 7:  # a block's end, too short for a header
+        if left < 7:  # the end of a block, too short for a header
             at += left
             continue
         length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
         record += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             found.append(Record.FromString(record))
             record = b""
     return found
 
 
-# A process of its own: wandb reports to its makers when the process ends, if at all.
+# In a separate process: if wandb reports to its makers, it does so when the process ends.
 SENT = """
     import atexit
     import socket
@@ -321,7 +321,7 @@ def test_wandb_offline_keeps_every_run_of_a_group_says_nothing_and_reaches_nobod
             assert all(same(float(row[key]), values[key]) for key in values), (row, values)
 
 
-# Told up to the third step and killed, then from the start as far as the fifth, and stopped there; and then to the end.
+# Written up to the third step and killed, then from the start up to the fifth and stopped, then to the end.
 AGAIN = """
     import os, signal
     from pathlib import Path

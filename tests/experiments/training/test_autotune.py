@@ -1,4 +1,4 @@
-"""How steps and seeds run is measured, recorded, and kept when a run goes on."""
+"""How steps and seeds run is measured, recorded, and kept when a run continues."""
 
 import json
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_a_measurement_is_of_real_steps_and_takes_time():
 
 
 def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, monkeypatch):
-    """Another would give other last digits, and a run that was stopped must end with the same numbers."""
+    """Another engine would change the last digits, but a continued run must end with the same numbers."""
     config = load(ROOT / "configs" / "smoke.py")
     config = replace(config, training=TrainingConfig(epochs=1))
     measured = autotune.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})

@@ -1,4 +1,4 @@
-"""A checkpoint is what was saved, bit for bit, or it is passed over and said; never something else."""
+"""A checkpoint is restored bit for bit, or it is skipped with a note; never anything else."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments.config import ConfigError
 from experiments.training.checkpoints import Checkpoints
 
-# Quiet and signalling NaNs with payloads, both signs; -0.0; both infinities; a denormal number.
+# Quiet and signalling NaNs with payloads and both signs; -0.0; both infinities; a subnormal number.
 AWKWARD = np.array([0x7FC12345, 0xFFC00001, 0x7F800001, 0x80000000, 0x7F800000, 0xFF800000, 1], np.uint32).view(
     np.float32
 )
@@ -137,7 +137,7 @@ def test_the_last_k_are_kept_and_clear_leaves_nothing(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", keep=2)
     assert checkpoints.restore(small(0)) == (None, None, [])
     assert not (tmp_path / "c").exists(), "restoring must not write"
-    for step in (2, 9, 10):  # 10 sorts after 9 by number alone
+    for step in (2, 9, 10):  # 10 sorts after 9 only as a number
         checkpoints.save(step, small(step))
     assert steps(tmp_path / "c") == ["10", "9"]
     assert checkpoints.restore(small(0)).step == 10
@@ -274,7 +274,7 @@ def test_others_can_read_it_and_verify_it(tmp_path):
     assert_same_bits(theirs, {"['a']": np.full(3, 2, np.float32), "['b'][0]": np.asarray(2, np.int32)})
 
 
-# Saves until it finds itself in the middle of writing an array, and is gone then, as if the power had failed.
+# Saves until it is in the middle of writing an array, and then kills itself, as in a power failure.
 KILLED = textwrap.dedent(
     """
     import os, signal, sys, threading

@@ -1,4 +1,4 @@
-"""Stages under way at the same time never wait for each other for ever: their programs are dispatched in turn."""
+"""Concurrent stages never deadlock: their programs are dispatched in turns."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ from helpers import ROOT
 
 from experiments.training.dispatch import dispatch, dispatched, program
 
-# Two devices, as on a machine with two cores; with more of them, threads meet less often. Where nothing advances any
-# more there is no Python to say so: faulthandler's own thread ends the process and prints where it stood.
+# Two devices, as on a machine with two cores; with more devices, threads meet less often. In a deadlock no Python code
+# runs any more: faulthandler's own thread ends the process and prints the stacks.
 HEAD = """
     import faulthandler, os, subprocess, sys
     from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +73,7 @@ STAGES = """
 
 
 def last_line_of(script, limit, **settings):
-    """What the script, a process of its own that ends itself after `limit` seconds, prints last."""
+    """The last line that the script prints, in a separate process that ends itself after `limit` seconds."""
     code = textwrap.dedent(HEAD) + textwrap.dedent(script)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
     done = subprocess.run(
@@ -87,7 +87,7 @@ def last_line_of(script, limit, **settings):
 
 
 def test_two_threads_that_dispatch_over_the_same_devices_come_through():
-    """Without turns, they stand still within a second."""
+    """Without turns, they deadlock within a second."""
     assert last_line_of(STEPS, limit=120, load=0) == "2 stages are through"
 
 
@@ -110,7 +110,7 @@ def test_a_program_compiles_once_and_while_another_thread_dispatches():
         through.set()
 
     def hold():
-        """Another thread's turn, which lasts until the program is compiled: for ever, if that waited for the turn."""
+        """Holds the turn until another thread has compiled the program: forever, if compiling waited for the turn."""
         thread.start()
         for _ in range(6000):
             if scaled._compiled:
@@ -124,5 +124,5 @@ def test_a_program_compiles_once_and_while_another_thread_dispatches():
     assert through.is_set() and dispatched() == before + 2
     np.testing.assert_array_equal(scaled(3, np.full(4, 2.0, np.float32))[0], 6.0)
     assert traces == [3]
-    with jax.enable_x64(True):  # a setting of jax that changes the program, though the arguments are alike
+    with jax.enable_x64(True):  # a setting of jax that changes the program, although the arguments are the same
         assert scaled(3, np.ones(4, np.float32))[1].dtype == jnp.float64

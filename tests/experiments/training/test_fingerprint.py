@@ -1,4 +1,4 @@
-"""What an arm computes is known before it trains: its hash changes with the network, and with nothing else."""
+"""The fingerprint of what an arm computes is known before it trains: it changes with the network, and only with it."""
 
 import dataclasses
 import subprocess
@@ -43,7 +43,7 @@ CONFIG = Config(
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Writes own_network.py; as in a process that was started anew, the module is read again."""
+    """Writes own_network.py, and makes the next import read it again, as in a new process."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(code):

@@ -1,4 +1,4 @@
-"""One lane is one plain training: the same numbers as a Flax and optax loop written without any of this."""
+"""One lane is one plain training: it gives the numbers of a simple loop with Flax and optax."""
 
 import math
 import re
@@ -23,7 +23,7 @@ from experiments.training.step import init
 
 
 class Plain(nn.Module):
-    """The network of BEFORE in plain Flax, with Flax's own batch norm (its variance is exact enough near mean 0)."""
+    """The network of BEFORE in plain Flax, with Flax's batch norm (its variance is exact enough near mean 0)."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -192,7 +192,7 @@ def test_what_lies_beside_a_checkpoint_and_is_of_another_shape_is_said_and_the_t
 
 
 def test_no_program_of_the_sweep_has_a_collective():
-    """Two stages run at a time, in threads: each would wait for the other's devices, for ever."""
+    """Two stages run at a time, in threads: with collectives, they could deadlock on each other's devices."""
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
     state, tuned = start(BEFORE, 3, mesh, lanes, data.train.x)

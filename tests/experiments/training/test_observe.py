@@ -1,4 +1,4 @@
-"""experiments.training.observe: what is recorded of the inside of a network."""
+"""experiments.training.observe: the statistics recorded inside a network."""
 
 import jax
 import jax.numpy as jnp

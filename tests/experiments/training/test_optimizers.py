@@ -1,4 +1,4 @@
-"""experiments.training.optimizers: optimizers are torch's, schedules what the config says."""
+"""experiments.training.optimizers: optimizers follow torch, schedules follow the config."""
 
 import math
 
@@ -17,7 +17,7 @@ from experiments.training.optimizers import Tuned, optimizer, schedule
 
 
 def by_hand(name, gradients, decayed, rate=0.5, decay=0.1, start=2.0, shape=lambda t: 1.0, nesterov=False):
-    """The values of one number under torch's optimizers, written out."""
+    """The values of one parameter under torch's optimizers, written out."""
     p, v, m, s, path = start, 0.0, 0.0, 0.0, []
     for t, g in enumerate(gradients):
         d = decay if decayed else 0.0
