@@ -1,0 +1,132 @@
+"""What may be said about a contrast, in words.
+
+An absent difference is never concluded from a large p alone, and no arm is called better while the worse one sits at an
+end of its grid: its best setting may lie beyond, and there it may be the better one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from experiments.analysis.comparison import RESOLUTION_PP, Interval
+from experiments.analysis.family import Judged
+from experiments.config import Arm
+from experiments.formatting import join, number, p_text, signed
+
+Finding = Literal[
+    "different",
+    "different_within_margin",
+    "equivalent",
+    "inconclusive",
+    "exactly_equal",
+    "worse_at_end_of_grid",
+    "same_arm_agrees",
+    "same_arm_differs",
+]
+
+
+def finding(judged: Judged) -> Finding:
+    """What the two tests say together, after adjustment; of an A/A test, whether the interval covers 0.
+
+    A difference is not found where an arm at the end of its grid would, if it were better than shown, make it smaller.
+    """
+    estimate = judged.estimate
+    if judged.contrast.same_arm:
+        low, high = estimate.ci
+        return "same_arm_agrees" if low <= RESOLUTION_PP and high >= -RESOLUTION_PP else "same_arm_differs"
+    if estimate.exact and abs(estimate.estimate) < RESOLUTION_PP:
+        return "exactly_equal"
+    equivalent = judged.adjusted_tost_p < judged.alpha
+    if judged.adjusted_p < judged.alpha:
+        if _underrated(judged):
+            return "worse_at_end_of_grid"
+        return "different_within_margin" if equivalent else "different"
+    return "equivalent" if equivalent else "inconclusive"
+
+
+def verdict(judged: Judged) -> str:
+    """`finding` in words; a secondary contrast is said to be an exploration."""
+    estimate, margin = judged.estimate, f"±{judged.margin_pp:g} pp"
+    interaction = judged.contrast.kind == "interaction"
+    what = "interaction" if interaction else "difference"
+    says = f"{_says(judged)} by {number(abs(estimate.estimate))} pp"
+    tost = f"TOST {p_text(judged.adjusted_tost_p)}"
+    match finding(judged):
+        case "different":
+            said = says
+        case "different_within_margin":
+            said = f"{says}, detected yet within the margin of {margin} ({tost})"
+        case "equivalent":
+            said = f"no interaction beyond {margin} ({tost})" if interaction else f"equivalent within {margin} ({tost})"
+        case "inconclusive" if estimate.exact:
+            said = f"{says} with every seed, but {estimate.n} seeds are too few to show it"
+        case "inconclusive":
+            said = f"no detectable {what}; equivalence at {margin} not shown ({tost})"
+        case "exactly_equal":
+            said = f"no {what} at all: neither seed nor bag makes one"
+        case "worse_at_end_of_grid":
+            return _explored(
+                judged, f"undecided: {says} at the settings tried, but {_at_end(judged, _underrated(judged))}"
+            )
+        case "same_arm_agrees" | "same_arm_differs" as found:
+            covers = "yes" if found == "same_arm_agrees" else "no"
+            same = "the same arm twice, with disjoint seeds: difference"
+            return f"{same} {signed(estimate.estimate)} pp, interval covers 0: {covers}"
+    at_end = tuple(arm for arm, _ in judged.at_end)
+    return _explored(judged, f"{said}; at the settings tried: {_at_end(judged, at_end)}" if at_end else said)
+
+
+def sentence(judged: Judged) -> str:
+    """The whole result of a contrast, ready to be quoted."""
+    estimate, contrast = judged.estimate, judged.contrast
+    found = finding(judged)
+    test = "sign-flip" if estimate.exact else "t test"
+    adjusted = f" after Holm over {judged.family}" if judged.family > 1 else ""
+    if not (contrast.primary or contrast.same_arm):
+        adjusted = " (not adjusted)"
+    rests = ""
+    if found in ("equivalent", "different_within_margin") and not estimate.exact:
+        rests = f", {_interval(judged.equivalence_ci, 2 * judged.alpha)}"
+    return (
+        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(judged)}, {test} "
+        f"{p_text(judged.adjusted_p)}{adjusted}{rests}, n = {estimate.n}: {verdict(judged)}"
+    )
+
+
+def interval_text(judged: Judged) -> str:
+    """`95% CI [0.70, 2.46] for new seeds (simultaneous [0.55, 2.61])`, or that there is none."""
+    if judged.estimate.exact:
+        return "moved by neither seed nor bag, so no interval"
+    text = f"{_interval(judged.estimate.ci, judged.alpha)} for {judged.speaks_of}"
+    if judged.simultaneous_ci is None or judged.family == 1:
+        return text
+    low, high = judged.simultaneous_ci
+    return f"{text} (simultaneous [{number(low)}, {number(high)}])"
+
+
+def _interval(ci: Interval, alpha: float) -> str:
+    return f"{100 * (1 - alpha):g}% CI [{number(ci[0])}, {number(ci[1])}]"
+
+
+def _says(judged: Judged) -> str:
+    return judged.contrast.says[0 if judged.estimate.estimate > 0 else 1]
+
+
+def _underrated(judged: Judged) -> tuple[Arm, ...]:
+    """Arms at an end of their grid that, if they were better than shown, would make the difference smaller."""
+    sign = 1 if judged.estimate.estimate > 0 else -1
+    return tuple(arm for arm, _ in judged.at_end if judged.contrast.weights[arm] * sign < 0)
+
+
+def _at_end(judged: Judged, arms: tuple[Arm, ...]) -> str:
+    shares = [f"{arm} (in {_percent(share)} of its bags)" for arm, share in judged.at_end if arm in arms]
+    one = len(shares) == 1
+    return f"{join(shares)} {'sits' if one else 'sit'} at an end of {'its' if one else 'their'} grid and may be better"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _explored(judged: Judged, said: str) -> str:
+    return said if judged.contrast.primary else f"exploration: {said}"
