@@ -13,7 +13,7 @@ from experiments.config import ConfigError
 from experiments.palette import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
 from experiments.store.record import read
 
-PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED = Path(__file__).parents[1] / "published"
 KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv")
 EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHERS)), TRAIN_COLOUR, TEST_COLOUR, GREY])]
 """Colours that say which treatment it is: they stay as they are."""

@@ -14,6 +14,7 @@ from experiments.__main__ import main
 from experiments.config import ConfigError, from_json, load
 from experiments.formatting import number, signed
 from experiments.store.publish import EXACT, publish, whole
+from experiments.store.publish import PUBLISHED as DEFAULT
 
 PUBLISHED = ROOT / "experiments/published"
 FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/result.json"))
@@ -128,6 +129,7 @@ def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys
         assert main(["publish", str(folder), "--to", "results"]) == 0
         assert capsys.readouterr().out == f"published: {elsewhere / 'results' / 'synthetic'}\n"
     assert (elsewhere / "results" / "synthetic" / "result.json").read_bytes() == (folder / "result.json").read_bytes()
+    assert PUBLISHED == DEFAULT
     monkeypatch.setattr("experiments.store.publish.PUBLISHED", tmp_path / "checkout")
     assert main(["publish", str(folder)]) == 0
     assert capsys.readouterr().out == f"published: {tmp_path / 'checkout' / 'synthetic'}\n"
