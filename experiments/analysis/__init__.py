@@ -1,1 +1,1 @@
-"""From records to an answer: tuning, comparisons, power, verdicts and warnings. Imports no jax."""
+"""Turns records into an answer: tuning, comparisons, power, verdicts and warnings. Imports no jax."""

@@ -1,4 +1,4 @@
-"""What a reader must know before believing the numbers."""
+"""Warnings that a reader must know before trusting the numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warnings(
     runs: Mapping[Arm, Sequence[Record]],
     contrasts: Sequence[Contrast],
 ) -> list[str]:
-    """Optima at the ends of the grids, divergence, few seeds, seeds that overlap, A/A tests that find a difference."""
+    """Warns of optima at the ends of the grids, divergence, few seeds, overlapping seeds, and failed A/A tests."""
     found = _rates(config, choices) + _decays(config, choices)
     for arm, records in runs.items():
         if diverged(records):
@@ -32,11 +32,11 @@ def warnings(
             f"only {config.sweep.evaluation_seeds} evaluation seeds; a result to publish needs {PUBLISHABLE_SEEDS} or "
             f"more: --sweep.evaluation-seeds {PUBLISHABLE_SEEDS}"
         )
-    return found + _thin(config) + _coarse(contrasts) + _overlaps(config) + _false_differences(contrasts)
+    return found + _small_search(config) + _few_pairs(contrasts) + _overlaps(config) + _false_differences(contrasts)
 
 
-def _thin(config: Config) -> list[str]:
-    """A search so small that chance decides it; of one that is small on purpose, such as the smoke test's, once."""
+def _small_search(config: Config) -> list[str]:
+    """Warns if tuning used so few seeds or rates that chance decides; one warning covers both."""
     sweep = config.sweep
     few = [
         f"{count} {what}"
@@ -54,8 +54,8 @@ def _thin(config: Config) -> list[str]:
     ]
 
 
-def _coarse(contrasts: Sequence[Contrast]) -> list[str]:
-    """Contrasts with so few pairs that no permutation test can reach the level."""
+def _few_pairs(contrasts: Sequence[Contrast]) -> list[str]:
+    """Warns of contrasts with too few pairs for a permutation test to reach the level."""
     least = {c.comparison.n: 2.0 ** (1 - c.comparison.n) for c in contrasts if c.comparison.paired}
     return [
         f"with {n} pairs the permutation test's p cannot fall below {p:.3g}, which is above {contrasts[0].alpha:g}: "
@@ -106,7 +106,7 @@ def _decays(config: Config, choices: Mapping[Arm, Choice]) -> list[str]:
 
 
 def _overlaps(config: Config) -> list[str]:
-    """Contrasts of arms that share some of their seeds, tuning or evaluation, but not all of them."""
+    """Warns of contrasts whose arms share some, but not all, of their tuning and evaluation seeds."""
     seeds = {arm.treatment: config.seeds(arm) for arm in config.arms}
     found = []
     for a, b in config.contrasts:

@@ -1,4 +1,4 @@
-"""Two arms: how large the difference is, and how sure it is. `verdict` says what may be concluded.
+"""Compares two arms: the size of the difference and its uncertainty. `verdict` says what may be concluded.
 
 Pure functions of numbers; every statistic is scipy's or statsmodels'. Accuracies are in percent, their differences in
 percentage points (pp), and standard deviations are sample standard deviations (ddof = 1).
@@ -19,40 +19,40 @@ from statsmodels.stats.weightstats import CompareMeans, ttost_ind, ttost_paired
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
-# Two accuracies closer than this are equal: float32 rounding stays below it, and one example of a million above.
+# Accuracies closer than this count as equal: float32 rounding is smaller, one example in a million is larger.
 DIGITS = 4
 RESOLUTION_PP = 10.0**-DIGITS
 
 
 class Comparison(NamedTuple):
-    """Comparison of two arms, a - b: seed by seed where both were trained with the same ones, else unpaired."""
+    """Comparison of two arms, a - b: paired by seed if both were trained with the same seeds, else unpaired."""
 
     paired: bool
     """Whether element i of both arms comes from the same seed."""
     n: int
-    """Trainings of each arm; with pairing, the number of pairs."""
+    """Number of pairs, or of trainings per unpaired arm."""
     difference: float
     """Mean of a - b, pp."""
     sd: float
-    """Paired: sample standard deviation of the differences, pp. Unpaired: root mean square of the two arms' own."""
+    """Sample standard deviation of the paired differences, pp; unpaired: root mean square of the arms' own."""
     ci: Interval
-    """Interval of the difference, pp; covers 1 - alpha. Paired t, or Welch's (1947)."""
+    """Confidence interval of the difference at level 1 - alpha, pp: paired t, or Welch's (1947)."""
     p: float
-    """t test (paired, or Welch's), two-sided, not adjusted for other comparisons."""
+    """p of the two-sided t test (paired, or Welch's), not adjusted for other comparisons."""
     welch_ci: Interval
-    """Welch's interval, pp: what the same numbers say when pairing is ignored."""
+    """Welch's interval, pp: the interval if pairing is ignored."""
     correlation: float | None
-    """Realised correlation of the two arms over seeds; None for unpaired arms, fewer than 3 pairs or a constant arm."""
+    """Sample correlation of the two arms over seeds; None for unpaired arms, fewer than 3 pairs or a constant arm."""
     permutation_p: float
-    """Permutation test of the mean difference, two-sided: signs of the differences, or membership of the arms; exact
-    where there are at most `resamples` permutations."""
+    """p of the two-sided permutation test of the mean difference, which flips signs of the paired differences or swaps
+    unpaired trainings between arms; exact if there are at most `resamples` permutations."""
     bootstrap_ci: Interval | None
-    """BCa bootstrap interval of the mean difference (Efron 1987), pp; None where it is not defined."""
+    """BCa bootstrap interval of the mean difference (Efron 1987), pp; None if it is not defined."""
     tost_p: float
     """Two one-sided t tests (Schuirmann 1987) of |difference| < margin, paired or Welch's: the larger p of the two."""
     no_spread: bool
-    """All differences are equal, or both arms constant: a t test has nothing to estimate its error from, so `p` and
-    `tost_p` come from permutations and `ci` has no width."""
+    """Whether all differences are equal, or both unpaired arms constant. A t test cannot estimate an error then, so `p`
+    and `tost_p` come from permutations and `ci` has no width."""
 
 
 def compare(
@@ -62,10 +62,10 @@ def compare(
 
     Args:
       a, b: accuracies, [n] with n >= 2, percent.
-      margin_pp: equivalence margin, pp, declared before the numbers were seen.
-      alpha: level; intervals cover 1 - alpha.
-      resamples: of the bootstrap and of the permutation test, both with a fixed seed.
-      paired: whether element i of both comes from the same seed.
+      margin_pp: equivalence margin, pp; declare it before you see the numbers.
+      alpha: significance level; intervals have confidence 1 - alpha.
+      resamples: number of resamples of the bootstrap and of the permutation test; both use a fixed seed.
+      paired: whether element i of a and of b come from the same seed.
 
     Raises:
       ValueError: a and b are not two sequences of one length of at least 2.
@@ -107,7 +107,7 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values that hold the family-wise error rate (Holm 1979), in the order given."""
+    """p values adjusted to control the family-wise error rate (Holm 1979), in the order given."""
     return np.asarray(multipletests(p_values, method="holm")[1]).tolist()
 
 
@@ -119,7 +119,7 @@ def _mean_difference(*samples: Floats, axis: int) -> Floats:
 def _permutation(samples: Sequence[Floats], permutation_type: Any, alternative: Any, resamples: int) -> float:
     test = scipy.stats.permutation_test(
         samples,
-        # Rounded, so that sums that are equal count as ties whatever order they were added in.
+        # Rounding makes equal sums tie, in whatever order floating point added them.
         lambda *x, axis: np.round(_mean_difference(*x, axis=axis), DIGITS),
         permutation_type=permutation_type,
         vectorized=True,
@@ -132,7 +132,7 @@ def _permutation(samples: Sequence[Floats], permutation_type: Any, alternative: 
 
 def _bca(samples: Sequence[Floats], statistic: Callable[..., Any], alpha: float, resamples: int) -> Interval | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # answered by None
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # the result is None then
         ci = scipy.stats.bootstrap(
             samples,
             statistic,

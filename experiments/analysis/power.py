@@ -1,6 +1,6 @@
-"""How small a difference a run can see, and how many seeds another one would need.
+"""The smallest difference that a run can detect, and the number of seeds that another run would need.
 
-Both take the standard deviation that the run realised for the true one, so they are estimates, coarse for few seeds.
+Both use the run's sample standard deviation in place of the true one, so they are estimates, coarse for few seeds.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from scipy.optimize import brentq
 from experiments.analysis.comparison import Comparison
 
 POWER = 0.8
-MOST_SEEDS = 10**6
+MAX_SEEDS = 10**6
 MIDPOINTS = 4000
 
 
 class Power(NamedTuple):
-    """None throughout where there is no spread to reckon with; a number of seeds is None beyond `MOST_SEEDS`, too."""
+    """What a run can detect. Without spread, all but `power` are None; so are numbers of seeds above `MAX_SEEDS`."""
 
     power: float
     """`POWER`."""
     detectable: float | None
-    """The smallest true difference, pp, that a t test at alpha detects with probability `POWER`; for this n and sd."""
+    """The smallest true difference, pp, that a t test detects with probability `POWER` at this alpha, n and sd."""
     n_to_detect: int | None
-    """Trainings an arm needed to detect a true difference as large as the margin."""
+    """Trainings per arm that are needed to detect a true difference as large as the margin."""
     n_to_show_equivalence: int | None
-    """Trainings an arm needed to show equivalence within the margin when there is no difference at all."""
+    """Trainings per arm that are needed to show equivalence within the margin if the true difference is 0."""
 
 
 def power(c: Comparison, *, margin_pp: float, alpha: float) -> Power:
-    """What the comparison's n and sd allow; not adjusted for other comparisons."""
+    """Power at the comparison's n and sd, without adjustment for other comparisons."""
     if c.no_spread:
         return Power(POWER, None, None, None)
     return Power(
@@ -49,8 +49,8 @@ def detectable(n: int, sd: float, *, alpha: float, paired: bool, power: float = 
     """The smallest true difference that a two-sided t test detects with this power.
 
     Args:
-      n: pairs, or trainings of each arm, at least 2.
-      sd: of the differences; unpaired: of each arm.
+      n: number of pairs, or of trainings per unpaired arm, at least 2.
+      sd: standard deviation of the differences, or of each unpaired arm.
     """
     high = 1.0
     while detection_power(high, n, alpha=alpha, paired=paired) < power:
@@ -60,12 +60,12 @@ def detectable(n: int, sd: float, *, alpha: float, paired: bool, power: float = 
 
 
 def n_to_detect(difference: float, sd: float, *, alpha: float, paired: bool, power: float = POWER) -> int | None:
-    """The fewest pairs, or trainings of each arm, with which a two-sided t test has this power."""
+    """The fewest pairs, or trainings per unpaired arm, with which a two-sided t test has this power."""
     return _fewest(lambda n: detection_power(difference / sd, n, alpha=alpha, paired=paired), power)
 
 
 def n_to_show_equivalence(margin: float, sd: float, *, alpha: float, paired: bool, power: float = POWER) -> int | None:
-    """The fewest pairs, or trainings of each arm, with which TOST has this power when the true difference is 0."""
+    """The fewest pairs, or trainings per unpaired arm, with which TOST has this power if the true difference is 0."""
     return _fewest(lambda n: equivalence_power(margin / sd, n, alpha=alpha, paired=paired), power)
 
 
@@ -77,10 +77,10 @@ def detection_power(effect: float, n: int, *, alpha: float, paired: bool) -> flo
 
         power = E_u Φ(effect / σ_D - t·u) + Φ(-effect / σ_D - t·u)
 
-    statsmodels' TTestPower and TTestIndPower, whose noncentral t distribution is NaN where the power nears 1.
+    statsmodels' TTestPower and TTestIndPower compute the same, but return NaN where the power is close to 1.
 
     Args:
-      effect: the true difference, in standard deviations: of the differences; unpaired: of each arm.
+      effect: the true difference in units of the standard deviation of the differences, or of each unpaired arm.
     """
     t, standard_error, u = _student(n, 1 - alpha / 2, paired)
     return float(sum(scipy.stats.norm.cdf(sign * effect / standard_error - t * u).mean() for sign in (1, -1)))
@@ -94,7 +94,7 @@ def equivalence_power(margin: float, n: int, *, alpha: float, paired: bool) -> f
         power = E_u max(0, 2·Φ(margin / σ_D - t·u) - 1)
 
     Args:
-      margin: in standard deviations: of the differences; unpaired: of each arm.
+      margin: in units of the standard deviation of the differences, or of each unpaired arm.
 
     Reference: Phillips 1990, "Power of the two one-sided tests procedure in bioequivalence".
     """
@@ -110,10 +110,10 @@ def _student(n: int, quantile: float, paired: bool) -> tuple[float, float, NDArr
 
 
 def _fewest(power_of: Callable[[int], float], power: float) -> int | None:
-    """The smallest n >= 2 that reaches the power, by doubling and halving."""
+    """The smallest n >= 2 that reaches the power, found by doubling and then bisection; None above `MAX_SEEDS`."""
     high = 2
     while power_of(high) < power:
-        if high >= MOST_SEEDS:
+        if high >= MAX_SEEDS:
             return None
         high *= 2
     low = high // 2

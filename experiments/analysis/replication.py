@@ -1,7 +1,7 @@
-"""Differences that others published against those of this run.
+"""Judges whether this run reproduces differences that others published.
 
-A published difference d is judged by our interval and by the margin m that was declared before the run, in two
-respects; the error of the published number itself is rarely known, and so is not part of the rule.
+A published difference d is judged in sign and in size, by our interval and by the margin m that was declared before the
+run. The rule ignores the error of the published number, which is rarely known.
 
 |d| > m, a difference was reported:
 
@@ -36,17 +36,17 @@ Verdict = Literal["reproduced", "reproduced in sign only", "not reproduced", "un
 
 
 class Judgement(NamedTuple):
-    """Whether a published difference was found again."""
+    """Whether this run reproduces a published difference, and why."""
 
     verdict: Verdict
     sign: Answer | None
-    """None where no difference was reported."""
+    """None if the source reported no difference, |d| <= m."""
     size: Answer | None
     reason: str
 
 
 def judge(difference: float, c: Comparison, *, margin_pp: float, alpha: float) -> Judgement:
-    """Judges a published difference, pp, by the rule above."""
+    """Applies the rule above to a published difference, in pp."""
     equivalent = c.tost_p < alpha
     tost, margin = f"TOST {p_text(c.tost_p)}", f"±{margin_pp:g} pp"
     low, high = c.ci
@@ -57,7 +57,7 @@ def judge(difference: float, c: Comparison, *, margin_pp: float, alpha: float) -
             return Judgement("not reproduced", None, None, f"our interval lies beyond {margin} altogether")
         return Judgement("undecided", None, None, f"our interval reaches beyond {margin} and into it")
 
-    near, far = (low, high) if difference > 0 else (-high, -low)  # seen from the side of d
+    near, far = (low, high) if difference > 0 else (-high, -low)  # mirrored if d < 0, so that d counts as positive
     gap = max(near - abs(difference), abs(difference) - far, 0.0)
     sized = gap <= margin_pp
     than = "smaller" if far < abs(difference) else "larger"
@@ -82,7 +82,7 @@ def judge(difference: float, c: Comparison, *, margin_pp: float, alpha: float) -
 
 
 def row(published: Published, c: Comparison, *, margin_pp: float, alpha: float) -> dict[str, Any]:
-    """One entry of result.json's "published"."""
+    """One entry of "published" in result.json."""
     judged = judge(published.difference, c, margin_pp=margin_pp, alpha=alpha)
     return {
         "context": published.context,

@@ -1,8 +1,7 @@
-"""From records to a result: what each arm was tuned to, and what the evaluation trainings say.
+"""Turns the records of a run into its result: the tuned point of each arm, and statistics of its evaluation trainings.
 
-Pure functions of the config and the records. Accuracies are in percent. What one arm is tuned to is decided in
-`experiments.analysis.tuning`, how two arms compare in `experiments.analysis.comparison`, what may be said about it in
-`experiments.analysis.verdict`.
+Pure functions of the config and the records. Accuracies are in percent. `tuning` chooses the point of each arm,
+`comparison` compares two arms, and `verdict` says what may be concluded.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ METRICS = get_args(Metric)
 def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:
     """The result of a run, ready for JSON: metric, arms, comparisons, published, warnings. Accuracies are in percent.
 
-    Depends on the set of records, not on their order.
+    The order of the records does not matter.
 
     Raises:
-      ConfigError: a record is missing, or there twice, or lacks the metric.
+      ConfigError: a record is missing, appears twice, or lacks the metric.
     """
     records = list(records)
     choices, analysis = choose(config, records), config.analysis
@@ -81,7 +80,7 @@ def summarize(config: Config, records: Iterable[Record]) -> dict[str, Any]:
 
 
 def same_arm(config: Config, a: str, b: str) -> bool:
-    """Whether two treatments are set alike in every context and share no seed: an A/A test."""
+    """Whether a - b is an A/A test: both treatments have equal settings in every context and disjoint seeds."""
     contexts = dict.fromkeys(arm.context for arm in config.arms)
     pairs = [(Arm(a, context), Arm(b, context)) for context in contexts]
     return all(
@@ -91,13 +90,12 @@ def same_arm(config: Config, a: str, b: str) -> bool:
 
 
 def compared(metric: str, arm: Arm, runs: Sequence[Record]) -> NDArray[np.float64]:
-    """The accuracies of an arm that are compared, [n], percent.
+    """The accuracies of an arm in the chosen metric, [n], percent.
 
-    A network without norms has no statistics to take from elsewhere, so its metric is the test accuracy, whatever is
-    asked for.
+    A network without norms has no statistics that could differ, so the test accuracy stands in for every metric.
 
     Raises:
-      ConfigError: the metric is missing from some records only.
+      ConfigError: some records have the metric and others lack it.
     """
     values = [run.get(metric) for run in runs]
     if all(run.get(name) is None for run in runs for name in METRICS[1:]):
@@ -144,7 +142,7 @@ def _arm_row(
 
 
 def _curve(runs: Sequence[Record]) -> dict[str, list[float]]:
-    """Mean and sample standard deviation of the validation accuracy, percent, over the evaluation seeds, by step."""
+    """Mean and sample standard deviation over evaluation seeds of validation accuracy, percent, after each epoch."""
     accuracy = 100 * np.array([run["val_accuracy"] for run in runs], np.float64)
     return {
         "steps": list(runs[0]["steps"]),
@@ -154,14 +152,14 @@ def _curve(runs: Sequence[Record]) -> dict[str, list[float]]:
 
 
 def _end(probes: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of the loss surface after the last step of one seed; None where it was not asked for."""
+    """Curvature and mean-logit gradients after the last step of one seed; None for probes that were off."""
     return {key: probes.get(key) for key in ("eigenvalues", "eigenvalue_residuals", "mean_logit")}
 
 
 def _by_statistics(config: Config, contrast: Contrast, runs: Mapping[Arm, Sequence[Record]]) -> list[dict[str, Any]]:
-    """The difference a - b by each kind of statistics at test, and how much it differs from that by running ones.
+    """The difference a - b with each kind of statistics at test, and its change from the difference with running ones.
 
-    What running statistics alone do to a difference is evaluation, not training. Only of seeds that are paired.
+    The change separates what comes from evaluation from what comes from training. Empty for unpaired arms.
     """
     a, b = (runs[Arm(treatment, contrast.context)] for treatment in (contrast.a, contrast.b))
     found = {
@@ -191,7 +189,7 @@ def _interval_of(values: NDArray[np.float64], alpha: float) -> dict[str, Any]:
 
 
 def _spread(accuracy: NDArray[np.float64], alpha: float) -> dict[str, Any]:
-    """Mean, sample standard deviation, t interval of the mean, and the values themselves."""
+    """Mean, sample standard deviation, t interval of the mean, and the values."""
     n, mean, constant = accuracy.size, float(accuracy.mean()), np.ptp(accuracy) < RESOLUTION_PP
     sd = 0.0 if constant else float(accuracy.std(ddof=1))
     low, high = (mean, mean) if constant else scipy.stats.t.interval(1 - alpha, n - 1, mean, sd / np.sqrt(n))

@@ -1,4 +1,4 @@
-"""Which learning rate and which decay each arm gets: the best on validation data, after the same search for all.
+"""Chooses the learning rate and weight decay of each arm by validation accuracy, after the same search for all arms.
 
 Pure functions of the config and the records. Accuracies are in percent.
 """
@@ -34,15 +34,15 @@ class Choice(NamedTuple):
     grid_index: int
     """Position of the rate on the grid of rates, 0 being the lowest."""
     edge: Edge | None
-    """Which end of the grid of rates the choice lies at: the true optimum may then lie outside."""
+    """The end of the grid of rates at which the choice lies, if any: the true optimum may then lie outside the grid."""
     weight_decay_edge: Edge | None
-    """The same for weight decay, where it was tuned; no decay at all is no edge, since nothing lies below."""
+    """The same for weight decay if it was tuned. A decay of 0 is not an edge, because no decay lies below it."""
     max_learning_rate: float | None
     """The highest rate, at the chosen decay, at which the arm still learns: its mean validation accuracy is at least
-    half of the best. A rate may be stable, in that no loss is infinite, and teach nothing."""
+    half of the best. At a higher rate the loss may stay finite although the arm learns nothing."""
     max_stable_rate: float | None
-    """The highest rate up to which, from the lowest and at the chosen decay, no tuning seed diverged; None where one
-    diverged at the lowest."""
+    """The highest rate such that, at the chosen decay, no tuning seed diverged at it or at a lower rate; None if one
+    diverged at the lowest rate."""
     curve: list[dict[str, Any]]
     """One entry per rate, at the chosen decay: learning_rate, mean, sd (None for one seed) and values of the final
     validation accuracy in percent, seeds in order, mean final validation loss (None unless finite), and how many
@@ -63,14 +63,14 @@ def grid(config: Config, arm: Arm) -> tuple[Point, ...]:
 
 
 def choose(config: Config, records: Iterable[Record]) -> dict[Arm, Choice]:
-    """The learning rate and decay of every arm, from tuning records and validation data alone.
+    """The learning rate and decay of every arm; uses only tuning records and validation data.
 
     The highest mean final validation accuracy over the tuning seeds wins; a tie goes to the lower mean final validation
-    loss (not finite counts as worst), then to the lower rate, then to the lower decay, and then to what
-    `sweep.decay_scale_bias` names first.
+    loss (a loss that is not finite counts as worst), then to the lower rate, then to the lower decay, and then to the
+    value that comes first in `sweep.decay_scale_bias`.
 
     Raises:
-      ConfigError: a tuning record is missing, or there twice.
+      ConfigError: a tuning record is missing or appears twice.
     """
     seeds = {arm: config.seeds(arm)[0] for arm in config.arms}
     grids = {arm: grid(config, arm) for arm in config.arms}
@@ -86,7 +86,7 @@ def look_up(records: Iterable[Record], phase: str, keys: Sequence[tuple[Arm, Poi
     """The record of every key (arm, point of the grid, seed); other records are ignored.
 
     Raises:
-      ConfigError: one is missing, or there twice.
+      ConfigError: a record is missing or appears twice.
     """
     wanted, found = set(keys), {}
     for record in records:
@@ -107,12 +107,12 @@ def look_up(records: Iterable[Record], phase: str, keys: Sequence[tuple[Arm, Poi
 
 
 def diverged(records: Iterable[Record]) -> int:
-    """How many trainings diverged; `diverged` of a record is the step at which, which may be step 0."""
+    """The number of trainings that diverged; `diverged` of a record is the step at which it did (maybe 0), or None."""
     return sum(record["diverged"] is not None for record in records)
 
 
 def _choice(config: Config, scored: list[dict[str, Any]]) -> Choice:
-    # Rounded, so that rounding errors of the means cannot break a tie.
+    # Means are rounded here so that floating-point error cannot break a tie.
     ranks = [(round(s["mean"], DIGITS), -np.inf if s["loss"] is None else -round(s["loss"], 12)) for s in scored]
     best = scored[ranks.index(max(ranks))]
     decay = ("weight_decay", "decay_scale_bias")

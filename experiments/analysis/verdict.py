@@ -1,4 +1,4 @@
-"""What may be said about a comparison, in words: an absent difference is never concluded from a large p alone."""
+"""Says in words what a comparison shows. A large p alone never counts as evidence of no difference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Finding = Literal[
 
 
 class Contrast(NamedTuple):
-    """A comparison, named, and judged within its family of contexts."""
+    """A named comparison with its p value adjusted over its family of contexts."""
 
     context: str
     a: str
@@ -22,15 +22,15 @@ class Contrast(NamedTuple):
     holm_p: float
     """`comparison.p` after Holm's (1979) correction over the family."""
     family: int
-    """How many contexts the same pair (a, b) is compared in."""
+    """The number of contexts in which the same pair (a, b) is compared."""
     margin_pp: float
     alpha: float
     same_arm: bool = False
-    """An A/A test: a and b are set alike and differ in their seeds alone, so any difference found is a false one."""
+    """Whether this is an A/A test: a and b differ only in their seeds, so any difference found is false."""
 
 
 def finding(contrast: Contrast) -> Finding:
-    """What the two tests say together; of an A/A test, whether the interval covers 0."""
+    """The conclusion from the t test and TOST together; for an A/A test, from whether the interval covers 0."""
     if contrast.same_arm:
         low, high = contrast.comparison.ci
         return "same_arm_agrees" if low <= RESOLUTION_PP and high >= -RESOLUTION_PP else "same_arm_differs"
@@ -73,7 +73,7 @@ def sentence(contrast: Contrast) -> str:
 
 
 def interval_text(c: Comparison, alpha: float) -> str:
-    """`95% CI [0.70, 2.46]`, or that there is none."""
+    """`95% CI [0.70, 2.46]`, or why there is no interval."""
     if c.no_spread:
         return f"all {c.n} differences equal, so no interval" if c.paired else "both arms constant, so no interval"
     how = "" if c.paired else " (Welch: other seeds, so not paired)"
