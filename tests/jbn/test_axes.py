@@ -1,4 +1,4 @@
-"""jbn._axes: which axes are features, which are reduced, and the way back."""
+"""jbn._axes: which axes are features, and which are reduced; broadcasting of features."""
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def test_a_mask_is_booleans_or_integers_0_and_1(dtype):
     np.testing.assert_array_equal(jax.jit(lambda: _axes.expand_mask(where, (3, 4)))(), traced)
 
 
-ADDED_TO_LOGITS = np.array([0.0, -1e9, 0.0], "float32")  # 0 counts: read as a mask, it would be inverted
+ADDED_TO_LOGITS = np.array([0.0, -1e9, 0.0], "float32")  # inverted as a mask: 0 means "counts"
 
 
 @pytest.mark.parametrize(

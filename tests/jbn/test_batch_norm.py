@@ -1,4 +1,4 @@
-"""jbn.batch_norm: forward and backward laws, against float64 NumPy and a plain twin."""
+"""jbn.batch_norm: laws of the forward and backward pass, against float64 NumPy and plain jnp."""
 
 import functools
 
@@ -134,7 +134,7 @@ def test_a_constant_feature_gives_bias_and_the_closed_form_gradients(value):
     x = x.at[:, 1].set(value)
     y, pull = jax.vjp(normalized, x, scale, bias)
     np.testing.assert_allclose(y[:, 1], np.full(13, bias[1]), atol=2e-5)
-    # Its gradient is 1/sqrt(epsilon) = 316 times the centred cotangent, which is why errors are judged by feature.
+    # Its gradient is 1/sqrt(epsilon) = 316 times the centred cotangent, so errors are judged per feature.
     for got, want in zip(pull(dy), reference.backward(x, dy, scale), strict=True):
         assert_close(got, want, 1e-4, axis=-1 if got.ndim == 2 else None)
 
@@ -154,7 +154,7 @@ def test_running_statistics_get_and_give_no_gradient():
         jax.tree.map(lambda g: np.testing.assert_array_equal(g, np.zeros(3)), grads)
 
 
-# Many seeds, many devices
+# Many seeds and many devices
 
 
 def test_a_vmap_over_seeds_equals_a_loop():
@@ -175,7 +175,7 @@ def test_a_vmap_over_seeds_equals_a_loop():
 
 @pytest.mark.parametrize("how", SPREAD)
 def test_many_devices_equal_one_forwards_and_backwards(how):
-    """Unequal counts, one device fully masked, NaN beneath the mask, mean 1e4; the loss is the sum over devices."""
+    """Unequal counts, one device fully masked, NaN under the mask, mean 1e4; the loss is the sum over devices."""
     n = 4
     x, scale, bias, dy = case((n, 11, 3), mean=1e4)
     keep = mask((n, 11, 1))
@@ -208,7 +208,7 @@ def test_a_group_of_devices_equals_a_batch_of_its_own(how):
 
 
 def sharded(axis_name, **axes):
-    """Training over a mesh; new statistics leave as replicated, which shard_map itself checks."""
+    """Training over a mesh; the new statistics are replicated, which shard_map itself checks."""
     names = tuple(axes)
 
     def f(x, scale, bias, stats):

@@ -1,4 +1,4 @@
-"""The derivatives of jbn.batch_norm, of both orders and in both modes: closed form, plain twin, finite differences."""
+"""First and second derivatives of jbn.batch_norm in both modes: closed form, plain jnp, finite differences."""
 
 import functools
 
@@ -17,7 +17,7 @@ TRANSFORMS = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["
 
 
 def plain(x, scale, bias, *, where=None, epsilon=1e-5) -> jax.Array:
-    """The textbook, last axis only, for jax to differentiate: the twin of `normalized`."""
+    """The textbook formula for the last axis, differentiated by jax: the reference for `normalized`."""
     over = tuple(range(x.ndim - 1))
     mean = jnp.mean(x, over, where=where, keepdims=True)
     var = jnp.mean((x - mean) ** 2, over, where=where, keepdims=True)
@@ -99,7 +99,7 @@ def over_layers(f):
 
 
 def over_batches(f):
-    """Two batches by one vmap, parameters shared."""
+    """Two batches in one vmap, with shared parameters."""
     return lambda x, s, b: jax.vmap(f, in_axes=(0, None, None))(jnp.stack([x, 2 * x + x**2]), s, b)
 
 

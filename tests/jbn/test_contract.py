@@ -1,9 +1,9 @@
-"""The contract: every face, in every variant, under every transformation, is the float64 oracle.
+"""The contract: every face of every variant equals the float64 oracle under every transformation.
 
     FACES x VARIANTS x TRANSFORMS
 
-A cell takes y, the new running statistics, the gradients of x, scale and bias, and y at inference from one call of one
-function. A new variant (or face, or transformation) joins all cells by one entry in its table.
+A cell checks y, the new running statistics, the gradients of x, scale and bias, and y at inference, all from one call
+of one function. A new variant (or face, or transformation) joins all cells with one entry in its table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOMENTUM, TOLERANCE = 0.75, 3e-6
 
 
 class Inputs(NamedTuple):
-    """One batch [devices, *SHAPE] and its layer [features]. `keep` is None where there is no mask."""
+    """One batch [devices, *SHAPE] and its layer [features]. `keep` is None if there is no mask."""
 
     x: Any
     keep: Any
@@ -44,7 +44,7 @@ class Inputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of a whole batch; y, dx and inference shaped as `x`, the others [features]."""
+    """The results for a whole batch; y, dx and inference have the shape of `x`, the others are [features]."""
 
     y: Any
     mean: Any
@@ -109,7 +109,7 @@ FACES = {"functional": functional, "linen": linen, "nnx": by_nnx}
 
 
 def in_groups(size: int) -> Callable[..., Any]:
-    """Normalized in groups of `size` examples, group i that of all devices together."""
+    """Normalizes in groups of `size` examples; group i consists of the i-th groups of all devices."""
 
     def training(given: Inputs):
         parts, n = [], given.x.shape[1]
@@ -131,7 +131,7 @@ RENORM = {"r_max": 1.5, "d_max": 0.4}
 
 
 def corrections(given: Inputs, epsilon=1e-5):
-    """r and d of batch renormalization, and the bias with d in it, as which its padding comes out."""
+    """r and d of batch renormalization, and bias + scale * d, which is its output at padding."""
     mean, var, _ = reference.moments(given.x, where=given.keep)
     sigma = np.sqrt(given.var + epsilon)
     r = np.clip(np.sqrt(var + epsilon) / sigma, 1 / RENORM["r_max"], RENORM["r_max"])
@@ -140,7 +140,7 @@ def corrections(given: Inputs, epsilon=1e-5):
 
 
 def renormalized(given: Inputs):
-    """r and d are constants to the gradient."""
+    """The gradient treats r and d as constants."""
     r, d, bias = corrections(given)
     y, dx, dscale, dbias = whole(given._replace(scale=given.scale * r, bias=bias))
     return y, dx, dscale * r + dbias * d, dbias
@@ -148,9 +148,10 @@ def renormalized(given: Inputs):
 
 @dataclass(frozen=True)
 class Variant:
-    """`training` is Inputs of one batch, finite and in float64 -> y, dx, dscale, dbias; running statistics aside.
+    """What the oracle needs to know of a variant.
 
-    `padding`, of the same, is as what padding comes out that could not come out finite.
+    `training` maps Inputs of one batch, finite and in float64, to y, dx, dscale and dbias. `padding` maps the same to
+    the output at padding that is not finite.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -177,7 +178,7 @@ VARIANTS = {
 def inputs(variant: Variant) -> Inputs:
     """Batches [layers, devices, ...] of mean about ±50, with NaN in some of the padding.
 
-    With a mask, device 2 of layer 0 and the second group of device 0 are all padding. The cotangent is 0 at NaN alone.
+    With a mask, device 2 of layer 0 and the second group of device 0 are all padding. The cotangent is 0 only at NaN.
     """
     shape = (LAYERS, DEVICES, *SHAPE)
     layers = [layer(seed) for seed in range(LAYERS)]
@@ -193,13 +194,13 @@ def inputs(variant: Variant) -> Inputs:
 
 
 def layer(seed: int) -> tuple[jax.Array, ...]:
-    """scale, bias and running statistics, of means near the batch's, 45, -50 and 55."""
+    """scale, bias and running statistics; the means are near those of the batch, 45, -50 and 55."""
     scale, bias = affine(SHAPE, seed=seed)
     return scale, bias, jnp.asarray([45.5, -49.5, 55.5]) + bias, 1 + scale**2
 
 
 def oracle(variant: Variant, given: Inputs) -> Results:
-    """One batch [devices, *SHAPE]. NaN stands in padding alone, comes out as bias, and has no part in anything."""
+    """The results for one batch [devices, *SHAPE]. Only padding is NaN: its output is bias, and it affects nothing."""
     junk = np.isnan(given.x)
     keep = np.broadcast_to(True if given.keep is None else given.keep, junk.shape)
     given = Inputs(*(a if a is None else reference.wide(a) for a in given))
@@ -213,17 +214,17 @@ def oracle(variant: Variant, given: Inputs) -> Results:
     return Results(y, *new, dx, dscale, dbias, inference)
 
 
-# Transformations: step, variant, inputs [layers, devices, ...] -> the batches that were formed, and what came of them
+# Transformations: step, variant, inputs [layers, devices, ...] -> the batches that were formed, and their results
 
 
 def take(given: Inputs, where) -> Inputs:
-    """Some devices of some layers; the layers' own numbers follow the first index."""
+    """Selects devices of layers; the first index also selects the layers' parameters and statistics."""
     spread = (None if a is None else a[where] for a in given[:3])
     return Inputs(*spread, *(a[where[0] if isinstance(where, tuple) else where] for a in given[3:]))
 
 
 def as_batch(given: Inputs) -> Inputs:
-    """Of one device, with its axis."""
+    """Adds the axis of devices to the inputs of one device."""
     return Inputs(*(None if a is None else a[None] for a in given[:3]), *given[3:])
 
 
@@ -238,7 +239,7 @@ def alone(transform, step, variant, given):
 
 
 def vmap(step, variant, given):
-    """Independent layers, each with its batch."""
+    """Independent layers, each with its own batch."""
     if variant.synchronized:
         return [take(given, i) for i in range(LAYERS)], jax.jit(jax.vmap(over_devices(step)))(given)
     first = Inputs(*(None if a is None else a[:, 0] for a in given[:3]), *given[3:])
@@ -246,7 +247,7 @@ def vmap(step, variant, given):
 
 
 def shard_map(step, variant, given):
-    """One layer, replicated: a batch on each device where nothing is synchronized, and gradients summed over all."""
+    """One replicated layer. Without synchronization, each device is a batch. Gradients are summed over devices."""
 
     def device(block):
         out = step(Inputs(*(None if a is None else a[0] for a in block[:3]), *block[3:]))
@@ -268,7 +269,7 @@ def shard_map(step, variant, given):
 
 
 def sharded_jit(step, variant, given, at=None):
-    """The batch of all devices is one batch, by itself."""
+    """jit treats the batches of all devices as one batch."""
     one, at = take(given, 0), at or mesh(d=DEVICES)
     flat = Inputs(*(None if a is None else a.reshape(-1, *a.shape[2:]) for a in one[:3]), *one[3:])
     specs = Inputs(P("d"), P("d"), P("d"), P(), P(), P(), P())
@@ -312,7 +313,7 @@ def assert_lawful(variant: Variant, batches: list[Inputs], got: Results) -> None
     for name in ("y", "dx", "inference"):
         exact = getattr(want, name)
         assert_close(np.reshape(getattr(got, name), exact.shape), exact, TOLERANCE, axis=-1)
-    for name in ("mean", "var"):  # of every device
+    for name in ("mean", "var"):  # on every device
         value = np.reshape(getattr(got, name), (n, -1, SHAPE[-1]))
         assert_close(value, np.broadcast_to(getattr(want, name)[:, None], value.shape), TOLERANCE, axis=-1)
     for name in ("dscale", "dbias"):  # each device's part, or already the sum over all
@@ -324,7 +325,7 @@ def assert_lawful(variant: Variant, batches: list[Inputs], got: Results) -> None
 
 
 def marks_of(face, variant, transform):
-    """Eager synchronization compiles each operation apart, and the modules call the function: that one always runs."""
+    """Eager synchronization compiles each operation. Modules call the function, so only the function always runs."""
     slow = transform == "eager" and VARIANTS[variant].synchronized and face != "functional"
     return [pytest.mark.long] if slow else []
 

@@ -1,7 +1,7 @@
-"""Every kind of derivative, to third order, along every path through jbn.batch_norm: those of a plain float64 twin.
+"""Every kind of derivative up to third order, along every path through jbn.batch_norm, against plain float64 code.
 
-test_batch_norm_gradients.py has the first two orders of the plain and masked paths; here are the other paths, and
-the third order. Both sides of each comparison are differentiated by jax; only the twin is written out in textbook form.
+test_batch_norm_gradients.py tests the first two orders of the plain and masked paths; this file tests the other paths
+and the third order. JAX differentiates both sides of each comparison; the reference is written out in textbook form.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import jbn
 pytestmark = pytest.mark.usefixtures("strict", "x64")
 TOLERANCE, N = 1e-11, 12
 ROWS, ELEMENTS = mask((N, 1), seed=3), mask((N, 2), seed=3)
-EMPTY = ELEMENTS & (np.arange(N)[:, None] // 4 != 1)  # device 1 of 3 has nothing
+EMPTY = ELEMENTS & (np.arange(N)[:, None] // 4 != 1)  # nothing counts on device 1 of 3
 RUNNING = np.array([2.5, -3.5]), np.array([0.5, 2.0])
 
 
-# The twin: the textbook, last axis only
+# The reference: the textbook formula, last axis only
 
 
 def affine(x, mean, var, scale, bias):
@@ -40,7 +40,7 @@ def whole(x, scale, bias, where=None):
 
 
 def split(*rows: tuple[int, ...], where=None) -> Callable[..., jax.Array]:
-    """The rows from `start` to `stop` (and so on, two by two) are a batch of their own."""
+    """Each tuple (start, stop, start, stop, ...) selects the rows of a separate batch."""
 
     def twin(x, scale, bias):
         y = jnp.zeros_like(x)
@@ -77,7 +77,7 @@ def inference(x, scale, bias, **options):
 
 
 def spread(sizes: dict[str, int], where=None, **options):
-    """The batch cut into devices by nested vmaps, first name outermost."""
+    """Splits the batch over devices by nested vmaps, with the first name outermost."""
 
     def ours(x, scale, bias):
         device = lambda x, where: normalized(x, scale, bias, where=where, axis_name=tuple(sizes), **options)  # noqa: E731
@@ -94,17 +94,17 @@ def poisoned(x, scale, bias, **options):
 
 
 def unpoisoned(x, scale, bias):
-    """Padding comes out as bias, which is a constant there."""
+    """The output at padding is bias, which is a constant there."""
     return jnp.where(ROWS, whole(x, scale, bias, where=ROWS), jax.lax.stop_gradient(bias)[None])
 
 
 def over_batches(f):
-    """The batch cut into two, by vmap."""
+    """Splits the batch into two by vmap."""
     return lambda x, *p: jax.vmap(f, (0, None, None))(x.reshape(2, -1, x.shape[-1]), *p).reshape(x.shape)
 
 
 def residual(f, scan: bool):
-    """Two layers of one width, by scan or one after another."""
+    """Two layers of the same width, by scan or one after another."""
 
     def apply(x, scale, bias):
         layer = lambda x, p: (x + jnp.tanh(f(x, *p)), None)  # noqa: E731
@@ -144,7 +144,7 @@ PATHS = {
     "norm after tanh": Path(by_jbn(activation=jnp.tanh, placement="after"), lambda x, *p: whole(jnp.tanh(x), *p)),
     "norm after tanh, NaN in padding": Path(
         functools.partial(poisoned, activation=jnp.tanh, placement="after"),
-        lambda x, *p: whole(jnp.where(ROWS, jnp.tanh(x), 0), *p, where=ROWS),  # tanh of 0 there
+        lambda x, *p: whole(jnp.where(ROWS, jnp.tanh(x), 0), *p, where=ROWS),  # tanh(0) there
     ),
     "norm after gelu": Path(by_jbn(activation=jax.nn.gelu, placement="after"), lambda x, *p: whole(jax.nn.gelu(x), *p)),
     "norm after gelu, frozen": Path(
@@ -158,7 +158,7 @@ PATHS = {
 
 
 def derivatives(f, u, v, dy) -> dict[str, list[Callable[..., object]]]:
-    """Derivatives of f, or of the scalar Σ dy·sin(f), by name: every way to compute each."""
+    """Derivatives of f, or of the scalar Σ dy·sin(f), by name, each computed in every possible way."""
     wrt = (0, 1, 2)
     grad = jax.grad(lambda *a: jnp.sum(dy * jnp.sin(f(*a))), wrt)
     inner = lambda a, b: sum(jnp.vdot(p, q) for p, q in zip(a, b, strict=True))  # noqa: E731
@@ -174,7 +174,7 @@ def derivatives(f, u, v, dy) -> dict[str, list[Callable[..., object]]]:
 
 @functools.cache
 def values(f, ways: int):
-    """Of every derivative, computed in the first so many ways; cached, because many paths share one twin."""
+    """Every derivative, computed in the first `ways` ways; cached, because many paths share one reference."""
     *args, dy = case64((N, 2), mean=0.5)
     u, v = (jax.tree.map(lambda a: jnp.sin(k * a + k), tuple(args)) for k in (3, 5))  # noqa: B023
     named = derivatives(f, u, v, dy).items()
@@ -182,7 +182,7 @@ def values(f, ways: int):
     def all_at_once(*args):
         return {name: [way(*args) for way in each[:ways]] for name, each in named}
 
-    # What is under test is traced, not compiled, and the compiler takes three quarters of the time.
+    # These tests are about tracing, and compiling takes three quarters of their time, so it uses the quick options.
     return jax.jit(all_at_once, compiler_options=quick_options())(*args)
 
 

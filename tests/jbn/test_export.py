@@ -1,4 +1,4 @@
-"""jax.export: a step lowers for CPU, GPU and TPU alike, and the artifact gives the numbers of the direct call."""
+"""jax.export: a step lowers for CPU, GPU and TPU, and the artifact gives the results of the direct call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 def step_of(face, train, masked=False, **options):
-    """y, the running statistics, and the gradients of x, scale and bias: what a training step exports."""
+    """The exported training step: y, the running statistics, and the gradients of x, scale and bias."""
     apply = FACES[face](options, train)
 
     def step(x, scale, bias, mean, var, keep, dy):
@@ -82,7 +82,7 @@ def test_one_artifact_serves_every_batch_size(options):
 
 @pytest.fixture(scope="module")
 def flatbuffers():
-    """What jax.export writes with; it does not come with jax."""
+    """jax.export serializes with flatbuffers, which does not come with jax."""
     return pytest.importorskip("flatbuffers")
 
 
@@ -157,10 +157,10 @@ def test_one_artifact_serves_every_batch_size_in_virtual_batches_the_last_smalle
 @pytest.mark.parametrize("shape", [(8, 5), (64, 40), (1024, 40)], ids=["few", "small", "large"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-13)])
 def test_one_artifact_serves_every_number_of_lanes(x64, shape, dtype, tolerance):
-    """Under vmap each lane's size is known, and the size of all together is a symbol.
+    """Under vmap the size of each lane is known, and the number of lanes is a symbol.
 
-    dy has a part of x, or the terms of dscale, Σ dy·(x - mean)/σ, would cancel to a 60th of their size: then two
-    programs that round in another order are as far apart as 60 roundings, 3.6e-6 in float32, and neither is wrong.
+    dy contains a multiple of x. Otherwise the terms of dscale, Σ dy·(x - mean)/σ, would cancel to a 60th of their size,
+    and two programs that round in different orders would differ by 60 roundings, 3.6e-6 in float32, with neither wrong.
     """
 
     def step(x, scale, bias, dy):

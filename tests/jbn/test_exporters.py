@@ -1,6 +1,6 @@
-"""What other tools make of a model for inference gives its numbers: ONNX by jax2onnx, SavedModel and TFLite.
+"""Models for inference that other tools export give the same outputs: ONNX by jax2onnx, SavedModel and TFLite.
 
-They come with the extra `export` and are large; `make test-export` installs them. Skipped where they are missing.
+These tools are large; `make test-export` installs them with the extra `export`. Without them, the tests are skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jbn
 import jbn.linen
 import jbn.nnx
 
-pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]  # of the exporters, which warn of themselves
+pytestmark = [pytest.mark.export, pytest.mark.filterwarnings("ignore")]  # warnings of the exporters themselves
 BATCH = 6
 
 
@@ -51,14 +51,14 @@ def normalized(shape):
 
 
 def linen(shape, kind=jbn.linen.BatchNorm, **options):
-    """Convolution or product, norm with ReLU, product: each layer between others."""
+    """Convolution or dense layer, norm with ReLU, dense layer."""
 
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
             x = nn.Conv(shape[-1], (3, 3))(x) if len(shape) > 2 else nn.Dense(shape[-1])(x)
             x = kind(use_running_average=True, **options)(x, activation=jax.nn.relu)
-            return nn.Dense(3)(x.astype(jnp.float32))  # onnxruntime has no product in bfloat16
+            return nn.Dense(3)(x.astype(jnp.float32))  # onnxruntime has no matrix product in bfloat16
 
     model, stats = Model(), statistics(shape[-1])
     variables = model.init(jax.random.key(0), jnp.zeros(shape))
@@ -100,7 +100,7 @@ SIZES = pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbo
 
 
 def inputs(shape, symbolic: bool):
-    """The shape that is exported, None for a size that is a symbol, and inputs to try."""
+    """The exported shape, with None for a symbolic size, and inputs to try."""
     tried = (shape[0], 1, 17) if symbolic else (shape[0],)
     return (None if symbolic else shape[0], *shape[1:]), [np.asarray(batch((n, *shape[1:]))) for n in tried]
 
@@ -110,7 +110,7 @@ def inputs(shape, symbolic: bool):
 
 @pytest.fixture(scope="module")
 def onnx():
-    """A model and the shape of its input -> what onnxruntime runs of the ONNX file."""
+    """Exports a model for this shape of input; returns a function that runs the ONNX file in onnxruntime."""
     jax2onnx = pytest.importorskip("jax2onnx", reason="jax2onnx is not installed: see make test-export")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: see make test-export")
 
@@ -135,7 +135,7 @@ def test_onnx_gives_the_numbers_of_the_model(onnx, name, size, symbolic):
 @pytest.mark.parametrize("face", ["function", "linen", "nnx"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_onnx_gives_the_numbers_of_a_model_in_half_precision(onnx, face, dtype, symbolic):
-    shape, tried = inputs(SHAPES["large"], symbolic)  # small for us, and by way of memory
+    shape, tried = inputs(SHAPES["large"], symbolic)  # small for jbn, and materialized
     layer = {"function": functional, "linen": linen, "nnx": by_nnx}[face](SHAPES["large"], dtype=dtype)
 
     def model(x):

@@ -1,6 +1,6 @@
-"""jbn.linen.BatchNorm against flax.linen.BatchNorm: the same module wherever Flax is right.
+"""jbn.linen.BatchNorm against flax.linen.BatchNorm: the same results wherever Flax is right.
 
-Not under the `strict` fixture: Flax itself relies on implicit promotion of ranks and dtypes.
+Without the `strict` fixture, because Flax itself relies on implicit promotion of ranks and dtypes.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from helpers import SPREAD, assert_close, batch, mask, poison
 
 import jbn.linen
 
-# Two-pass variance: Flax's default loses digits already at mean 3, see test_moments.py.
+# Two-pass variance, because Flax's default loses digits already at mean 3, see test_moments.py.
 Theirs = functools.partial(nn.BatchNorm, use_fast_variance=False)
 OPTIONS = {
     "default": {},
@@ -38,14 +38,14 @@ def both(**options):
 
 
 def variables_of(layer, x):
-    """Variables with every leaf moved from its initial value, as a trained network has them."""
+    """Variables away from their initial values, as in a trained network."""
     variables = layer.init(jax.random.key(0), x, use_running_average=False)
     noise = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(noise.uniform(0.1, 0.9, a.shape), a.dtype), variables)
 
 
 def assert_same(ours, theirs, tolerance=None):
-    """Same tree, shapes and dtypes; numbers equal up to roundings of the dtype."""
+    """Same tree, shapes and dtypes; values equal up to rounding in the dtype."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -56,7 +56,7 @@ def assert_same(ours, theirs, tolerance=None):
 def test_the_fields_are_those_of_flax_in_the_same_order_with_the_same_defaults():
     ours, theirs = ([(f.name, f.default) for f in dataclasses.fields(m)] for m in (jbn.linen.BatchNorm, nn.BatchNorm))
     theirs = [f for f in theirs if f[0] not in ("parent", "name")]
-    assert ours[: len(theirs)] == theirs  # and what jbn has beyond them comes after
+    assert ours[: len(theirs)] == theirs  # jbn's additional arguments come after Flax's
 
 
 NARROW = {"force_float32_reductions": False, "param_dtype": jnp.bfloat16}
@@ -126,7 +126,7 @@ def test_where_flax_loses_the_variance_ours_keeps_it():
         for layer in (jbn.linen.BatchNorm, nn.BatchNorm)
     )
     assert_close(y, exact, 1e-5, axis=-1)
-    assert np.max(np.abs(theirs - exact)) > 10  # why the line above is worth having
+    assert np.max(np.abs(theirs - exact)) > 10  # shows that the line above can fail
 
 
 def test_a_fully_masked_batch_leaves_the_running_statistics_alone():
@@ -197,7 +197,7 @@ def test_training_or_inference_must_be_said_once():
 
 
 def test_narrow_statistics_stay_narrow_though_the_sums_are_wide():
-    """Where Flax sums in half precision, too, and is a few percent off."""
+    """Flax also sums in half precision here, and is off by a few percent."""
     x = batch((1003, 3), dtype="bfloat16", mean=30.0)
     layer = jbn.linen.BatchNorm(use_running_average=False, momentum=0.0, **NARROW)
     stats = layer.apply(layer.init(jax.random.key(0), x), x, mutable=["batch_stats"])[1]["batch_stats"]

@@ -1,4 +1,4 @@
-"""What backpropagation keeps: the input in its own dtype, vectors of one number per feature, and no more."""
+"""Backpropagation keeps the input in its own dtype, vectors of one number per feature, and nothing else."""
 
 import functools
 
@@ -17,7 +17,7 @@ MASKS = pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"]
 
 
 def kept(f, *args) -> list[jax.Array]:
-    """The arrays that f's backward pass holds on to."""
+    """The arrays that the backward pass of f keeps."""
     return [a for a in jax.tree.leaves(jax.vjp(f, *args)[1]) if isinstance(a, jax.Array)]
 
 
@@ -81,7 +81,7 @@ def flax(placement, dtype):
 
 
 def temporary_bytes(layer, x, scale, bias, layers=16) -> int:
-    """Of the compiled gradient of a scan over `layers` residual layers."""
+    """Temporary memory of the compiled gradient of a scan over `layers` residual layers."""
     stacked = [jnp.broadcast_to(p, (layers, *p.shape)) for p in (scale, bias)]
 
     def loss(x, stacked):
@@ -94,7 +94,7 @@ def temporary_bytes(layer, x, scale, bias, layers=16) -> int:
 def test_a_scan_over_16_layers_keeps_one_input_a_layer(placement):
     x, scale, bias, _ = case((4096, 8))
     f = functools.partial(normalized, activation=jax.nn.relu, placement=placement)
-    least = temporary_bytes(lambda x, scale, bias: x * scale.reshape(1, -1), x, scale, bias)  # keeps x and no more
+    least = temporary_bytes(lambda x, scale, bias: x * scale.reshape(1, -1), x, scale, bias)  # keeps only x
     ours, theirs = (temporary_bytes(layer, x, scale, bias) for layer in (f, flax(placement, "float32")))
     assert ours < least + 1.5 * x.nbytes
     assert theirs > 1.9 * ours
@@ -102,14 +102,14 @@ def test_a_scan_over_16_layers_keeps_one_input_a_layer(placement):
 
 @PLACEMENTS
 def test_a_scan_over_16_layers_in_half_precision_keeps_less_than_flax(placement):
-    """On a CPU, XLA holds any scan's half-precision stack in float32 as well: twice for the least of layers, too."""
+    """On a CPU, XLA also stores the half-precision stack of any scan in float32, even for the smallest of layers."""
     x, scale, bias, _ = case((4096, 8), dtype="bfloat16")
     f = functools.partial(normalized, activation=jax.nn.relu, placement=placement)
     ours, theirs = (temporary_bytes(layer, x, scale, bias) for layer in (f, flax(placement, "bfloat16")))
     assert theirs > 1.5 * ours
 
 
-# The activation within gives what one after another gives
+# An activation within the layer equals an activation after or before the layer
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -136,7 +136,7 @@ def test_the_activation_within_is_the_activation_beside(x64, activation, placeme
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e38])
 @PLACEMENTS
 def test_junk_in_padding_reaches_no_gradient_through_the_activation(junk, activation, placement, train):
-    """gelu and silu of a huge number have a derivative of NaN, and 0 · NaN is NaN."""
+    """The derivative of gelu and silu at a huge number is NaN, and 0 · NaN is NaN."""
     x, scale, bias, dy = case((13, 3))
     keep = mask((13, 3))
     dy = jnp.where(keep, dy, 0)

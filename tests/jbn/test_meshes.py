@@ -1,4 +1,4 @@
-"""Meshes: with explicit axes or automatic ones, spread over the batch, the features or both, one device's numbers."""
+"""Meshes with explicit or automatic axes, sharded over batch, features or both, give the results of one device."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ramp(final):
 
 
 def swish(slope):
-    """An activation that holds another array of the mesh."""
+    """An activation that uses another array on the mesh."""
     return lambda x: x * jax.nn.sigmoid(slope * x)
 
 
@@ -87,7 +87,7 @@ def named(x, keep, scale, bias, stats):
 
 train = functools.partial(trained, jbn.batch_norm, train=True)
 renorm = functools.partial(trained, jbn.batch_renorm, train=True)
-# Of x, mask, scale, bias and running statistics: y, and all else that comes of them; with the statistics' options.
+# From x, mask, scale, bias and running statistics: y and all other results; with the options of the statistics.
 STEPS: dict[str, tuple[Any, dict[str, Any]]] = {
     "plain": (train(debias=True, variance="unbiased"), {"debias": True}),
     "mask and activation": (with_parameter, {"skip_nonfinite": True}),
@@ -135,7 +135,7 @@ def on_one_device(name):
 
 
 def spread(arrays, mesh, place, vectors_too=False):
-    """What is shaped as x by `place`; vectors as the features are, or not at all."""
+    """Shards arrays of the shape of x by `place`, and vectors like the features or not at all."""
 
     def put(a):
         vector = P(*place[2:]) if vectors_too and a.ndim else P()

@@ -1,6 +1,7 @@
-"""The options that jbn's Flax modules have beyond Flax's: in linen and nnx alike they are those of jbn.batch_norm.
+"""The options of jbn's Flax modules beyond Flax's: in linen and in nnx, they equal those of jbn.batch_norm.
 
-To the last bit, for the modules hold no arithmetic. Not under the `strict` fixture: optax relies on promotion.
+They are equal in every bit, because the modules hold no arithmetic. Without the `strict` fixture, because optax relies
+on promotion.
 """
 
 import functools
@@ -26,8 +27,8 @@ STATE = {"mean": jnp.arange(3.0), "var": 1 + jnp.arange(3.0)}
 KEEP = jnp.asarray(mask((13, 1)))
 
 
-# Two modules and what they are to equal: (options, state, x, parameters, call) -> y and the new state, as a dict.
-# A state of None is that of the first call.
+# Two modules and the function that they should equal: (options, state, x, parameters, call) -> y and the new state, as
+# a dict. If state is None, it is the state before the first call.
 
 
 def linen(options, state, x, params=PARAMS, **call):
@@ -73,7 +74,7 @@ def assert_same(a, b):
 PENDING = {"pending_mean", "pending_var", "pending_count", "pending_steps"}
 REFUSE = {"virtual_batch_size": 5, "ragged_groups": "refuse"}
 SCHEDULE = optax.linear_schedule(0.3, 0.9, 3)
-OPTIONS = {  # and the state that each adds
+OPTIONS = {  # with the state that each adds
     "none": ({}, set()),
     "debias": ({"debias": True, "momentum": 0.75}, {"weight"}),
     "cumulative": ({"momentum": None}, {"weight"}),
@@ -124,7 +125,7 @@ def test_the_preset_of_torch_gives_its_running_statistics(module):
 @RUNNING
 @MODULES
 def test_what_normalizes_and_what_is_updated_are_two_switches(module, running, update, said):
-    """Flax's linen refuses a use_running_average that is said twice; nnx, and what jbn adds, take the call's."""
+    """Flax's linen refuses use_running_average in both places; nnx and jbn's own switches use the value of the call."""
     wants = {"use_running_average": running, "update_running_average": update}
     attributes, call = {"attributes": (wants, {}), "call": ({}, wants), "call-overrides": ({}, wants)}[said]
     if said == "call-overrides":
@@ -202,8 +203,8 @@ PROMOTE = {
 }
 
 
-# [as-given] and [float32-to-half] fail: jbn.nnx gives the dtype that x was promoted to, Flax `dtype`, or without it
-# that of promoted x, scale and bias together.
+# [as-given] and [float32-to-half] fail: jbn.nnx returns the dtype that x was promoted to. Flax returns `dtype`, or
+# without it the common dtype of the promoted x, scale and bias.
 @pytest.mark.parametrize("promote", PROMOTE.values(), ids=PROMOTE)
 @pytest.mark.parametrize("dtype", [None, "float32"])
 @RUNNING
@@ -215,7 +216,7 @@ def test_a_promotion_of_ones_own_decides_the_dtype_as_in_flax(running, dtype, pr
     assert_close(ours.astype("float32"), theirs, 2.0**-7, axis=-1)
 
 
-# What the call measured
+# The measurements of a call
 
 
 @RUNNING
@@ -261,7 +262,7 @@ def test_a_module_of_nnx_that_sows_stays_as_it_is_and_is_traced_once():
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
     def loop(layer, x):
         y, sown = nnx.capture(layer, nnx.Intermediate)(x)
-        layer(x)  # nobody listens
+        layer(x)  # no capture
         return layer, (y, sown["batch_norm_info"][0].moments.mean)
 
     _, means = loop(layer, jnp.stack(XS))[1]
@@ -291,7 +292,7 @@ def test_the_state_may_be_carried_and_saved_and_goes_on_where_it_was(module, dty
     assert (state["step"], state["pending_steps"], state["skipped"]) == (3, 0, 0)
 
 
-# [ghost-refuse] fails: jbn.linen initializes with virtual batches, which cut the one example into groups of 5.
+# [ghost-refuse] fails: jbn.linen initializes with virtual batches, which split the one example into groups of 5.
 @pytest.mark.parametrize("options", [*(o for o, _ in OPTIONS.values()), REFUSE], ids=[*OPTIONS, "ghost-refuse"])
 def test_linen_initializes_by_one_example_but_trains_by_more(options):
     layer, x = jbn.linen.BatchNorm(use_running_average=False, **options), XS[0][:10]

@@ -1,4 +1,4 @@
-"""What is done with a module beside training it: shapes, tables, initialization; and switches that are traced."""
+"""Uses of a module besides training: shapes, tables, initialization; and traced switches."""
 
 import re
 
@@ -40,7 +40,7 @@ def rows(table: str) -> list[tuple[str, str]]:
     return re.findall(r"^[│|] (\S*) +[│|] (\w+)", table, re.MULTILINE)
 
 
-# One example, where no number is used
+# One example, if no value is used
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -49,7 +49,7 @@ def test_shapes_tables_and_initialization_of_nnx_take_one_example_and_training_d
     assert nnx.eval_shape(lambda model, x: model(x), model, ONE).shape == (1, 4)
     for flops in (False, True):
         table = nnx.tabulate(model, ONE, compute_flops=flops, compute_vjp_flops=flops, **WIDE)
-        assert table.count("float32[1,4]") == 6  # in and out, of the model and of two layers
+        assert table.count("float32[1,4]") == 6  # input and output of the model and of two layers
     variables = nnx.bridge.to_linen(lambda rngs: nnx_model(variant), skip_rng=False).init(jax.random.key(0), ONE)
     assert set(variables) == {"params", "batch_stats"}
     nnx.bridge.lazy_init(nnx_model(variant), ONE)
@@ -106,7 +106,7 @@ def test_captured_intermediates_of_linen_hold_the_output_alone(variant):
     assert updates["intermediates"]["layers_1"]["__call__"][0] is y
 
 
-# A switch that is traced
+# A traced switch
 
 
 @pytest.mark.parametrize("name", ["use_running_average", "update_running_average"])

@@ -21,7 +21,7 @@ JUNK = [np.nan, np.inf, -np.inf, 1e38]
 
 
 def assert_moments(m: jbn.Moments, exact, *, var_tolerance=None, mean_tolerance=None) -> None:
-    """Variances one by one (they are positive and of unequal size), means by the spread of their feature."""
+    """Compares each variance relative to itself, and each mean relative to the standard deviation of its feature."""
     mean, var, count = exact
     np.testing.assert_array_equal(np.broadcast_to(m.count, count.shape), count)
     real = helpers.TOLERANCE[m.var.dtype.name]
@@ -49,7 +49,7 @@ def test_a_large_mean_costs_no_variance(mean, tolerance, n):
 
 
 def test_the_peers_default_variance_is_lost_at_a_large_mean():
-    """Why this library exists. Should Flax mend it, this test says so."""
+    """The reason for this library. This test fails if Flax fixes it."""
     x = batch((4099, 3), mean=1e4)
     _, var, _ = reference.moments(x)
     _, theirs = peer._compute_stats(x, (0,), None)
@@ -155,7 +155,7 @@ def test_merging_any_parts_gives_the_whole(cuts, mean):
     for part in np.split(x, sorted(cuts)):  # parts may be empty
         m, v, n = reference.moments(part)
         parts.append(jbn.Moments(jnp.float32(m), jnp.float32(v), jnp.float32(n[0])))
-    # The oracle's moments are rounded to float32 on the way in: at 1e4 a mean is 5e-4 off, against a spread of 0.3.
+    # The oracle's moments are rounded to float32 as inputs: at 1e4 a mean is off by 5e-4; the smallest sd is 0.3.
     assert_moments(functools.reduce(jbn.merge, parts), reference.moments(x), var_tolerance=3e-3 if mean > 3 else 3e-6)
 
 
@@ -200,7 +200,7 @@ DEVICES = 6
 
 
 def unequal(mean=1e4):
-    """A batch over six devices: unequal counts, NaN beneath the mask, the third device fully masked."""
+    """A batch over six devices: unequal counts, NaN under the mask, the third device fully masked."""
     x, keep = batch((DEVICES, 11, 3), mean=mean), mask((DEVICES, 11, 1))
     keep[0], keep[2] = True, False
     return x, keep

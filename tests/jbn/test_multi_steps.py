@@ -1,4 +1,4 @@
-"""Gradient accumulation by optax.MultiSteps: a window of micro-batches, its weights, and one step of statistics."""
+"""Gradient accumulation by optax.MultiSteps: one window of micro-batches, one step of weights and of statistics."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ TX = optax.MultiSteps(optax.sgd(0.05), K, should_skip_update_fn=optax.skip_not_f
 
 @functools.cache
 def linen_model():
-    """Parameters, statistics and `loss(params, stats, x, y) -> (loss, statistics)` of two norms in a row."""
+    """Parameters, statistics and `loss(params, stats, x, y) -> (loss, statistics)` of a model with two norms."""
     norm = functools.partial(jbn.linen.BatchNorm, use_running_average=False, **OPTIONS)
     model = nn.Sequential([norm(), nn.Dense(3), norm(), nn.Dense(1)])
     variables = model.init(jax.random.key(0), jnp.ones((2, 3)))
@@ -53,7 +53,7 @@ def nnx_model():
 
 @functools.cache
 def domain_model():
-    """One norm of two domains, by functions."""
+    """One norm with two domains, with functions instead of modules."""
 
     def loss(params, stats, x, y):
         x, domain = x
@@ -74,7 +74,7 @@ def step(params, stats, state, x, y, *, loss, take_back):
 
 
 def train(params, stats, loss, xs, ys, take_back=False):
-    """Parameters and statistics before the first micro-step and after each, and whether optax counts it."""
+    """Parameters and statistics before the first micro-step and after each, and whether optax counts each."""
     states, state, counts = [(params, stats)], TX.init(params), []
     for x, y in zip(xs, ys, strict=True):
         params, stats, state = step(params, stats, state, x, y, loss=loss, take_back=take_back)
@@ -94,7 +94,7 @@ def running(stats):
 
 
 def assert_in_step(states):
-    """Statistics move where the weights do, and nowhere else: in every layer."""
+    """In every layer, the statistics change exactly when the weights do."""
     moved = [not same(old[0], new[0]) for old, new in itertools.pairwise(states)]
     assert sum(moved) == WINDOWS
     for moves, (old, new) in zip(moved, itertools.pairwise(states), strict=True):
@@ -103,7 +103,7 @@ def assert_in_step(states):
 
 
 def windows(counts, bad):
-    """The micro-batches of each window that are finite: K that count."""
+    """The finite micro-batches of each window; a window consists of K micro-batches that optax counts."""
     counted = [i for i, c in enumerate(counts) if c]
     return [[i for i in counted[j : j + K] if i not in bad] for j in range(0, K * WINDOWS, K)]
 
@@ -114,7 +114,7 @@ def follow(mean, var, x):
 
 
 def stream(bad, junk):
-    """Micro-batches for `WINDOWS` windows, with a bad value at those places; as clean ones, too."""
+    """Micro-batches for `WINDOWS` windows: clean ones, the same with `junk` in those of `bad`, and targets."""
     n = K * WINDOWS + len(bad)
     clean = [batch((5, 3), mean=3.0 + i, seed=i) for i in range(n)]
     return (
@@ -124,7 +124,7 @@ def stream(bad, junk):
     )
 
 
-# 1e20 overflows in the variance alone: its gradients are finite, and optax counts it.
+# 1e20 overflows only in the variance: the gradients are finite, and optax counts the micro-batch.
 @pytest.mark.parametrize("make", [linen_model, nnx_model])
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e20], ids=str)
 @pytest.mark.parametrize("bad", [(), (0,), (1,), (2,), (3,), (5,), (0, 1), (1, 5, 9), (2, 3, 11)], ids=str)

@@ -1,6 +1,6 @@
-"""jbn.nnx.BatchNorm against flax.nnx.BatchNorm: the same module wherever Flax is right, under every transformation.
+"""jbn.nnx.BatchNorm against flax.nnx.BatchNorm: the same results wherever Flax is right, under every transformation.
 
-Not under the `strict` fixture: Flax itself relies on implicit promotion of ranks and dtypes.
+Without the `strict` fixture, because Flax itself relies on implicit promotion of ranks and dtypes.
 """
 
 import functools
@@ -21,12 +21,12 @@ from jax.sharding import PartitionSpec as P
 import jbn.nnx
 
 Ours = jbn.nnx.BatchNorm
-# Two-pass variance: Flax's default loses digits already at mean 3, see test_moments.py.
+# Two-pass variance, because Flax's default loses digits already at mean 3, see test_moments.py.
 Theirs = functools.partial(nnx.BatchNorm, use_fast_variance=False)
 
 
 def made(norm=Ours, features=3, seed=0, **options):
-    """A layer with every variable moved from its initial value, as if trained, to one that bfloat16 can represent."""
+    """A layer with every variable away from its initial value, at values that bfloat16 can represent."""
     layer, rng = norm(features, rngs=nnx.Rngs(0), momentum=0.5, **options), np.random.default_rng(seed)
     for name in ("scale", "bias", "mean", "var"):
         variable = getattr(layer, name)
@@ -84,7 +84,8 @@ def test_the_variables_and_attributes_are_those_of_flax(options):
         assert type(a) is type(b) and a.get_metadata() == b.get_metadata()
         assert a.dtype == b.dtype and a[...].sharding == b[...].sharding
         np.testing.assert_array_equal(a[...], b[...])
-    assert rngs[0].params.count[...] == rngs[1].params.count[...]  # so that the next layer starts as beside Flax's
+    # So that the next layer has the same initial values as with Flax.
+    assert rngs[0].params.count[...] == rngs[1].params.count[...]
     for name, value in vars(theirs).items():
         assert isinstance(value, nnx.Variable) or name.startswith("_") or getattr(ours, name) == value, name
 
@@ -92,7 +93,7 @@ def test_the_variables_and_attributes_are_those_of_flax(options):
 @pytest.mark.parametrize(("dtype", "axis"), [(None, -1), ("float16", 1), ("bfloat16", -1), ("float32", 1)])
 @pytest.mark.parametrize("given", ["float16", "bfloat16", "float32", "float64"])
 def test_the_numbers_and_dtypes_are_those_of_flax(given, dtype, axis):
-    """On numbers that bfloat16 can represent: Flax rounds input, parameters and running statistics to `dtype` first."""
+    """Values are exact in bfloat16, because Flax first rounds input, parameters and running statistics to `dtype`."""
     with jax.enable_x64(given == "float64"):
         x = batch((7, 3, 5), axis, "bfloat16").astype(given)
         ours, theirs = layers = [made(m, x.shape[axis], axis=axis, dtype=dtype) for m in (Ours, Theirs)]
@@ -105,7 +106,7 @@ def test_the_numbers_and_dtypes_are_those_of_flax(given, dtype, axis):
             assert y.dtype == y_flax.dtype
             if y.dtype.itemsize == 2:
                 assert ulps(y, exact) <= 2
-                # Inference in Flax rounds to `dtype` on the way, training only at the end.
+                # In Flax, inference rounds intermediate results to `dtype`, training only the output.
                 y, error = y.astype("float32"), (4 if running else 1) * float(jnp.finfo(y.dtype).eps)
             else:
                 assert_close(y, exact, error := 1e-12 if y.dtype == "float64" else 2e-6, axis=axis)
@@ -152,7 +153,7 @@ def test_where_flax_is_wrong_ours_is_right(x, options, start, train):
         return max(np.max(np.abs(reference.wide(a) - b) / (1 + np.abs(b))) for a, b in zip(got, exact, strict=True))
 
     assert error(Ours) < (2.0**-8 if "dtype" in options else 2e-5)
-    assert error(nnx.BatchNorm) > 0.1  # why the line above is worth having
+    assert error(nnx.BatchNorm) > 0.1  # shows that the line above can fail
 
 
 def test_train_eval_view_and_the_call_switch_as_in_flax():
@@ -162,7 +163,7 @@ def test_train_eval_view_and_the_call_switch_as_in_flax():
             lambda: net,
             lambda: net.eval() or net,
             lambda: functools.partial(layer, use_running_average=False),
-            lambda: nnx.view(net, use_running_average=False),  # trains the same variables, with a switch of its own
+            lambda: nnx.view(net, use_running_average=False),  # trains the same variables, with its own switch
             lambda: net.train() or functools.partial(layer, use_running_average=True),
             lambda: nnx.view(net, use_running_average=True),
         ]
@@ -258,7 +259,7 @@ def test_shapes_are_known_without_numbers():
     x, abstract = jax.ShapeDtypeStruct((13, 3), jnp.bfloat16), nnx.eval_shape(lambda: Ours(3, rngs=nnx.Rngs(0)))
     before = values(layer := made())
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), values(abstract), before)
-    # What is closed over may not change: nnx refuses a layer in training there, but not one that keeps its statistics.
+    # Closed-over state may not change: nnx refuses a layer in training there, but not one that keeps its statistics.
     closed = nnx.eval_shape(lambda x: layer(x, update_running_average=False), x)
     for y in (nnx.eval_shape(call, abstract, x), nnx.eval_shape(call, layer, x), closed):
         assert (y.shape, y.dtype) == ((13, 3), jnp.float32)
@@ -288,7 +289,7 @@ def test_many_devices_with_masks_equal_one_also_in_the_running_statistics(how):
     assert_close(jnp.where(keep, y, 0), np.where(keep, exact, 0), 1e-5, axis=-1)
     for name, moment in (("mean", mean), ("var", var)):
         assert_close(after[name], np.broadcast_to((reference.wide(before[name]) + moment) / 2, (4, 3)), 1e-5)
-    if how == "vmap":  # why this is worth having: Flax has NaN
+    if how == "vmap":  # shows that this can fail: Flax gives NaN
         assert not np.isfinite(SPREAD[how](functools.partial(device, Theirs), 4)(*given)[1]["mean"]).any()
 
 
@@ -320,7 +321,7 @@ def test_a_network_trains_to_the_same_weights_and_its_checkpoint_loads_in_the_ot
     x = batch((7, 6, 6, 2), mean=1.0)
     (our_losses, ours), (their_losses, theirs) = trained(Ours, x), trained(Theirs, x)
     assert_close(our_losses, their_losses, 1e-5)
-    # The bias before the norm has gradient 0, but for roundings: hence atol.
+    # The bias before the norm has gradient 0 up to rounding, so this needs atol.
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), values(ours), values(theirs))
     for net, other in ((ours, Theirs), (theirs, Ours)):
         state = nnx.state(new := CNN(other))

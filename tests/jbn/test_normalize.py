@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("strict")
 
 
 def given(shape, axis=-1, dtype="float32", mean=3.0):
-    """x and statistics that are near its own, but not equal to them."""
+    """x and statistics that are close to its own, but not equal to them."""
     m, v, _ = reference.moments(batch(shape, axis, mean=mean, seed=9), axis)
     return batch(shape, axis, dtype, mean=mean), jnp.asarray(m, "float32"), jnp.asarray(v + 0.1, "float32")
 
@@ -142,7 +142,7 @@ def test_junk_in_padding_reaches_no_gradient_even_when_the_loss_reads_the_paddin
     assert_close(dmean, -(kept.sum(0) * reference.wide(scale) * r), 1e-5)
     assert_close(dvar, -0.5 * (kept * d).sum(0) * reference.wide(scale) * r**3, 1e-5)
     assert_close(dscale, (kept * d).sum(0) * r, 1e-5)
-    assert_close(dbias, kept.sum(0), 1e-5)  # what padding comes out as is a constant
+    assert_close(dbias, kept.sum(0), 1e-5)  # the output at padding is a constant
 
 
 @pytest.mark.parametrize("name", ["mean", "var", "scale", "bias"])

@@ -126,11 +126,11 @@ def test_a_tree_without_norms_is_refused_with_what_was_found():
             f(tree)
 
 
-# Norms, and what only looks like one: (linen, nnx of 4 features), and the names of scale and bias in each.
+# Norms, and layers that only look like norms: (linen, nnx with 4 features), and the names of scale and bias in each.
 
 
 class Scaled(nn.Module):
-    """LayerScale, an output's bias, and an affine map: of the names, and of no norm."""
+    """LayerScale, the bias of an output, and an affine map: parameters named like those of norms, without a norm."""
 
     names: tuple[str, ...]
 
@@ -149,11 +149,11 @@ class NnxScaled(nnx.Module):
 
 
 class OwnNorm(jbn.linen.BatchNorm):
-    """A class of the user's, derived from a norm."""
+    """A user's class, derived from a norm."""
 
 
 class NnxOwnNorm(jbn.nnx.BatchNorm):
-    """Likewise."""
+    """A user's class, derived from a norm."""
 
 
 def kinds():
@@ -183,13 +183,13 @@ KINDS = list(kinds())
 
 
 class Layers(nn.Module):
-    """Each layer of its own input; under transformations of Flax's, too."""
+    """Each layer has its own input, also under Flax's transformations."""
 
     layers: tuple[nn.Module, ...]
 
     @nn.compact
     def __call__(self, x, *, stop: bool = False):
-        assert stop is True  # it comes as it was given, not traced
+        assert stop is True  # arrives as it was passed, not traced
         for layer in self.layers:
             layer(jnp.zeros((2, 3), int) if isinstance(layer, nn.Embed) else x)
         norm = functools.partial(nn.LayerNorm, use_bias=False)
@@ -255,7 +255,7 @@ def test_without_a_model_a_pair_of_names_is_a_norm_and_a_lone_name_is_none():
 
 @functools.cache
 def frozen_models():
-    """(parameters, loss, mask) of a model with a layer that is frozen and one that is not, both ways to freeze."""
+    """(parameters, loss, mask) of a model with a frozen and an unfrozen layer, for both ways to freeze."""
     models = []
     for freeze, options in (("FrozenBatchNorm", {}), ("BatchNorm", {"trainable": False, "use_running_average": True})):
         model = nn.Sequential([nn.Dense(4), getattr(jbn.linen, freeze)(**options), nn.LayerNorm()])
@@ -300,7 +300,7 @@ def test_a_frozen_layer_stays_as_it_is_under_whatever_moves_the_others(case, nam
             np.testing.assert_array_equal(still[name], value)
         else:
             assert (still[name] != value).any(), name
-    assert (moved[f"{frozen}/scale"] != start[f"{frozen}/scale"]).all()  # no gradient, and yet
+    assert (moved[f"{frozen}/scale"] != start[f"{frozen}/scale"]).all()  # although it has no gradient
 
 
 # Errors

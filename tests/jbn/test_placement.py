@@ -1,4 +1,4 @@
-"""jbn.placement: the block applies the order that its placement names, and nothing else depends on it."""
+"""jbn.placement: the block applies its layers in the order of the placement, which changes nothing else."""
 
 from functools import partial
 from typing import get_args
@@ -20,7 +20,7 @@ NORMS = {
     "flax": partial(nn.BatchNorm, use_running_average=False),
     "layer-norm": nn.LayerNorm,
 }
-# Written out by hand, from the papers' definitions: what each placement computes.
+# What each placement computes, written out by hand from the definitions in the papers.
 MEANING = {
     "none": lambda layer, norm, act, x: act(layer(x)),
     "before": lambda layer, norm, act, x: act(norm[0](layer(x))),
@@ -32,7 +32,7 @@ UPDATES = {"mutable": ["batch_stats", "intermediates"]}
 
 
 def moved(variables):
-    """Variables that no layer starts with, so that no step is the identity."""
+    """Variables away from their initial values, so that no step is the identity."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(rng.uniform(0.2, 1.0, a.shape), a.dtype), variables)
 
@@ -44,7 +44,7 @@ def test_every_placement_has_an_order_and_a_meaning():
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_steps_run_in_the_order_that_the_placement_names(placement):
-    """Steps that do not commute, so that each order has a value of its own."""
+    """Steps that do not commute, so that each order gives another value."""
     steps, log = {"layer": lambda x: 3 * x, "norm": lambda x: x + 5}, []
 
     def make(kind):
@@ -86,7 +86,7 @@ def test_real_layers_and_norms_compute_what_is_written_out_by_hand(placement, la
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_what_the_norm_leaves_is_normalized_where_the_placement_says(placement):
-    # Centred input and a leaky activation: the constant output of a dead unit is what no norm can normalize.
+    # Centred input and a leaky activation, because no norm can normalize the constant output of a dead unit.
     x = batch((333, 3), mean=0.0)
     block = Block(partial(nn.Dense, 4), NORMS["jbn"], jax.nn.leaky_relu, placement)
     y, variables = block.init_with_output(jax.random.key(0), x)

@@ -1,16 +1,16 @@
-"""Whatever comes: random ranks, axes, dtypes, masks, ghost batches and hostile numbers, against the float64 oracle.
+"""Random ranks, axes, dtypes, masks, ghost batches and hostile values, against the float64 oracle.
 
 The tolerance is the bound of a rounding analysis, for each element. With eps of the working precision (float32 for half
 precision), n kept values of a feature, `a` the largest |x| among them, s² = var and sigma² = var + epsilon:
 
-    k = 8 + 2·√n                roundings in a sum, probabilistically (Higham & Mary 2019), and a few besides
-    off = (4 + n)·eps·a         how far the shift may lie from the mean: it lacks three bits, and a sum rounds
+    k = 8 + 2·√n                roundings in a sum, probabilistically (Higham & Mary 2019), and a few more
+    off = (4 + n)·eps·a         distance of the shift from the mean: the shift lacks three bits, and its sum is rounded
     |Δmean| <= eps·|mean| + k·eps·(s + off)
     |Δvar|  <= k·eps·(s + off)²
     |Δy|    <= k·eps·(|bias| + |scale|·(|xhat|·(1 + (s + off)²/sigma²) + (s + off)/sigma))
 
-A mean enters by way of `off` alone, with eps²: one of 1e4 standard deviations costs nothing. Half precision is rounded
-once more, by half a unit in the last place. `tiny`: XLA may flush subnormal numbers to 0.
+The mean enters only through `off`, with eps²: a mean of 1e4 standard deviations costs nothing. Half precision is
+rounded once more, by half a unit in the last place. `tiny` is allowed because XLA may flush subnormal numbers to 0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import jbn
 
 pytestmark = pytest.mark.usefixtures("strict")
 EPSILON, MOMENTUM = 1e-5, 0.75
-# By dtype: magnitudes, each with the largest mean (in standard deviations) that leaves squares and sums in range.
+# By dtype: magnitudes, each with the largest mean (in standard deviations) that keeps squares and sums in range.
 MAGNITUDES = {
     "float16": {1.0: 1e3, 3e2: 10, 1e-4: 1e3, 1e-7: 1},
     "bfloat16": {1.0: 1e4, 1e14: 1e4, 1e16: 1, 1e-20: 1e4, 1e-40: 1},
@@ -41,10 +41,10 @@ MAGNITUDES = {
 
 
 class Case(NamedTuple):
-    """A call, and numbers of so many standard deviations in the mean, each a multiple of `magnitude`.
+    """The options and inputs of a call. x is about `magnitude` times noise of standard deviation 1 and mean ±`mean`.
 
-    `share` of the mask is True, on average; where it is False x holds `junk`, or an ordinary number for 0. `size` is
-    the virtual batch size. The repr is enough to call `law` with it again.
+    On average, `share` of the mask is True. Where it is False, x is `junk`, or an ordinary value if `junk` is 0. `size`
+    is the virtual batch size. The repr is enough to call `law` with the case again.
     """
 
     shape: tuple[int, ...]
@@ -61,9 +61,9 @@ class Case(NamedTuple):
 
 
 def case_of(structures: int, seed: int) -> Case:
-    """One of so many shapes and options, each of which is compiled once, with numbers of its own.
+    """One of `structures` combinations of shape and options, each compiled once, with values that depend on the seed.
 
-    Uniform over every choice, which hypothesis' own draws are not: half of those are the simplest.
+    Every choice is uniform. Draws by hypothesis are not: half of them are the simplest.
     """
     rng = np.random.default_rng([1, seed % structures])
     one_of = lambda options: options[rng.integers(len(options))]  # noqa: E731
@@ -104,7 +104,7 @@ def working(dtype) -> str:
 
 
 def numbers(case: Case):
-    """x in its dtype, scale, bias, running mean and variance, and the mask; of NumPy, which compiles nothing."""
+    """x in its dtype, scale, bias, running mean and variance, and the mask, by NumPy, which compiles nothing."""
     rng, over = np.random.default_rng(case.seed), reference.reduced(case.axis, len(case.shape))
     broad = tuple(1 if a in over else n for a, n in enumerate(case.shape))
     noise = {
@@ -130,20 +130,20 @@ def numbers(case: Case):
 
 
 def exact_moments(x, axis, keep):
-    """As the oracle's, in two goes, so that a large mean takes no digit of float64; and the centre of the first."""
+    """The shift, and the oracle's moments of x minus the shift, so that a large mean costs no digit of float64."""
     centre, _, _ = reference.moments(x, axis, keep)
     rest, var, count = reference.moments(x - np.expand_dims(centre, reference.reduced(axis, x.ndim)), axis, keep)
     return centre, rest, var, count
 
 
 def roundings(x, axis, keep, var, count, eps):
-    """k·eps and s + off of the module's docstring, by feature."""
+    """k·eps and s + off of the module's docstring, per feature."""
     a = np.abs(np.where(keep, x, 0)).max(reference.reduced(axis, x.ndim), initial=0)
     return (8 + 2 * np.sqrt(count)) * eps, np.sqrt(var) + (4 + count) * eps * a
 
 
 def exact_output(x, axis, keep, scale, bias, work):
-    """y of one batch, and how far off it may be."""
+    """y of one batch, and its largest allowed error."""
     scale, bias = reference.wide(scale), reference.wide(bias)
     over = reference.reduced(axis, x.ndim)
     centre, mean, var, count = exact_moments(x, axis, keep)
@@ -163,7 +163,7 @@ def assert_within(actual, exact, slack) -> None:
 
 
 def assert_rounded(y, exact, slack) -> None:
-    """`y` is what `exact` rounds to in its dtype, give or take the slack."""
+    """`y` is `exact` rounded to its dtype, up to the slack."""
     kind = jnp.finfo(y.dtype)
     unit = 2.0 ** np.maximum(np.floor(np.log2(np.abs(exact) + slack)) - kind.nmant, kind.minexp - kind.nmant)
     slack = slack + (unit / 2 if kind.bits == 16 else 0)
@@ -205,7 +205,7 @@ def law(case: Case) -> None:
         fitting = lambda y: np.where(~junk & (np.abs(y) < float(jnp.finfo(given.dtype).max)), y, expanded)  # noqa: E731
 
         n = given.shape[over[0]] if over else 1
-        ends = [*range(0, n, case.size or n), n]  # of the virtual batches
+        ends = [*range(0, n, case.size or n), n]  # ends of the virtual batches
         if min(np.diff(ends)) * np.prod([given.shape[a] for a in over[1:]]) == 1:
             with pytest.raises(ValueError, match="has 1 value per feature"):
                 compiled(True, axis, case.size)(given, scale, bias, stats, mask)
@@ -227,7 +227,7 @@ def law(case: Case) -> None:
 
 
 def assert_statistics(x, axis, keep, moments, old, new, work) -> None:
-    """Of the whole batch, virtual batches or not; a feature that is all padding leaves its statistics as they are."""
+    """Statistics are of the whole batch, also with virtual batches; a feature with only padding keeps its own."""
     centre, rest, var, count = exact_moments(x, axis, keep)
     mean = centre + rest
     k, wide = roundings(x, axis, keep, var, count, work.eps)
@@ -253,12 +253,12 @@ def test_whatever_comes_is_the_oracle_at_length(case):
     law(case)
 
 
-# Found above
+# Cases that were found above
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_padding_too_large_for_half_precision_comes_out_as_bias(train):
-    """A batch of padding alone is normalized by variance 0: 1000/sqrt(1e-5) = 3e5, which float16 cannot hold."""
+    """A batch of only padding is normalized by variance 0: 1000/sqrt(1e-5) = 3e5, which float16 cannot represent."""
     x, stats = jnp.full((4, 1), 1e3, jnp.float16), jbn.BatchStats(jnp.zeros(1), jnp.zeros(1))
     y, _, _ = jbn.batch_norm(x, None, jnp.ones(1), stats, train=train, where=jnp.zeros((4, 1), bool))
     np.testing.assert_array_equal(y, np.ones((4, 1)))

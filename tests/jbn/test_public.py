@@ -1,4 +1,4 @@
-"""What users meet: complete, documented, and no heavier than it says."""
+"""The public API: complete, documented, and without imports that it does not announce."""
 
 import inspect
 import re
@@ -71,7 +71,7 @@ def test_the_flax_shell_does_not_need_the_laboratory():
 
 
 def test_the_config_which_imports_no_jax_knows_the_same_names_as_the_library():
-    """Imported here, so that the tests of the core run where the laboratory is not installed."""
+    """Imported here, so that the tests of the core run without the laboratory's dependencies."""
     config, placement = pytest.importorskip("experiments.config"), pytest.importorskip("jbn.placement")
     networks, models = pytest.importorskip("experiments.networks"), pytest.importorskip("experiments.networks.build")
     vocabulary = pytest.importorskip("experiments.vocabulary")

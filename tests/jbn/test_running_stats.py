@@ -16,7 +16,7 @@ HALF = ["float16", "bfloat16"]
 
 
 def stream(k: int, dtype="float32") -> list[jbn.Moments]:
-    """k batches of unlike moments."""
+    """k batches with different moments."""
     return [jbn.moments(batch((11, 3), dtype=dtype, mean=3.0 + 40 * i, seed=i)) for i in range(k)]
 
 
@@ -27,7 +27,7 @@ def follow(stats, batches, momentum):
 
 
 def assert_close(stats: jbn.BatchStats, mean, var, rtol) -> None:
-    """The mean by its size, the variances one by one."""
+    """Compares the mean relative to its largest entry, and each variance relative to itself."""
     np.testing.assert_allclose(stats.mean, mean, rtol=rtol, atol=rtol * np.abs(mean).max())
     np.testing.assert_allclose(stats.var, var, rtol=rtol)
 
@@ -39,7 +39,7 @@ def test_running_statistics_are_the_closed_form_of_the_moving_average(k, momentu
     stats = follow(jbn.init_stats(3), batches, momentum)
     mean = reference.ema(np.zeros(3), [m.mean for m in batches], momentum)
     var = reference.ema(np.ones(3), [m.var for m in batches], momentum)
-    assert_close(stats, mean, var, rtol=1.2e-7 * (k + 1))  # one rounding a step
+    assert_close(stats, mean, var, rtol=1.2e-7 * (k + 1))  # one rounding per step
 
 
 def test_running_statistics_of_equal_batches_arrive_at_the_batch_and_stay():

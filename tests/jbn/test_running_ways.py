@@ -1,4 +1,4 @@
-"""The ways in which running statistics may follow the batches: debiased, cumulative, scheduled, guarded, summed up."""
+"""Options of running statistics: debiased, cumulative, scheduled, skipping bad batches, accumulated."""
 
 import functools
 import itertools
@@ -18,12 +18,12 @@ K = pytest.mark.parametrize("k", [0, 1, 2, 17])
 
 
 def inputs(k: int) -> list[jax.Array]:
-    """k batches of unlike size, mean and spread."""
+    """k batches of different size, mean and standard deviation."""
     return [batch((7 + 2 * i, 3), mean=3.0 + 40 * i, seed=i) for i in range(k)]
 
 
 def follow(xs, where=None, **options) -> jbn.BatchStats:
-    """The running statistics after `xs`, by options of update_stats."""
+    """The running statistics after `xs`, with these options of update_stats."""
     needs = {k: v for k, v in options.items() if k != "variance"}
     stats = jbn.init_stats(xs[0].shape[-1] if xs else 3, **needs)
     for x in xs:
@@ -41,7 +41,7 @@ def assert_stats(stats, mean, var, rtol=1e-6) -> None:
 
 
 def oracle(xs):
-    """float64 means and biased variances, one row a batch."""
+    """float64 means and biased variances, one row per batch."""
     rows = [reference.moments(x) for x in xs]
     return [np.array([r[i] for r in rows]).reshape(-1, 3) for i in (0, 1)]
 
@@ -129,7 +129,7 @@ def test_a_debiased_schedule_is_the_weighted_mean_under_jit():
 
 
 def test_a_debiased_schedule_that_starts_at_1_waits():
-    """No weight at all yet: 0/0."""
+    """The total weight is still 0, and 0/0 must not occur."""
     x = inputs(1)[0]
     schedule = lambda step: jnp.where(step == 0, 1.0, 0.9)  # noqa: E731
     stats = follow([x], momentum=schedule, debias=True)
@@ -163,7 +163,7 @@ def test_one_value_has_no_unbiased_variance_and_gives_0_not_nan():
 )
 @K
 def test_a_preset_is_the_recurrence_of_its_library(library, rate, epsilon, ddof, k):
-    """Written as each library writes it; the libraries themselves are in benchmarks/correctness."""
+    """Written with the formula of each library; benchmarks/correctness runs the libraries themselves."""
     xs, options = inputs(k), jbn.preset(library)
     assert options.pop("epsilon") == epsilon
     stats = follow(xs, **options)
@@ -211,11 +211,11 @@ def test_an_empty_batch_is_neither_counted_nor_a_step():
 @pytest.mark.parametrize("mean", [3.0, 1e4])
 def test_micro_batches_move_the_statistics_once_and_as_the_full_batch(options, mean):
     full = [batch((24, 3), mean=mean * (i + 1), seed=i) for i in range(3)]
-    cuts = [0, 5, 6, 17, 24]  # micro-batches of unlike size
+    cuts = [0, 5, 6, 17, 24]  # micro-batches of different sizes
     micro = [x[a:b] for x in full for a, b in itertools.pairwise(cuts)]
     stats = follow(micro, accumulate_steps=4, **options)
     whole = follow(full, **options)
-    rtol = 1e-6 if mean < 10 else 1e-4  # a mean of 1e4 is known to 1e-3, and so are the differences between means
+    rtol = 1e-6 if mean < 10 else 1e-4  # a mean of 1e4 is exact to 1e-3, and so are differences between means
     assert_stats(stats, whole.mean, whole.var, rtol)
     assert stats.pending_steps == 0
     np.testing.assert_array_equal(stats.pending_count, np.zeros(3))
@@ -230,7 +230,7 @@ def test_micro_batches_with_masks_and_poison_move_the_statistics_as_what_is_left
     keep[1] = False
     options = {"accumulate_steps": 4, "skip_nonfinite": True, "momentum": 0.25}
     stats = jbn.init_stats(3, **options)
-    for i in range(5):  # number 2 is as if it had never come
+    for i in range(5):  # as if batch 2 had never occurred
         np.testing.assert_array_equal(stats.mean, np.zeros(3))
         micro = jnp.full_like(x[i], jnp.nan) if i == 2 else poison(x[i], keep[i])
         stats = jbn.update_stats(stats, jbn.moments(micro, where=None if i == 2 else jnp.asarray(keep[i])), **options)

@@ -1,4 +1,4 @@
-"""Which statistics normalize, whether the running ones move, whether scale and bias are trained: three decisions."""
+"""Three switches: which statistics normalize, whether the running ones are updated, whether scale and bias train."""
 
 import functools
 import itertools
@@ -145,7 +145,7 @@ def test_one_value_is_refused_where_it_is_computed_and_passes_where_shapes_are_a
             way(x[None])
 
 
-# Switches that are traced
+# Traced switches
 
 
 SWITCHES = ["train", "use_running_average", "update", "trainable", "debias", "skip_nonfinite"]
@@ -161,12 +161,12 @@ def test_a_traced_switch_is_refused_by_name_with_the_remedy(name):
     for transformed in (jax.jit(call), jax.vmap(call, (None, 0))):
         with pytest.raises(TypeError, match=says):
             transformed(x, jnp.ones(2, bool))
-    if name in SWITCHES[:4]:  # the others change the state that is needed
-        for flag in (True, False):  # a value that is known is as good as a Python one
+    if name in SWITCHES[:4]:  # the other switches change which state is needed
+        for flag in (True, False):  # a concrete value works like a Python value
             assert_close(call(x, jnp.asarray(flag)), call(x, flag))
 
 
-# What a call measured
+# The measurements of a call
 
 
 def test_info_tells_what_goes_wrong_in_a_batch():

@@ -1,4 +1,4 @@
-"""What reads a program operation by operation, or follows it by rules of its own: exporters, jet and checkify."""
+"""Tools that read a program operation by operation, or have their own rules for it: exporters, jet and checkify."""
 
 import functools
 import sys
@@ -82,7 +82,7 @@ INFERENCE = {
 
 
 def operations(jaxpr) -> set[Primitive]:
-    """All operations of a program and of the programs within it."""
+    """All operations of a program, including those of nested programs."""
     inner = (operations(j) for eqn in jaxpr.eqns for j in jaxprs_in_params(eqn.params))
     return {eqn.primitive for eqn in jaxpr.eqns}.union(*inner)
 
@@ -107,7 +107,7 @@ def test_a_program_for_training_holds_operations_of_ours():
 
 
 def test_shapes_are_compared_outside_of_programs(monkeypatch):
-    """Exporters replace functions of jax.numpy while they trace: a shape by jnp.shape is then an array."""
+    """Exporters replace functions of jax.numpy while they trace: jnp.shape then returns an array."""
     monkeypatch.setattr(jnp, "shape", lambda x: pytest.fail("the shape was asked of jax.numpy"))
     for inference in INFERENCE.values():
         jax.eval_shape(inference, jnp.zeros((8, 3)))
@@ -116,7 +116,7 @@ def test_shapes_are_compared_outside_of_programs(monkeypatch):
 
 @pytest.mark.parametrize("features", [40, 100])
 def test_the_factor_of_inference_is_computed_once(features):
-    """Left to itself, XLA:CPU multiplies by rsqrt(var) and by scale for each element."""
+    """Without this, XLA:CPU multiplies each element by rsqrt(var) and by scale."""
     x, vectors = jnp.zeros((4096, features)), [jnp.ones(features)] * 4
 
     def inference(x, scale, bias, mean, var):

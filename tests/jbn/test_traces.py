@@ -1,4 +1,4 @@
-"""Models with `nn.jit` and `nnx.jit` in them: jbn watches them, and leaves their users' traces alone."""
+"""Models that contain `nn.jit` and `nnx.jit`: jbn observes them, and keeps its traces apart from the user's."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ X = batch((16, 5), mean=3.0)
 
 
 def block():
-    """A class, its `nn.jit`, whose cache is that class's own, and the list of its traces."""
+    """A class, its `nn.jit` with a separate cache, and the list of its traces."""
     traces = []
 
     class Block(nn.Module):
@@ -39,7 +39,7 @@ class Net(nn.Module):
         return jbn.linen.BatchNorm(use_running_average=True)(nn.Dense(3)(self.block(name="b")(x)))
 
 
-VARIABLES = Net(block()[0]).init(jax.random.key(0), X)  # `nn.jit` draws others
+VARIABLES = Net(block()[0]).init(jax.random.key(0), X)  # `nn.jit` draws other values
 
 
 def estimate(model, mode="together"):
@@ -47,7 +47,7 @@ def estimate(model, mode="together"):
 
 
 def fold(model):
-    """The norm at the end goes into its layer; those that are under jit are kept."""
+    """The last norm is folded into its layer; the norms under jit are kept."""
     folded, variables = fold_linen(model, VARIABLES, X, rest="keep")
     assert set(variables["batch_stats"]) == {"a", "b"}
     return folded.apply(variables, X)
@@ -96,7 +96,7 @@ def test_a_users_calls_are_as_if_nobody_had_watched(compiled, use):
     number = len(traces)
     close(model.apply(VARIABLES, X), expected)
     if compiled:
-        assert len(traces) == number  # not traced again
+        assert len(traces) == number  # no new trace
     close(jax.jit(model.apply)(VARIABLES, X), expected)
 
 

@@ -1,4 +1,4 @@
-"""Ghost batch norm (virtual_batch_size): every virtual batch by its own statistics, against float64 NumPy."""
+"""Ghost batch norm (virtual_batch_size): every virtual batch uses its own statistics, against float64 NumPy."""
 
 import functools
 
@@ -33,7 +33,7 @@ def slices(shape, axis, size):
 
 
 def oracle(x, scale, bias, dy, axis, size, where=None):
-    """y and the three gradients, one virtual batch after another."""
+    """y and the three gradients, computed one virtual batch after another."""
     y, dx = np.empty(x.shape), np.empty(x.shape)
     dscale = dbias = 0
     for s in slices(x.shape, axis, size):

@@ -57,9 +57,8 @@ def test_a_folder_that_is_gone_is_said_and_the_warning_comes_all_the_same(tmp_pa
 
 
 def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        watchdog, "TIMES", 0
-    )  # otherwise compiling, which takes longer than this limit, would lengthen it
+    # Otherwise compiling, which takes longer than this limit, would lengthen it.
+    monkeypatch.setattr(watchdog, "TIMES", 0)
     monkeypatch.setattr(sweep, "Watchdog", partial(Watchdog, least=0.2))
     training = dataclasses.replace(TINY.training, epochs=1)
     config = dataclasses.replace(TINY, training=training)

@@ -46,9 +46,8 @@ def test_population_statistics_are_those_of_the_training_set_layer_by_layer_of_w
     h = np.asarray(data.train.x, np.float64) @ w["kernel"] + w["bias"]
     np.testing.assert_allclose(found["mean"], h.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["var"], h.var(0), rtol=1e-4)
-    parts = with_population_statistics(
-        BEFORE, 3, state, batches(data.train, 9)
-    )  # the last of 6 batches is padded with examples
+    # The last of 6 batches is padded with examples.
+    parts = with_population_statistics(BEFORE, 3, state, batches(data.train, 9))
     np.testing.assert_allclose(parts.batch_stats["block_0"]["norm"]["var"], h[:45].var(0), rtol=1e-4)
 
 

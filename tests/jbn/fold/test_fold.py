@@ -1,4 +1,4 @@
-"""jbn.fold: a model without its batch norms that gives the same outputs."""
+"""jbn.fold: a model without its batch norms gives the same outputs."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ ROWS = batch((7, 4), mean=2.0)
 
 
 def trained(model, x):
-    """Variables far from those of the start: negative scales, means that matter."""
+    """Variables far from their initial values: negative scales, means that matter."""
     variables = model.init(jax.random.key(0), x)
     noise = np.random.default_rng(0)
     moved = {}
@@ -34,7 +34,7 @@ def close(a, b, tolerance=1e-5):
 
 
 class Chain(nn.Module):
-    """Steps one after another; a class or partial of a norm is made a batch norm at inference."""
+    """A chain of steps; a class or partial of a norm becomes a batch norm at inference."""
 
     steps: tuple
     norm: type = jbn.linen.BatchNorm
@@ -71,7 +71,7 @@ PRECEDING = {
     "conv-transpose": (IMAGE, partial(nn.ConvTranspose, 6, (3, 3), strides=(2, 2))),
     "conv-transpose-flipped": (IMAGE, partial(nn.ConvTranspose, 6, (3, 3), strides=(2, 2), transpose_kernel=True)),
 }
-# Into a layer after: those whose border sees the shift, like all else, by a vector, the others by an array.
+# Folding into the following layer: its bias stays a vector if its border sees the shift, too; else it becomes an array.
 FOLLOWING = {
     "dense": (ROWS, (partial(nn.Dense, 5),), "vector"),
     "dense-without-bias": (ROWS, (partial(nn.Dense, 5, use_bias=False),), "vector"),
@@ -112,12 +112,12 @@ FOLLOWING = {
 
 
 def step(s):
-    """A pooling is a function, a layer a class: only the latter is made."""
+    """Instantiates layers, which are classes; pooling is a function and stays one."""
     return (lambda x: s(x)) if isinstance(s, partial) and s.func is nn.avg_pool else s
 
 
 def norms_run(f, *args) -> bool:
-    """Whether anything of a batch norm is left in the program."""
+    """Whether the program still contains a part of a batch norm."""
     return "rsqrt" in str(jax.make_jaxpr(f)(*args))
 
 
@@ -159,7 +159,7 @@ def test_a_layer_between_two_norms_takes_both_in():
 
 
 class Branches(nn.Module):
-    """One norm, two layers after it, one through a mean."""
+    """One norm followed by two layers, one of them through a mean."""
 
     @nn.compact
     def __call__(self, x):
@@ -174,7 +174,7 @@ def test_every_layer_that_reads_the_norm_takes_it_in():
 
 
 class Fused(nn.Module):
-    """The activation within the norm's call."""
+    """The norm's call applies the activation."""
 
     placement: str
 

@@ -1,4 +1,4 @@
-"""Models in which a layer is not what its class says, or its numbers are used elsewhere: folding keeps the outputs."""
+"""Folding keeps the outputs, even if a layer is not what its class says, or its parameters are used elsewhere."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ STRANGE = r"computes with other variables than the model has for it \(by vmap, W
 
 
 class Model(nn.Module):
-    """A model of one function."""
+    """A model that is one function."""
 
     body: Callable
 
@@ -33,7 +33,7 @@ def norm(name="norm", kind=jbn.linen.BatchNorm, **options):
 
 
 def started(model, x, **options):
-    """Variables in which every number is another, all positive statistics and none at its start."""
+    """Variables that all differ, away from their initial values; the statistics are positive."""
     variables = model.init(jax.random.key(0), x, **options)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(rng.uniform(0.1, 0.9, a.shape), a.dtype), variables)
@@ -43,7 +43,7 @@ def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(np.abs(b).max()))
 
 
-# Not what their classes say
+# Layers that are not what their classes say
 
 
 class Standardized(nn.Conv):
@@ -65,7 +65,7 @@ class Scaled(nn.Dense):
 
 
 class Padded(nn.Conv):
-    """A subclass with a `__call__` of its own, which pads the input by 1."""
+    """A subclass with its own `__call__`, which pads the input by 1."""
 
     @nn.compact
     def __call__(self, inputs):
@@ -84,7 +84,7 @@ class Centred(nn.BatchNorm):
 
 
 def rounded(a, b, dimensions, **options):
-    """A product of integers, as in quantized training."""
+    """A matrix product of integers, as in quantized training."""
     return jax.lax.dot_general(jnp.round(a * 8) / 8, jnp.round(b * 8) / 8, dimensions, **options)
 
 
@@ -111,7 +111,7 @@ def twice(x):
 
 
 def mapped(x):
-    """Every parameter of a block is halved on the way in."""
+    """Halves every parameter of a block before its use."""
 
     class Block(nn.Module):
         @nn.compact
@@ -204,7 +204,7 @@ def test_a_linen_layer_that_is_not_what_it_seems_is_refused_by_name_or_kept(name
 
 
 def test_only_what_differs_is_kept():
-    """The search finds the one norm of five whose layer is used elsewhere, and folds the others."""
+    """Of five norms, the search finds the one whose layer is used elsewhere, and folds the others."""
 
     def body(x):
         read = nn.Dense(4, name="read")
@@ -232,14 +232,14 @@ def test_a_norm_in_training_is_refused(value):
     close(folded.apply(new, ROWS, of=True), model.apply(variables, ROWS, of=True))
 
 
-# What they say, however unusual
+# Unusual layers that are what their classes say
 
 
 MASK = np.broadcast_to(np.tri(3)[:, :, None, None], (3, 3, 4, 6))
 
 
 class Threes(nn.Conv):
-    """A subclass of attributes alone."""
+    """A subclass that sets only attributes."""
 
     kernel_size: tuple = (3, 3)
     kernel_init: Callable = nn.initializers.he_normal()
@@ -295,14 +295,14 @@ def test_a_layer_that_is_what_it_says_is_folded(name):
 
 
 def test_fresh_statistics_hide_nothing():
-    """At its start a norm does next to nothing, and neither would a wrong fold."""
+    """At initialization a norm is almost the identity, so that a wrong fold would change almost nothing."""
     variables = Model(tied).init(jax.random.key(0), ROWS)
     with pytest.raises(ValueError, match=r"cannot fold norm: without it, what the model gives .* differs by"):
         fold_linen(Model(tied), variables, ROWS)
 
 
 def test_a_deep_network_hides_nothing():
-    """Far from the statistics of its data a network forgets its input, and what was wrong near it."""
+    """With statistics far from its data, a network forgets its input, and with it an error near the input."""
 
     def body(x):
         first = nn.Dense(4)

@@ -1,4 +1,4 @@
-"""As `test_fold_surprises`, of nnx models."""
+"""The same as `test_fold_surprises`, for nnx models."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def close(a, b, tolerance=1e-5):
 
 
 class Nnx(nnx.Module):
-    """A layer, a norm and a way to call them."""
+    """A layer, a norm, and a function that calls them."""
 
     def __init__(self, make=None, norm=jbn.nnx.BatchNorm, call=None, features=5, **options):
         rngs = nnx.Rngs(0)

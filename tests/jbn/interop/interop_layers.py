@@ -1,6 +1,6 @@
-"""Layers of every library that train and evaluate, give their `interop.Layer`, and take one on.
+"""A common interface to the layers of every library: train, evaluate, and convert to and from `interop.Layer`.
 
-A library is imported only when its layer is made; the test skips where it is not installed.
+A library is imported only when its layer is made; if it is not installed, the test is skipped.
 """
 
 import functools
@@ -26,7 +26,7 @@ def loss(y, target):
 
 
 def jax_step(forward, params, x, target):
-    """y, whatever else `forward` gives, and the parameters after a step of gradient descent."""
+    """y, the other results of `forward`, and the parameters after a step of gradient descent."""
 
     def f(params):
         y, rest = forward(params, x)
@@ -92,7 +92,7 @@ class Keras:
     package = "keras"
 
     def __init__(self, dtype, shape, axis=-1, **options):
-        os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is first imported
+        os.environ["KERAS_BACKEND"] = "jax"  # Keras reads it at import
         self.net = pytest.importorskip("keras").layers.BatchNormalization(axis=axis, dtype=dtype, **options)
         self.net.build(shape)
         self.axis = axis
@@ -183,7 +183,7 @@ class Linen:
     package, axis = "flax", -1
 
     def __init__(self, module, dtype, shape, **options):
-        fast = {"use_fast_variance": False}  # Flax's default loses digits
+        fast = {"use_fast_variance": False}  # Flax's default variance loses digits
         self.net = module(epsilon=EPSILON, **{"momentum": MOMENTUM} | options, param_dtype=dtype, **fast)
         self.given = {k: v for k, v in options.items() if not k.startswith("use")}
         self.variables = self.net.init(jax.random.key(0), jnp.ones(shape, dtype), use_running_average=False)
@@ -262,7 +262,7 @@ OTHERS = {
 
 
 def made(name, dtype, mean, warm=3):
-    """The other's layer after a few steps, and batches with targets for more."""
+    """The other library's layer after a few steps, and batches with targets for more steps."""
     make, shape, options = OTHERS[name]
     other = make(dtype=dtype, shape=shape, **options)
     axis = other.axis % len(shape)
@@ -273,7 +273,7 @@ def made(name, dtype, mean, warm=3):
 
 
 def assert_same_layer(a, b, tolerance=1e-5):
-    """The same numbers and options; of the count, where the average depends on it."""
+    """Same arrays and options; compares the count only if the average depends on it."""
     counts = a.debias or not isinstance(a.momentum, float)
     for name, x, y in zip(interop.Layer._fields, a, b, strict=True):
         if name in ("scale", "bias", "mean", "var") or (name == "count" and counts):
@@ -285,7 +285,7 @@ def assert_same_layer(a, b, tolerance=1e-5):
 
 
 def moved(layer, seed=0):
-    """The same options, other numbers."""
+    """The same options with other arrays."""
     rng = np.random.default_rng(seed)
     return layer._replace(
         **{

@@ -1,4 +1,4 @@
-"""jbn.interop and whole models of Flax: from linen to nnx and back."""
+"""jbn.interop with whole Flax models: from linen to nnx and back."""
 
 import flax.linen as nn
 import jax

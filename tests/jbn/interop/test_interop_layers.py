@@ -1,4 +1,4 @@
-"""jbn.interop against the real packages: loaded from them, batch norm gives their numbers, and trains as they do."""
+"""jbn.interop against the real packages: a converted batch norm gives the same outputs and trains the same way."""
 
 import copy
 import functools
@@ -32,11 +32,11 @@ from interop_layers import (
 import jbn
 from jbn import interop
 
-# In float64 nothing hides behind roundings, however large the mean. But Keras computes in float32 then, and Flax nnx
-# has float32 statistics.
+# In float64, rounding errors hide no other errors, even at a large mean. But Keras still computes in float32, and Flax
+# nnx has float32 statistics.
 WIDE = ["torch-cumulative", "haiku-first", "equinox", "jbn-linen"]
 CASES = [*((name, "float32", 3.0) for name in OTHERS), *((name, "float64", 100.0) for name in WIDE)]
-# One pass over E[x²] in Haiku, x/std - mean/std in Keras: digits go already at mean 3.
+# Haiku computes E[x²] - E[x]², Keras x/std - mean/std: they lose digits already at mean 3.
 ROUNDING = {"haiku": 2e-5, "keras": 1e-5}
 
 
@@ -53,7 +53,7 @@ def test_a_layer_goes_over_and_trains_as_before_and_comes_back(name, dtype, mean
             assert_close(ours.train(*step), other.train(*step), rounding)
         assert_close(ours.evaluate(test), other.evaluate(test), rounding)
         assert_same_layer(ours.layer(), other.layer(), min(rounding, 1e-5))
-        jax.tree.map(np.testing.assert_array_equal, kept, layer)  # torch trains in place
+        jax.tree.map(np.testing.assert_array_equal, kept, layer)  # torch updates in place
 
         fresh, _ = made(name, dtype, 1.0, warm=1)
         fresh.load(ours.layer())
@@ -92,7 +92,7 @@ def test_any_average_goes_anywhere_for_inference_and_the_same_average_trains_on(
     x, target = batch((13, N)), batch((13, N), seed=1)
     ours = Ours(layer, -1)
     assert_close(other.evaluate(x), ours.evaluate(x), 2e-6)
-    # What holds the arrays is not shared: torch trains in place.
+    # The arrays are not shared, because torch updates in place.
     kept = copy.deepcopy(layer)
     other.train(x, target), ours.train(x, target)
     for name in ("scale", "bias", "mean", "var"):
@@ -125,7 +125,7 @@ def test_equinox_states_stay_usable(mode):
 
 
 def test_equinox_mode_ema_keeps_a_moving_average():
-    """Its outputs in training are by the running statistics, and nobody else's."""
+    """In training, its outputs use the running statistics; no other library does this."""
     other = Equinox("float32", (13, N), mode="ema")
     first = other.layer()
     np.testing.assert_array_equal((first.mean, first.var), ([0] * N, [1] * N))

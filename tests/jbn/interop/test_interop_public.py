@@ -1,4 +1,4 @@
-"""What users of jbn.interop meet: errors with a remedy, documented names, no import of other libraries."""
+"""The public side of jbn.interop: errors with a remedy, documented names, no import of other libraries."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""jbn.interop and a batch norm of torch."""
+"""jbn.interop with a batch norm layer of torch."""
 
 import jax
 import jax.numpy as jnp

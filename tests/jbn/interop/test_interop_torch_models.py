@@ -1,4 +1,4 @@
-"""jbn.interop and whole models of torch: the same outputs in linen, and back bit by bit."""
+"""jbn.interop with whole torch models: the same outputs in linen, and a round trip that keeps every bit."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ VECTOR = np.ones(2)
 
 
 def other_numbers(net):
-    """Every parameter and statistic of a torch network away from its start."""
+    """Moves every parameter and statistic of a torch network away from its initial value."""
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
     for name, value in net.state_dict().items():
@@ -36,7 +36,7 @@ def padded(*pads):
     return {"padding": [(p, p) for p in pads]}
 
 
-# torch, linen, shape of torch's input
+# torch model, linen model, shape of torch's input
 MODULES = {
     "Linear": (lambda t: t.Linear(3, 4), nn.Dense(4), (5, 3)),
     "Linear-no-bias": (lambda t: t.Linear(3, 3, bias=False), nn.Dense(3, use_bias=False), (5, 3)),
@@ -155,7 +155,7 @@ def test_a_network_of_torch_gives_the_same_outputs_in_linen_and_comes_back_bit_b
     back = interop.torch_from_linen(variables, net.state_dict(), rename=RENAME, transposed=["up"])
     assert all(torch.equal(value, back[key]) for key, value in net.state_dict().items())
 
-    for _ in range(2):  # and trained: outputs, then running statistics
+    for _ in range(2):  # also in training: outputs, then running statistics
         y, updates = model.apply(variables, given, True, mutable=["batch_stats"])
         variables = variables | updates
         assert_close(y, net.train()(torch.tensor(x)).detach().numpy(), 1e-5)

@@ -1,4 +1,4 @@
-"""jbn._kernels: which of the two kinds is used, and that both are right where the jax at hand lacks what one needs."""
+"""jbn._kernels: which kernels are used, also if jax lacks an internal that the tuned ones need."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-# One training step on a large array, its derivative, and the warnings on the way.
+# One training step on a large array, its derivative, and the warnings that it gives.
 STEP = """
 import sys, warnings
 import jax, jax.numpy as jnp, numpy as np
@@ -80,7 +80,7 @@ def test_where_an_import_fails_the_reference_is_used_with_one_warning(module):
         sys.modules["{module}"] = None
     """
     assert run(missing, JBN_KERNELS="tuned").startswith("True 1 jbn's tuned kernels need an internal")
-    assert run(missing, JBN_KERNELS="reference") == "True 0"  # who chose it is not warned
+    assert run(missing, JBN_KERNELS="reference") == "True 0"  # no warning, because the user chose the kernels
 
 
 def test_where_a_lowering_lacks_an_attribute_that_kernel_is_plain_with_one_warning():

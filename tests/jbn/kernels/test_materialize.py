@@ -1,4 +1,4 @@
-"""What a CPU's program is told to keep in memory: where that is said, that it ends what it is to end, and no number."""
+"""Materialization on a CPU: where it is used, that it stops recomputation, and that it changes no number."""
 
 import os
 from functools import partial
@@ -26,7 +26,7 @@ WRAPS = pytest.mark.parametrize(
 
 
 def told(f, *args, platform="cpu") -> int:
-    """How often the program of f is: by calls that are not inlined, and by divisions by ones behind a barrier."""
+    """How often the program of f materializes: calls that are not inlined, and divisions by ones after a barrier."""
     text = jax.jit(f).trace(*args).lower(lowering_platforms=(platform,)).as_text()
     return text.count("inlineable") + text.count("optimization_barrier")
 
@@ -68,7 +68,7 @@ def test_what_is_written_is_what_it_was_and_so_are_its_derivatives(how, wrap):
     y, vjp = jax.vjp(wrap(f), x)
     for found in (y, jax.jvp(wrap(f), (x,), (x,))[1]):
         assert np.asarray(found).tobytes() == np.asarray(x).tobytes()
-    np.testing.assert_array_equal(vjp(x)[0], x)  # a sum with zeros, and 0 - 0 is 0
+    np.testing.assert_array_equal(vjp(x)[0], x)  # the derivative adds zeros, and 0 - 0 is 0
 
 
 def test_a_vector_is_materialized_on_cpus_beside_a_large_array_and_if_it_is_long_enough():
@@ -76,7 +76,7 @@ def test_a_vector_is_materialized_on_cpus_beside_a_large_array_and_if_it_is_long
     for platform in ("cuda", "tpu"):
         assert not told(materialize_vector, VECTOR, X, platform=platform)
     assert not told(materialize_vector, VECTOR, X[:40]) and not told(materialize_vector, VECTOR[:31], X)
-    for lanes in (16, 64):  # small one by one, and large together
+    for lanes in (16, 64):  # small one by one, but large together
         assert told(jax.vmap(materialize_vector), jnp.ones((lanes, 40)), jnp.ones((lanes, 40, 40))) == 1
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_said_where_the_compiler_spreads_arrays_over_devices():
 
 
 class Net(nn.Module):
-    """As networks are: of each norm, what it reads is in memory, or a few operations from it."""
+    """A typical network: the input of each norm is in memory, or only a few operations away from it."""
 
     @nn.compact
     def __call__(self, x):
@@ -114,7 +114,7 @@ def test_inputs_are_written_in_a_stack_of_norms_and_not_in_a_network(monkeypatch
     for layers, least in ((2, 0), (4, 1), (16, 4)):
         found = told(partial(stack, layers=layers), X)
         assert (found >= least) if least else (found == 0)
-    within = jax.jit(nn.relu)  # a function that is called hides nothing
+    within = jax.jit(nn.relu)  # operations within a called function count, too
     assert told(partial(stack, layers=16, between=lambda x: within(x) + 1), X) >= 4
     assert not told(partial(stack, layers=16, between=lambda x: x @ jnp.eye(40)), X)
     assert not told(partial(stack, layers=16, between=jnp.exp), X)
@@ -129,7 +129,7 @@ def test_inputs_are_written_in_a_stack_of_norms_and_not_in_a_network(monkeypatch
 
 
 def test_the_work_of_a_stack_of_norms_grows_with_its_height():
-    """Left to itself, XLA computes all norms before anew in each sum."""
+    """Without materialization, XLA computes all previous norms again in each sum."""
 
     def work(layers: int) -> float:
         compiled = jax.jit(gradient(partial(stack, layers=layers))).lower(jnp.zeros((4096, 64))).compile()

@@ -1,4 +1,4 @@
-"""Two sums in one pass are the sums, for all derivatives, axes and devices; what a CPU is told changes no number."""
+"""Two sums in one pass equal the separate sums, for all derivatives, axes, devices and lowerings."""
 
 import re
 from functools import partial
@@ -78,7 +78,7 @@ def test_sums_and_spread_are_transposes_of_each_other(shape, axes, x64):
 
 @pytest.mark.parametrize("used", [0, 1])
 def test_a_gradient_of_one_of_the_two_alone(used, x64):
-    """The other has no cotangent."""
+    """The other sum has no cotangent."""
     a, b = pair((512, 40))
     found = jax.jit(jax.grad(lambda *ab: jnp.sum(sum_pair(*ab, (0,))[used] ** 2), (0, 1)))(a, b)
     wanted = [jnp.broadcast_to(2 * v.sum(0), v.shape) if i == used else jnp.zeros_like(v) for i, v in enumerate((a, b))]
@@ -128,14 +128,14 @@ def test_only_cpus_are_told_and_of_large_arrays():
 
 @pytest.mark.parametrize("rows", [17, 49, 64, 128, 1000])
 def test_slabs_are_added_along_rows_and_not_within_the_sum_down_a_column(rows):
-    """A batch of 64 took three times as long, with the slabs' additions within the last reduce."""
+    """If the last reduce contained the additions of the slabs, a batch of 64 would take three times as long."""
     program = jax.jit(partial(sum_pair, axes=(0,))).lower(*pair((rows, 1024), "float32")).compile().as_text()
     loops = [part for part in program.split("\n\n") if re.search(r" slice\(", part)]
     assert loops and not any(re.search(r" reduce\(", loop) for loop in loops)
 
 
 def test_a_sum_that_nobody_asks_for_is_not_differentiated():
-    """Else 0 times what is not finite would come back from it."""
+    """Otherwise its derivative would be 0 times a value that is not finite."""
     x = np.array(batch((1024, 40)))
     x[3, 0], x[900, 1] = np.nan, np.inf
     for where in (None, jnp.ones((1024, 1), bool)):
@@ -184,7 +184,9 @@ def test_an_array_spread_over_devices_is_not_moved(shape, place, axes):
         program = jax.jit(both_passes).lower(x, scale, bias, dy).compile()
         moves = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-to-all|collective-permute)", program.as_text())
         moved = sum(np.prod([int(n) for n in dims.split(",")]) for dims in moves)
-        assert moved <= (x.size / 8 if axes == "auto" and place[0] is None else 0)  # the sample, along the second axis
+        assert moved <= (
+            x.size / 8 if axes == "auto" and place[0] is None else 0
+        )  # the sample is taken along the second axis
         jax.tree.map(partial(assert_close, tolerance=1e-5), program(x, scale, bias, dy), alone)
 
 
@@ -201,7 +203,7 @@ def test_devices_exchange_vectors_alone(shape):
     sizes = [
         int(np.prod([int(n) for n in dims.split(",")])) for op in exchanged for dims in re.findall(r"\[([\d,]+)\]", op)
     ]
-    assert sizes and max(sizes) <= 4 * 4 * shape[-1]  # four rows in the slot of each device
+    assert sizes and max(sizes) <= 4 * 4 * shape[-1]  # four rows per device
     jax.tree.map(
         partial(assert_close, tolerance=1e-5), program(x, scale, bias, dy), jax.jit(both_passes)(x, scale, bias, dy)
     )
@@ -236,7 +238,7 @@ def test_a_derivative_in_half_precision_is_rounded_once(derivative, shape, x64):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_reverse_over_reverse_rounds_what_comes_back_from_each_of_the_two_passes(shape, x64):
-    """x goes into both, and what is summed there is in half precision: so large terms may cancel."""
+    """x enters both passes, and their contributions are added in half precision, so large terms may cancel."""
     x, (scale, bias) = batch(shape, dtype="bfloat16"), affine(shape)
     dy = batch(shape, dtype="bfloat16", seed=5, mean=0.5)
 
@@ -249,7 +251,7 @@ def test_reverse_over_reverse_rounds_what_comes_back_from_each_of_the_two_passes
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_compiled_passes_compute_no_vector_for_each_element(dtype):
-    """In the loops over the large array stand the operations on it alone."""
+    """The loops over the large array contain only operations on that array."""
     shape = (64, 32, 40)
     x, (scale, bias) = batch(shape, dtype=dtype), affine(shape)
 

@@ -1,4 +1,4 @@
-"""The passes over the large array equal their plain twins, to all derivatives, and write nothing but their results."""
+"""The passes over the large array equal plain jnp, including all derivatives, and write only their results."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from jbn._kernels import passes
 from jbn._kernels import reference as plain
 from jbn._kernels.subsampling import subsample
 
-# Few features last are summed side by side on a CPU; the last shape cannot be, the second to last is complex.
+# Few trailing features are packed on a CPU; the last shape cannot be packed, the second to last is complex.
 SHAPES = [
     pytest.param((64, 16, 8, 3), -1, "float64", id="few-features"),
     pytest.param((8192, 2), -1, "float64", id="few-features-rows"),
@@ -49,7 +49,7 @@ def forward_mode(f, along, *at):
 
 def reverse_mode(f, along, *at):
     y, vjp = jax.vjp(f, *at)
-    return vjp(jax.tree.map(lambda v: jnp.sin(v / 1000), y))  # of large sums the sine is noise
+    return vjp(jax.tree.map(lambda v: jnp.sin(v / 1000), y))  # the sine of a large sum is noise
 
 
 def forward_over_reverse(f, along, *at):
@@ -96,9 +96,9 @@ def test_derivatives_of_few_features_agree_with_finite_differences(x64):
     ids=["many-features", "few-features", "masked"],
 )
 def test_the_compiled_layer_writes_nothing_but_its_results(shape, masked, dtype):
-    """On a CPU x - shift would be written for each sum, and read again, and half precision widened.
+    """Plain jnp on a CPU would write and read x - shift for each sum, and upcast half precision.
 
-    What slabs leave is written, too, but where y will be.
+    The partial sums of slabs are also written, but into the memory of y.
     """
     x, (scale, bias) = batch(shape, dtype=dtype), some_affine(shape)
     keep = jnp.asarray(mask((shape[0], 1, 1, 1))) if masked else None
@@ -125,7 +125,7 @@ def test_statistics_alone_write_an_eighth_of_complex_numbers(shape, axis):
     "shape", [(4096, 5), (64, 64, 5), (8, 200, 100, 2), (4099, 3), (1024, 1024), (64, 2, 1, 8192)], ids=str
 )
 def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
-    """The sampled elements far from all others, which is the worst that can be: var still has most of its digits."""
+    """In the worst case, the sampled elements are far from all others: var still has most of its digits."""
     x = np.random.default_rng(0).normal(size=shape)
     sampled = part_of(jnp.arange(x.size, dtype=jnp.int32).reshape(shape), -1)
     assert x.size / 128 <= sampled.size <= x.size
@@ -134,7 +134,7 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     exact = np.asarray(x, np.float32).astype(np.float64).var(tuple(range(x.ndim - 1)))
     sums = (
         4e-7 if jax.__version_info__ >= (0, 10, 2) else 8e-7
-    )  # jaxlib 0.10.0 adds a column's squares a third as exactly
+    )  # jaxlib 0.10.0 adds the squares of a column less exactly
     assert_close(found.var, exact, 64 * sums)
 
 
@@ -144,7 +144,7 @@ def test_whatever_the_sample_is_a_rough_mean_costs_few_digits(shape):
     ids=str,
 )
 def test_with_a_mask_the_sample_runs_along_an_axis_on_which_it_does_not_change(shape, free):
-    """So that of each feature the mask keeps the same share of the sample as of all."""
+    """So the mask keeps the same fraction of the sample as of all elements, for each feature."""
     x = jnp.zeros((32, 24, 8, 3))
     part = part_of(x, -1, jnp.ones(shape, bool))
     assert [a for a in range(4) if part.shape[a] < x.shape[a]] == ([] if free is None else [free])
@@ -176,4 +176,4 @@ def test_the_sample_is_a_part_of_each_example_and_not_some_examples():
 def test_few_rows_of_many_features_are_sampled_too_if_they_are_enough():
     assert part_of(jnp.zeros((1024, 1024)), -1).size == 16 * 1024
     assert part_of(jnp.zeros((128, 128)), -1).size == 2 * 128
-    assert part_of(jnp.zeros((128, 1, 1, 8192)), -1).size == 2 * 8192  # not along an axis of one
+    assert part_of(jnp.zeros((128, 1, 1, 8192)), -1).size == 2 * 8192  # never along an axis of size 1

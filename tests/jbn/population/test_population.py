@@ -1,4 +1,4 @@
-"""jbn.population: the statistics of a whole data set, for every batch norm of a model."""
+"""jbn.population: the statistics of a whole data set for every batch norm of a model."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from jbn import population
 
 MODES = pytest.mark.parametrize("mode", ["together", "layer by layer"])
 X = batch((29, 5), mean=20.0)
-CUTS = [X[:8], X[8:15], X[15:17], X[17:]]  # of unlike size
+CUTS = [X[:8], X[8:15], X[15:17], X[17:]]  # of different sizes
 
 
 class Net(nn.Module):
-    """Three layers, with the norm before and after the activation, and a branch."""
+    """Three layers, with norms before and after the activation, and a branch."""
 
     norm: type = jbn.linen.BatchNorm
 
@@ -64,7 +64,7 @@ class Nnx(nnx.Module):
 
 
 def variables_of(model, x=X):
-    """Far from any fixed point: weights that grow, statistics of nothing."""
+    """Far from any fixed point: weights that amplify, arbitrary statistics."""
     variables = model.init(jax.random.key(0), x)
     noise = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(noise.uniform(-0.5, 0.9, a.shape), a.dtype), variables)
@@ -78,12 +78,12 @@ def estimate(model, variables, batches, **options):
     return population.estimate_linen(model, variables, batches, progress=False, **options)
 
 
-# What the statistics are
+# The definition of the statistics
 
 
 @MODES
 def test_of_one_batch_training_and_inference_agree(mode):
-    """The fixed point."""
+    """At the fixed point, nothing changes."""
     variables = estimate(Net(), variables_of(Net()), [X], mode=mode)
     close(Net().apply(variables, X), Net().apply(variables, X, train=True, mutable=["batch_stats"])[0])
 
@@ -99,7 +99,7 @@ def test_together_normalizes_each_batch_by_its_own_and_weighs_by_count():
     stats = estimate(Net(), variables, CUTS)["batch_stats"]
 
     class Spy(nn.Module):
-        """What the layer `first` hands on, in training, and what reaches `second`."""
+        """The output of the layer `first` in training, and the input of `second`."""
 
         @nn.compact
         def __call__(self, x):

@@ -1,4 +1,4 @@
-"""jbn.population takes any module, and any data: subclasses, mapped axes, random keys, other variables, NaN."""
+"""jbn.population accepts any module and any data: subclasses, mapped axes, random keys, other variables, NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def model_of(*layers):
 
 
 def estimate(model, batches, x=X, **options):
-    """Mean and var of each of a sequence's layers, its scale and bias being SCALE and BIAS."""
+    """Mean and var of each layer of a sequence, with scale SCALE and bias BIAS."""
     options = {"progress": False} | options
     if isinstance(model, nnx.Module):
         for layer in model.layers:
@@ -160,7 +160,7 @@ def test_no_batch_that_is_finite_is_refused():
 @MODES
 @pytest.mark.parametrize("kind", KINDS[::2])
 def test_running_statistics_that_are_not_finite_are_repaired(kind, mode):
-    """Of a poisoned training, say; a feature that no batch shows starts anew."""
+    """As after a poisoned training. A feature without data in any batch gets its initial statistics."""
     keep = np.array([True, True, True, False])
     call = lambda m, x: m.layers[1](m.layers[0](x, mask=keep))  # noqa: E731
     model = model_of(norm(kind), norm(kind))
@@ -195,7 +195,7 @@ def test_a_cut_of_one_example_has_its_part():
 
 
 def test_layers_that_overflow_below_unsettled_ones_are_settled_after_them():
-    """Statistics of nothing, far from any fixed point: the first pass is not finite."""
+    """Arbitrary statistics, far from any fixed point: the first pass is not finite."""
     layers = [norm(jbn.linen.BatchNorm, epsilon=1e-30) for _ in range(4)]
     model = model_of(*layers)
     variables = model.init(jax.random.key(0), X)
@@ -210,7 +210,7 @@ def test_layers_that_overflow_below_unsettled_ones_are_settled_after_them():
 @MODES
 @pytest.mark.parametrize("kind", [jbn.linen.BatchNorm, nn.BatchNorm])
 def test_an_axis_that_the_model_maps_is_one_batch_in_linen(kind, mode):
-    """One example a lane: without the axis each has statistics of its own."""
+    """One example per lane: without the axis, each lane has its own statistics."""
     lanes = nn.vmap(
         kind, variable_axes={"params": None, "batch_stats": None}, split_rngs={"params": False}, axis_name="d"
     )
@@ -237,7 +237,7 @@ def test_an_axis_that_nobody_maps_leaves_the_batch_whole(kind, mode):
     )
 
 
-# Parameters and numbers of other kinds
+# Other parameters and dtypes
 
 
 @MODES
@@ -261,7 +261,7 @@ def test_parameters_in_boxes_are_taken_as_the_layers_take_them():
 
 
 class Noisy(nn.Module):
-    """Draws twice a batch, and counts its calls."""
+    """Draws twice per batch, and counts its calls."""
 
     kind: type = jbn.linen.BatchNorm
 
@@ -320,11 +320,11 @@ def test_streams_are_split_for_every_batch_in_nnx(rngs, mode):
     assert model.calls[...] == new.calls[...] == 0
 
 
-# What is no array
+# Batches that are not arrays
 
 
 class Tensor:
-    """As torch's, which is not installed here."""
+    """Like a torch tensor; torch is not installed here."""
 
 
 @pytest.mark.parametrize(

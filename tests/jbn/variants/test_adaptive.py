@@ -101,14 +101,14 @@ def test_adaptive_refuses_one_value_by_itself_as_training_does(weight, shape, ax
         says = r"has 1 value per feature, and source_weight=0 takes .* pass a larger batch, .* or source_weight=N"
         with pytest.raises(ValueError, match=says):
             call(weight)
-        for w in (0.25, 1.0):  # the blend of Schneider et al. works on one example, and so does inference
+        for w in (0.25, 1.0):  # the blend of Schneider et al. and inference work with one example
             exact = (1 - w) * np.asarray(batch((1, 3))) + w * np.asarray(statistics().mean)
             exact = (np.asarray(batch((1, 3)), np.float64) - exact) / np.sqrt(w * np.asarray(statistics().var) + 1e-5)
             assert_close(call(w).ravel(), exact.ravel(), 3e-6)
 
 
 def test_adaptive_of_one_value_that_only_the_call_can_tell_falls_back_to_the_source():
-    """Under a mask, or with a traced weight, nothing can be refused."""
+    """With a mask or a traced weight, the error cannot be raised."""
     x, scale, bias, _ = case((5, 3))
     args, keep = (scale, bias, statistics()), jnp.arange(5)[:, None] == 2
     source = jbn.batch_norm(x, *args, train=False)[0]

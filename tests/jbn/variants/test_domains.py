@@ -1,4 +1,4 @@
-"""Domain batch norm: each domain has statistics of its own."""
+"""Domain batch norm: each domain has its own statistics."""
 
 import functools
 
@@ -104,7 +104,7 @@ def on_face(face, domains, x, domain):
 @pytest.mark.parametrize("under", UNDER)
 @pytest.mark.parametrize("face", ["functional", "linen", "nnx"])
 def test_a_domain_may_be_a_constant_of_the_program_and_is_checked(face, under, kind):
-    """Of a constant, values are known; of what is computed from it under a transformation they are not."""
+    """The value of a constant is known; the value of a computation with it under a transformation is not."""
     x = batch((7, 3))
     for domain in [kind(1)] if kind is int else [kind(1), kind([0, 1, 1, 0, 1, 1, 0])]:
         got = UNDER[under](lambda: on_face(face, 2, x, domain))  # noqa: B023

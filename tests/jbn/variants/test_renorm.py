@@ -1,4 +1,4 @@
-"""Batch renormalization: its equations, and its limits, where it is batch norm or inference."""
+"""Batch renormalization: its equations, and the limits at which it equals batch norm or inference."""
 
 import functools
 
@@ -110,7 +110,7 @@ def test_at_inference_a_ramp_needs_no_step_and_renorm_is_batch_norm(shell):
     ramps = {"r_max": lambda step: 1.0 + step, "d_max": lambda step: 1.0 * step}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         if shell == "linen":
-            stats = {"mean": jnp.full(3, 2.0), "var": jnp.full(3, 4.0)}  # as a checkpoint of Flax holds them
+            stats = {"mean": jnp.full(3, 2.0), "var": jnp.full(3, 4.0)}  # as in a checkpoint of Flax
             layer = jbn.linen.BatchRenorm(use_running_average=True, epsilon=0.0, **ramps)
             y = layer.apply({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, "batch_stats": stats}, x)
         else:

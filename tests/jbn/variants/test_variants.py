@@ -1,4 +1,4 @@
-"""What holds for all variants: the modules give what the functions give; frozen batch norm; errors."""
+"""All variants: the modules give the results of the functions; frozen batch norm; errors."""
 
 import functools
 
