@@ -1,4 +1,4 @@
-"""How accurate is a network of which only batch norm is trained, and does the placement matter?
+"""How accurate is a network that trains only its batch norms, and does their placement matter?
 
     python -m experiments run configs/only_norm.py
 

@@ -184,9 +184,8 @@ def test_an_array_spread_over_devices_is_not_moved(shape, place, axes):
         program = jax.jit(both_passes).lower(x, scale, bias, dy).compile()
         moves = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-to-all|collective-permute)", program.as_text())
         moved = sum(np.prod([int(n) for n in dims.split(",")]) for dims in moves)
-        assert moved <= (
-            x.size / 8 if axes == "auto" and place[0] is None else 0
-        )  # the sample is taken along the second axis
+        # The sample is taken along the second axis.
+        assert moved <= (x.size / 8 if axes == "auto" and place[0] is None else 0)
         jax.tree.map(partial(assert_close, tolerance=1e-5), program(x, scale, bias, dy), alone)
 
 
