@@ -72,8 +72,7 @@ def verdict(judged: Judged) -> str:
             covers = "yes" if found == "same_arm_agrees" else "no"
             same = "the same arm twice, with disjoint seeds: difference"
             return f"{same} {signed(estimate.estimate)} pp, interval covers 0: {covers}"
-    at_end = tuple(arm for arm, _ in judged.at_end)
-    return _explored(judged, f"{said}; at the settings tried: {_at_end(judged, at_end)}" if at_end else said)
+    return _explored(judged, said + end_of_grid(judged))
 
 
 def sentence(judged: Judged) -> str:
@@ -102,6 +101,12 @@ def interval_text(judged: Judged) -> str:
         return text
     low, high = judged.simultaneous_ci
     return f"{text} (simultaneous [{number(low)}, {number(high)}])"
+
+
+def end_of_grid(judged: Judged) -> str:
+    """A clause about the arms that sit at an end of their grid; empty where none does."""
+    arms = tuple(arm for arm, _ in judged.at_end)
+    return f"; at the settings tried: {_at_end(judged, arms)}" if arms else ""
 
 
 def _interval(ci: Interval, alpha: float) -> str:
