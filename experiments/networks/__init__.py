@@ -1,16 +1,16 @@
-"""The networks of the placement experiments, each from placement blocks or from residual units.
+"""The networks of the placement experiments, built from placement blocks or from residual units.
 
-    mlp            100-100-100, or as many hidden layers as one likes
-    strided_cnn    five strided convolutions, the last one to the classes; MNIST
+    mlp            hidden layers 100-100-100, or any others
+    strided_cnn    five strided convolutions, of which the last yields the logits; for MNIST
     cnn9           nine convolutions of 64 features at full resolution
     vgg16          thirteen convolutions, pooled five times
     simple8        Page's seven convolutions and a linear layer; scale and bias frozen
-    resnet         ResNet-(6n+2), by `unit` in place of `placement`
-    wrn            WRN-(6n+4)-k, likewise
+    resnet         ResNet-(6n+2); takes `unit` instead of `placement`
+    wrn            WRN-(6n+4)-k; takes `unit` instead of `placement`
     airbench94     whitening, then six convolutions; 94% on CIFAR-10 in seconds
 
-All take images `[batch, height, width, channels]` and return logits `[batch, classes]`, with any norm. The options of
-`Network` are the controls of an ablation: `final_norm`, `use_bias`, `padding`, `pooling`, and whatever the norm offers.
+All take images `[batch, height, width, channels]`, return logits `[batch, classes]` and work with any norm. The options
+of the modules (`final_norm`, `use_bias`, `padding`, `pooling`) and of the norm are the controls of an ablation.
 
 Example:
   >>> from functools import partial
@@ -59,7 +59,8 @@ NETWORKS: Mapping[str, Callable[..., Network]] = MappingProxyType(
     }
 )
 
-# What was published with each, as options of jbn.linen.BatchNorm. The MLP's is not reported: ours.
+# The norm published with each network, as options of jbn.linen.BatchNorm. The MLP's paper does not report its options;
+# those below are our choice.
 PUBLISHED_NORM: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {name: jbn.preset("torch") for name in NETWORKS}
     | {

@@ -1,4 +1,4 @@
-"""From a config to a network: names become functions here."""
+"""Builds the network that a config names."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
     """The network of a config.
 
     Args:
-      config: network, norm and where it sits.
+      config: the network, its norm, and the placement of the norm.
       classes: number of classes.
       train: whether batch norm normalizes by the batch (True) or by its running statistics (False).
 
-    A network of the user's, `module:function`, is called with those of classes, activation, norm, placement,
-    final_norm, dtype, unit, depth, width, use_bias, hidden, padding, pooling and kernel_init that it names and the
-    config says; it returns a linen module of one argument.
+    A user's function, `module:function`, must return a linen module of one argument. Of classes, activation, norm,
+    placement, final_norm, dtype, unit, depth, width, use_bias, hidden, padding, pooling and kernel_init it receives
+    those that its signature names and the config sets.
 
     Raises:
-      ConfigError: there is no such function, it needs something else, or it has no use for what the config sets.
+      ConfigError: there is no such function, it needs another argument, or it lacks an argument that the config sets.
     """
     options: dict[str, Any] = {
         "classes": classes,
@@ -95,11 +95,11 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
 
 
 def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
-    """The network that the user's function makes, with what it takes of the options."""
+    """Calls the user's function with the options that its signature names."""
     module, _, name = config.network.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever Python there may raise
+    except Exception as error:  # the user's module may raise anything
         reason = error if isinstance(error, ImportError | AttributeError) else raised(error)
         raise ConfigError(
             f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds "
@@ -131,16 +131,16 @@ def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
 
 
 def as_plain_batch_norm(config: ModelConfig) -> ModelConfig:
-    """The same network, its running statistics after one batch those of this batch alone: to measure statistics with.
+    """The same network, but with norms whose running statistics equal those of the last batch, to measure statistics.
 
-    Batch renormalization and virtual batches, which normalize by other than the batch, become batch norm.
+    Batch renormalization and virtual batches do not normalize by the batch, so plain batch norm replaces them.
     """
     norm = "batch_norm" if config.norm == "batch_renorm" else config.norm
     return replace(config, norm=norm, virtual_batch_size=None, momentum=0.0)
 
 
 def without_virtual_batches(config: ModelConfig) -> ModelConfig:
-    """The same network with the same variables, for a batch of any size: without virtual batches."""
+    """The same network with the same variables but without virtual batches, so that a batch may have any size."""
     return replace(config, virtual_batch_size=None)
 
 

@@ -1,4 +1,4 @@
-"""How large a network is, and how much it computes. Nothing is run: both are read off what jax traces."""
+"""Counts a network's parameters and operations from abstract traces; nothing is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flax import linen as nn
 
 
 def parameter_count(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Numbers in the collection `params`: what an optimizer sees, without statistics and other constants.
+    """The number of trainable values: the collection `params`, without statistics and other constants.
 
     Args:
       model: a linen module of one argument.
@@ -29,10 +29,10 @@ def parameter_count(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def multiply_adds(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiplications, each with its addition, in the convolutions and matrix products of one example's forward pass.
+    """The number of multiply-adds in the convolutions and matrix products of one example's forward pass.
 
-    Counted in the jaxpr: outputs times what is summed for each, so that products with padding count, as is usual.
-    Biases, norms, activations and pooling do not.
+    The jaxpr yields it as outputs times terms per output, so products with padding count, as is usual. Biases, norms,
+    activations and pooling do not count.
 
     Args:
       model: a linen module of one argument.
@@ -60,7 +60,7 @@ def flops(model: nn.Module, input_shape: Sequence[int]) -> int:
 
 
 def _examples(input_shape: Sequence[int]) -> jax.Array:
-    return jnp.zeros((2, *input_shape))  # two, because batch norm refuses to train on one
+    return jnp.zeros((2, *input_shape))  # batch norm refuses to train on a single example
 
 
 def _variables(model: nn.Module, x: jax.Array) -> Any:

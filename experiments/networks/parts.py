@@ -1,4 +1,4 @@
-"""What all networks share: their options, layers with a choice of padding and of pooling, and the classifier."""
+"""The base classes of all networks: options, convolutions with a choice of padding, pooling, and the classifier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def no_norm(name: str | None = None) -> Map:
-    """A norm that does nothing: the arm without normalization, in any network and any placement."""
+    """The identity in place of a norm: gives the arm without normalization, in any network and placement."""
     return lambda x: x
 
 
@@ -34,17 +34,17 @@ class Network(nn.Module, kw_only=True):
       classes: number of classes.
       activation: a function of arrays, such as `jax.nn.relu`.
       norm: makes a norm, given its name: `partial(jbn.linen.BatchNorm, use_running_average=False)`, `nn.LayerNorm`,
-        `partial(nn.GroupNorm, num_groups=8)`, `no_norm`. Whether it has scale and bias is said here, too.
-      width: multiplies the features of every hidden layer, rounded, at least 1.
-      final_norm: one more norm in front of the classifier, ahead of the global pooling: where `after` has its last.
-      use_bias: whether the hidden layers add a bias. The classifier does as published.
-      dtype: of activations and products, such as `jnp.bfloat16`; parameters and logits are float32. By default that of
-        images and parameters together.
+        `partial(nn.GroupNorm, num_groups=8)`, `no_norm`. It also decides whether norms have scale and bias.
+      width: factor on the features of every hidden layer; the result is rounded, and at least 1.
+      final_norm: whether to add a norm in front of the global pooling and the classifier, where `after` has its last.
+      use_bias: whether the hidden layers add a bias; the classifier follows its publication.
+      dtype: dtype of activations and products, such as `jnp.bfloat16`; parameters and logits are float32. By default
+        images and parameters are promoted to a common dtype.
       kernel_init: initializer of the hidden layers.
       head_init: initializer of the classifier.
 
-    One seed gives every layer the same initial weights, whatever norm, placement, padding or pooling. The names of
-    blocks sort in the order of the forward pass.
+    A seed determines the initial weights of every layer; norm, placement, padding and pooling do not change them. The
+    names of blocks sort in the order of the forward pass.
     """
 
     classes: int
@@ -58,7 +58,7 @@ class Network(nn.Module, kw_only=True):
     head_init: Initializer = nn.initializers.lecun_normal()
 
     def scaled(self, features: int) -> int:
-        """Features of a hidden layer."""
+        """The number of features of a hidden layer, after `width`."""
         return max(1, round(features * self.width))
 
     def hidden_options(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Network(nn.Module, kw_only=True):
         return dict(use_bias=self.use_bias, dtype=self.dtype, kernel_init=self.kernel_init)
 
     def cast_norm(self) -> Factory:
-        """The norm, its result in `dtype`: norms by themselves promote to the dtype of their parameters."""
+        """The norm with its result cast to `dtype`; by themselves norms promote to the dtype of their parameters."""
         norm, dtype = self.norm, self.dtype
         if dtype is None:
             return norm
@@ -78,12 +78,12 @@ class Network(nn.Module, kw_only=True):
         return make
 
     def classify(self, x: jax.Array, use_bias: bool = True) -> jax.Array:
-        """Logits of features `[batch, features]`, by the layer `head`."""
+        """Logits of features `[batch, features]`, computed by the layer `head`."""
         head = nn.Dense(self.classes, use_bias=use_bias, dtype=self.dtype, kernel_init=self.head_init, name="head")
         return self.finish(head(x))
 
     def finish(self, logits: jax.Array) -> jax.Array:
-        """Logits as a loss wants them: float32 where `dtype` is narrower."""
+        """Casts logits to float32 if `dtype` is narrower, for the loss."""
         return logits if self.dtype is None else logits.astype(jnp.promote_types(self.dtype, jnp.float32))
 
 
@@ -91,8 +91,8 @@ class ConvNetwork(Network, kw_only=True):
     """A network of convolutions.
 
     Attributes (beyond those of `Network`):
-      padding: "zero", as published; "reflect", the image mirrored at its edge; or "valid", none. Zero is the channel
-        mean after a norm, but the minimum after a ReLU.
+      padding: "zero", as published; "reflect", which mirrors the image at its edge; or "valid", without padding. Zero
+        is the channel mean after a norm, but the minimum after a ReLU.
 
     Padding is half the kernel on both sides, as in torch: XLA's "SAME" pads a strided layer on one side only.
     """
@@ -100,7 +100,7 @@ class ConvNetwork(Network, kw_only=True):
     padding: Padding = "zero"
 
     def conv(self, features: int, kernel: int = 3, stride: int = 1, pool: int = 1) -> Factory:
-        """Makes a convolution, given its name; with `pool`, max-pooling follows at once."""
+        """Returns a function that makes a convolution, given its name; `pool` adds max-pooling right after it."""
         edges: dict[str, Any] = {"zero": kernel // 2, "reflect": "REFLECT", "valid": "VALID"}
         edge, options = edges[chosen("padding", self.padding, edges)], self.hidden_options()
 
@@ -118,7 +118,7 @@ class ConvNetwork(Network, kw_only=True):
 
 
 def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """Maxima of tiles of `size` x `size`; what is left over at the far edges is dropped."""
+    """Max-pooling over tiles of `size` x `size`; incomplete tiles at the far edges are dropped."""
     if size == 1:
         return x
     check_size(x, size, "nothing is left to pool")
@@ -135,15 +135,15 @@ def check_size(x: jax.Array, size: int, trouble: str) -> None:
 
 
 def numbered(name: str, index: int, of: int) -> str:
-    """Names that sort as they are numbered: block_0 ... block_7, but block_00 ... block_12."""
+    """Numbers a name, with leading zeros so that names sort by number: block_0 ... block_7, block_00 ... block_12."""
     return f"{name}_{index:0{len(str(of - 1))}d}"
 
 
 def chosen(field: str, value: str, known: Iterable[str]) -> str:
-    """Returns `value`, which must be one of the known.
+    """Returns `value` if it is one of the known values.
 
     Raises:
-      ValueError: it is not.
+      ValueError: `value` is not known.
     """
     names = list(known)
     if value not in names:

@@ -1,4 +1,4 @@
-"""Networks without shortcuts: tables of layers that one module walks through, each layer in a placement block."""
+"""Networks without shortcuts: each is a table of layers, and one module applies them, each in a placement block."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Readout = Literal["mean", "max", "conv"]
 
 
 class Layer(NamedTuple):
-    """A convolution of the table.
+    """One convolution in the table of a `PlainCNN`.
 
     Attributes:
-      features: of its output, before the network's `width`.
+      features: output features, before the network's `width` scales them.
       kernel: height and width.
       stride: step in both directions.
-      pool: size of the max-pooling that belongs to it; 1 is none.
-      bare: without norm and activation.
+      pool: size of its max-pooling; 1 means none.
+      bare: whether the layer stands alone, without norm and activation.
     """
 
     features: int
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 class MLP(Network, kw_only=True):
-    """Dense blocks and a linear classifier; images are flattened.
+    """A multilayer perceptron: dense blocks and a linear classifier; images are flattened.
 
     Attributes (beyond those of `Network`):
       placement: where the norm sits in each block.
@@ -70,16 +70,16 @@ class MLP(Network, kw_only=True):
 
 
 class PlainCNN(ConvNetwork, kw_only=True):
-    """Convolutions one after another, each in a placement block, and a classifier.
+    """A chain of convolutions, each in a placement block, and a classifier.
 
     Attributes (beyond those of `ConvNetwork`):
       placement: where the norm sits in each block.
-      layers: the table.
-      pooling: "after_block" pools what a block returns; "before_norm" what its convolution returns, so that norm and
-        activation see a quarter of the positions.
-      whitening: size of the patches that a first layer whitens, see `Whitening`, before an activation; 0 is none.
-      readout: how positions become one vector in front of the linear classifier, "mean" or "max"; or "conv", a last
-        convolution, 3 x 3 of stride 2, to the classes: a block without activation, averaged over what positions remain.
+      layers: the table of convolutions, first to last.
+      pooling: "after_block" pools the output of a block; "before_norm" pools the output of its convolution, so that
+        norm and activation see a quarter of the positions.
+      whitening: patch size of a first, whitening layer (see `Whitening`), which an activation follows; 0 means none.
+      readout: "mean" or "max" pools over positions in front of the linear classifier; "conv" replaces both by a
+        convolution to the classes, 3 x 3 with stride 2, in a block without activation, and averages over positions.
       head_bias: whether the linear classifier adds a bias.
       head_scale: multiplies the logits.
       input_scale: multiplies the images.
@@ -122,13 +122,13 @@ class PlainCNN(ConvNetwork, kw_only=True):
         return early
 
     def _conv_head(self, norm: Factory, x: jax.Array) -> jax.Array:
-        # Without an activation there is one place for a norm after the layer, and `both` would put two there.
+        # Without an activation, `both` would put two norms in a row after the layer.
         placement = "before" if self.placement == "both" else self.placement
         return Block(self.conv(self.classes, 3, 2), norm, lambda x: x, placement, name="head")(x)
 
 
 def strided_cnn(**options: Any) -> PlainCNN:
-    """The small strided CNN: 8, 16, 32, 64 features, then the classes; a norm, if there is any, on the logits as well.
+    """The small strided CNN: convolutions of 8, 16, 32 and 64 features, then one to the classes, normed as well.
 
     For images of 28 x 28 or 32 x 32. Published for MNIST with ReLU, before and after: Bakshi 2024
     (https://github.com/vishalbakshi/blog, posts/2024-07-02-bn-placement), after "fastbook", chapter 13.
@@ -139,11 +139,11 @@ def strided_cnn(**options: Any) -> PlainCNN:
 
 
 def cnn9(**options: Any) -> PlainCNN:
-    """The 9-layer CNN: a bare convolution, then 8 blocks, all of 64 features at full resolution; mean; linear.
+    """The 9-layer CNN: a bare convolution and 8 blocks of 64 features at full resolution, mean over positions, linear.
 
     Published for CIFAR-10 with ReLU and leaky ReLU, before and after, five runs each
-    (https://github.com/gdd72582/AI-Lectures-and-Tutorials, assignment1). Initialized as in torch, but for the biases,
-    which torch draws, too, and which start at 0 here.
+    (https://github.com/gdd72582/AI-Lectures-and-Tutorials, assignment1). Initialized as in torch, except
+    that biases start at 0 here and are random in torch.
     """
     layers = (Layer(64, bare=True), *8 * (Layer(64),))
     published: dict[str, Any] = dict(layers=layers, use_bias=True, kernel_init=TORCH, head_init=TORCH)
@@ -151,10 +151,10 @@ def cnn9(**options: Any) -> PlainCNN:
 
 
 def vgg16(**options: Any) -> PlainCNN:
-    """VGG-16 for CIFAR: 13 convolutions, pooled five times, and one linear classifier in place of three layers.
+    """VGG-16 for CIFAR: 13 convolutions, five poolings, and one linear classifier in place of three layers.
 
-    For images of 32 x 32 and up. Published for CIFAR with tanh and ReLU, before and after: Kim et al. 2023, "Tanh Works
-    Better With Asymmetry" (NeurIPS).
+    For images of at least 32 x 32. Published for CIFAR with tanh and ReLU, before and after: Kim et al. 2023, "Tanh
+    Works Better With Asymmetry" (NeurIPS).
 
     Reference: Simonyan & Zisserman 2015, configuration D (https://arxiv.org/abs/1409.1556); norms and one classifier as
     in https://github.com/kuangliu/pytorch-cifar.
@@ -165,9 +165,9 @@ def vgg16(**options: Any) -> PlainCNN:
 
 
 def simple8(**options: Any) -> PlainCNN:
-    """The 8-layer net "simple", and "post", which is `after`; published with scale and bias of the norms frozen.
+    """The 8-layer network that its author calls "simple" (`before`) and "post" (`after`), with frozen scale and bias.
 
-    The norm freezes them: `partial(jbn.linen.BatchNorm, trainable=False, ...)`.
+    To freeze scale and bias, pass `partial(jbn.linen.BatchNorm, trainable=False, ...)` as the norm.
 
     Reference: Page 2019 (https://github.com/davidcpage/cifar10-fast, batch_norm_post.ipynb).
     """
@@ -186,11 +186,11 @@ def simple8(**options: Any) -> PlainCNN:
 
 
 def airbench94(**options: Any) -> PlainCNN:
-    """The network of airbench94: whitening, then three groups of two blocks, pooled within the first of each.
+    """The network of airbench94: whitening, then three groups of two blocks; the first block of each group pools.
 
-    Published with GELU (the exact one: `partial(jax.nn.gelu, approximate=False)`), before, and norms without scale:
-    `partial(jbn.linen.BatchNorm, use_scale=False, ...)`. After init, `whiten(variables, images)` sets the first layer.
-    For images of 9 x 9 and up.
+    Published with exact GELU (`partial(jax.nn.gelu, approximate=False)`), with the norm before it, and without scale:
+    `partial(jbn.linen.BatchNorm, use_scale=False, ...)`. After init, call `whiten(variables, images)` to set the first
+    layer. For images of at least 9 x 9.
 
     Reference: Jordan 2024 (https://arxiv.org/abs/2404.00498), https://github.com/KellerJordan/cifar10-airbench,
     legacy/airbench94.py.
@@ -210,7 +210,7 @@ def airbench94(**options: Any) -> PlainCNN:
 
 
 def dirac(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Kernel `[height, width, in, out]` that passes its inputs on as its first outputs; further ones as torch draws."""
+    """Kernel `[height, width, in, out]` whose first outputs equal its inputs; torch's initialization fills the rest."""
     height, width, inputs, outputs = shape
     n = min(inputs, outputs)
     kernel = TORCH(key, shape, dtype).at[..., :n].set(0)

@@ -1,4 +1,4 @@
-"""Residual networks: where norm and activation sit within a unit, and beside its addition.
+"""Residual networks: the order of layers, norms, activations and the addition within a unit.
 
     original                      layer, norm, activation, layer, norm, add, activation
     bn_after_addition             layer, norm, activation, layer, add, norm, activation
@@ -8,9 +8,9 @@
     no_relu_bn_before_addition    layer, norm, activation, layer, norm, add
     no_relu_bn_after_addition     layer, norm, activation, layer, add, norm
 
-The first five are those of He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4
-(https://arxiv.org/abs/1603.05027), the last two of https://github.com/gcr/torch-residual-networks. The order is a
-table, `experiments.vocabulary.UNITS`, and one module walks through it: any norm for "bn", any activation for "relu".
+The first five come from He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4
+(https://arxiv.org/abs/1603.05027), the last two from https://github.com/gcr/torch-residual-networks. One module applies
+the steps of the table `experiments.vocabulary.UNITS`. The names say "bn" and "relu"; any norm and activation will do.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Shortcut = Literal["zeros", "projection"]
 
 
 class ResidualUnit(nn.Module):
-    """Walks through the steps of a unit; or of a stem or a tail, which add nothing.
+    """Applies the steps of a unit, or of a stem or a tail, which have no addition.
 
     Attributes:
-      steps: as in `UNITS`.
-      layers: make the layers, given their names, first to last.
+      steps: the steps in order, as in `UNITS`.
+      layers: functions that make the layers, given their names, first to last.
       norm: makes a norm, given its name.
       activation: a function of arrays.
-      common: whether the steps ahead of the first layer act on the shortcut, too.
-      stride: of the first layer.
-      offset: of the shortcut's samples, where layers without padding shift theirs.
-      project: makes the layer of a shortcut that gains features; without one it gains zeros.
+      common: whether the steps in front of the first layer act on the shortcut, too.
+      stride: stride of the first layer, and of the shortcut.
+      offset: first row and column that the shortcut takes; layers without padding shift their outputs by as much.
+      project: makes the layer of a shortcut that must gain features; None pads the shortcut with zeros instead.
 
-    Layers are `layer_0` and `layer_1`, norms `norm_0` and so on, whatever the order. The input of each activation is
-    sown as `activation_input` in the collection `intermediates`.
+    Layers are named `layer_0` and `layer_1`, norms `norm_0`, `norm_1`, ..., in any order of steps. The input of each
+    activation is sown as `activation_input` into the collection `intermediates`.
     """
 
     steps: tuple[Step, ...]
@@ -89,20 +89,21 @@ class ResidualUnit(nn.Module):
 
 
 class ResNet(ConvNetwork, kw_only=True):
-    """A stem, stages of residual units, of which all but the first halve the resolution, and a classifier of the mean.
+    """A stem, stages of residual units, and a classifier of the mean; every stage but the first halves the resolution.
 
     Attributes (beyond those of `ConvNetwork`):
-      unit: the placement, see `UNITS`.
-      units: residual units of each stage, of two layers each.
+      unit: the order of steps within a unit, see `UNITS`.
+      units: number of residual units per stage; each has two layers.
       stages: features of the stem and of each stage.
-      shortcut: how it gains features: "zeros", without parameters (He et al. 2015, option A); or "projection", a layer
-        1 x 1 (option B), normalized where the branch is between its last layer and the addition.
+      shortcut: how shortcuts gain features: "zeros" pads, without parameters (He et al. 2015, option A); "projection"
+        is a 1 x 1 layer (option B), with a norm if the unit has one between its last layer and the addition.
       scale_stem: whether `width` acts on the stem, too.
 
-    Steps that a unit has ahead of its first layer are left out of the stem (layer, norm, activation), and follow after
-    the last unit once more. In the first unit, and in those that change shape, they act on the shortcut as well: He et
-    al. 2016, implementation details, and https://github.com/KaimingHe/resnet-1k-layers. With shortcuts of zeros, all
-    units so have equally many parameters.
+    The stem consists of layer, norm and activation. Steps that the unit has in front of its first layer are left out of
+    the stem and applied once more after the last unit. In the first unit, and in units that change the shape, these
+    steps act on the shortcut as well: He et al. 2016, implementation details, and
+    https://github.com/KaimingHe/resnet-1k-layers. So, with shortcuts of zeros, all orders have the same number of
+    parameters.
     """
 
     unit: Unit
@@ -145,7 +146,7 @@ def resnet(depth: int = 20, **options: Any) -> ResNet:
     """ResNet-(6n+2) for CIFAR: 16, 32 and 64 features, shortcuts without parameters.
 
     Raises:
-      ValueError: a depth that is not 6n + 2.
+      ValueError: `depth` is not 6n + 2.
 
     Reference: He et al. 2015, "Deep Residual Learning", section 4.2 (https://arxiv.org/abs/1512.03385).
     """
@@ -153,10 +154,10 @@ def resnet(depth: int = 20, **options: Any) -> ResNet:
 
 
 def wrn(depth: int = 28, width: float = 10, **options: Any) -> ResNet:
-    """WRN-depth-width for CIFAR: pre-activation, stages `width` times as wide, projections.
+    """WRN-depth-width for CIFAR: pre-activation, stages `width` times as wide, projections as shortcuts.
 
     Raises:
-      ValueError: a depth that is not 6n + 4.
+      ValueError: `depth` is not 6n + 4.
 
     Reference: Zagoruyko & Komodakis 2016, "Wide Residual Networks" (https://arxiv.org/abs/1605.07146).
     """

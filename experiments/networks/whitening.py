@@ -1,4 +1,4 @@
-"""A first layer that whitens patches of images, by constants taken from the data."""
+"""A first layer that whitens image patches with a fixed kernel computed from the data."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from jax.typing import DTypeLike
 
 
 def whitening_weights(images: jax.Array, size: int = 2, epsilon: float = 5e-4) -> jax.Array:
-    """The kernel whose outputs on these images have second moments of one, and none with one another.
+    """The kernel that whitens patches of these images: its outputs are uncorrelated and have second moments of one.
 
     ::
 
         E[p pᵀ] = Σ λ_i v_i v_iᵀ,    w_i = v_i / sqrt(λ_i + epsilon),    kernel = [w, -w]
 
     Args:
-      images: `[n, height, width, channels]`, as the network will see them; published: 5000 of the training set.
+      images: `[n, height, width, channels]`, preprocessed as for the network; published with 5000 training images.
       size: height and width of a patch p.
-      epsilon: keeps directions small in which patches hardly vary.
+      epsilon: limits the gain of directions in which patches hardly vary.
 
     Returns:
-      `[size, size, channels, 2·size²·channels]`, float32: largest eigenvalue first, then all with the sign turned.
-      Moments are about zero, as published, not about the mean: of standardized images.
+      `[size, size, channels, 2·size²·channels]`, float32: w by decreasing eigenvalue, then -w. As published, moments
+      are taken about zero, not about the mean; images should be standardized.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -43,13 +43,13 @@ def whitening_weights(images: jax.Array, size: int = 2, epsilon: float = 5e-4) -
     patches = jnp.concatenate(shifted, -1).reshape(-1, size**2 * channels).astype(jnp.float32)
     moments = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
     eigenvalues, eigenvectors = jnp.linalg.eigh(moments)
-    # Rounding can leave an eigenvalue of zero just below it.
+    # Rounding can make an eigenvalue of 0 slightly negative.
     scaled = (eigenvectors / jnp.sqrt(jnp.maximum(eigenvalues, 0) + epsilon))[:, ::-1]
     return jnp.concatenate([scaled, -scaled], 1).reshape(size, size, channels, -1)
 
 
 def whiten(variables: Mapping[str, Any], images: jax.Array, epsilon: float = 5e-4) -> dict[str, Any]:
-    """Variables of a network with a `Whitening` layer, which now whitens these images.
+    """Sets the kernel of the `Whitening` layer so that it whitens these images; returns the new variables.
 
     Example:
       >>> import jax
@@ -65,14 +65,14 @@ def whiten(variables: Mapping[str, Any], images: jax.Array, epsilon: float = 5e-
 
 
 class Whitening(nn.Module):
-    """A convolution without padding by constants, plus a bias that is trained.
+    """A convolution with a fixed kernel and a trained bias, without padding.
 
     ::
 
         [batch, height, width, channels] -> [batch, height - size + 1, width - size + 1, 2·size²·channels]
 
-    The kernel is no parameter, so that no optimizer and no weight decay touches it: it is the variable `kernel` in the
-    collection `constants`. Until `whiten` sets it, it is what whitens white noise.
+    The kernel is the variable `kernel` in the collection `constants`, not a parameter, so optimizers and weight decay
+    do not change it. Until `whiten` sets it, it is the kernel that whitens white noise.
     """
 
     size: int = 2
