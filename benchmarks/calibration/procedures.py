@@ -43,14 +43,14 @@ def chosen_then_read(tuning: int, evaluation: int) -> Procedure:
     return Procedure(name, tuning + evaluation, estimate, lambda scores: tuning * _settings(scores) + evaluation)
 
 
-def bagged(seeds: int, *, raced: bool = False) -> Procedure:
+def bagged(seeds: int, *, raced: bool = False, drawn: int | None = None) -> Procedure:
     """The laboratory's: every seed at every setting, or at those that a first round leaves; the choice is bagged."""
 
     def estimate(arms: Arms, contrasts: Contrasts) -> dict[str, Estimate]:
-        found = bagging.bag({name: _trained(scores, raced) for name, scores in arms.items()}, bags=BAGS)
+        found = bagging.bag({name: _trained(scores, raced) for name, scores in arms.items()}, bags=BAGS, drawn=drawn)
         return {name: bagging.contrast(found, weights, alpha=ALPHA) for name, weights in contrasts.items()}
 
-    return Procedure(_name(seeds, raced), seeds, estimate, partial(_trainings, raced=raced))
+    return Procedure(_name(seeds, raced, drawn), seeds, estimate, partial(_trainings, raced=raced))
 
 
 def bagged_out_of_bag(seeds: int, *, raced: bool = False) -> Procedure:
@@ -103,20 +103,20 @@ def _trained(scores: Scores, raced: bool) -> Scores:
 
 def _trainings(scores: Scores, raced: bool) -> int:
     n, settings = np.shape(scores.test)
-    later = int(_on(scores).sum()) if raced else settings
-    return race.FIRST_SEEDS * settings + (n - race.FIRST_SEEDS) * later
+    first, later = race.first_round(n), int(_on(scores).sum()) if raced else settings
+    return first * settings + (n - first) * later
 
 
 def _on(scores: Scores) -> NDArray[np.bool_]:
-    return race.survivors(np.asarray(scores.validation)[: race.FIRST_SEEDS])
+    return race.survivors(np.asarray(scores.validation)[: race.first_round(len(scores.seeds))])
 
 
 def _settings(scores: Scores) -> int:
     return np.shape(scores.test)[1]
 
 
-def _name(seeds: int, raced: bool) -> str:
-    return f"{seeds} seeds, {'raced, ' if raced else ''}choice bagged"
+def _name(seeds: int, raced: bool, drawn: int | None = None) -> str:
+    return f"{seeds} seeds, {'raced, ' if raced else ''}choice bagged{f' by {drawn}' if drawn else ''}"
 
 
 def _t_intervals(arms: Arms, values: Mapping[str, NDArray[np.float64]], contrasts: Contrasts) -> dict[str, Estimate]:
@@ -146,11 +146,17 @@ PROCEDURES = (
     chosen_then_read(10, 21),
     bagged(6),
     bagged(6, raced=True),
-    bagged(12, raced=True),
     bagged(12),
+    bagged(12, raced=True),
+    bagged(24),
     bagged(24, raced=True),
+    bagged(48),
     bagged(48, raced=True),
+    bagged(12, drawn=6),
+    bagged(12, raced=True, drawn=6),
+    bagged(24, raced=True, drawn=6),
+    bagged(48, raced=True, drawn=6),
     bagged_out_of_bag(6),
-    bagged_out_of_bag(12, raced=True),
     bagged_out_of_bag(12),
+    bagged_out_of_bag(12, raced=True),
 )

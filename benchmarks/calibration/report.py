@@ -13,13 +13,15 @@ def as_markdown(result: dict[str, Any]) -> str:
     bank, rows = result["bank"], result["procedures"]
     contexts = [name.split(", ")[1] for name in bank["values"] if name.startswith(HEADLINE)]
     versions = ", ".join(f"{k} {v}" for k, v in (bank["versions"] | result["versions"]).items())
-    # The wide tables leave out the variants that read out of bag.
-    shown = [row for row in rows if "out of bag" not in row["procedure"]]
+    # The wide tables show the first procedure and the raced ones; the JSON has all.
+    raced = [row for row in rows if "raced" in row["procedure"] and "out of bag" not in row["procedure"]]
+    shown = [rows[0], *(row for row in raced if row is not rows[0])]
     parts = [
         "<!-- written by python -m benchmarks calibration -->",
         f"A bank of {bank['seeds']} seeds x {len(bank['rates'])} rates x every arm of {bank['config']} "
         f"({bank['device']}, {bank['date']}; {versions}). Each procedure is repeated {result['repeats']} times with "
-        f"seeds drawn from the bank with replacement; {result['bags']} bags each. Differences in percentage points.",
+        f"seeds drawn from the bank with replacement; {result['bags']} bags each, which draw as many seeds as there "
+        "are unless it says by how many the choice is made. Differences in percentage points.",
         f"**{HEADLINE}**, for {', '.join(contexts)}: standard deviation over repeats, reported standard error, their "
         "ratio (1 is right, more is too sure), how often the 95% interval covers the procedure's own mean. A/A: how "
         "often p < 0.05 when an arm with a norm is compared with itself, seeds drawn anew.",

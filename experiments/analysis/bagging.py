@@ -2,27 +2,32 @@
 
 Every seed is trained at every setting (learning rate and decay). Choosing the best setting and then quoting the spread
 over seeds at this setting forgets that other seeds would have chosen another one. So the choice is repeated: bag b
-draws the n seeds with replacement, seed j N_bj times. With these weights each arm's setting is chosen by validation
-accuracy, and
+draws m of the n seeds with replacement (m = n, unless said otherwise), seed j N_bj times. With these weights each arm's
+setting is chosen by validation accuracy, and
 
-    t_b[arm] = Σ_j N_bj test[arm, j, choice_b] / n.
+    t_b[arm] = Σ_j N_bj test[arm, j, choice_b] / m.
 
 The estimate of a contrast w (weights over arms) is the mean of w·t_b over bags. Its variance is the infinitesimal
 jackknife's, which sees seeds and choice alike:
 
     V = Σ_j cov_b(N_bj, w·t_b)².
 
-Over all bags, the covariance of the counts is I - 11'/n, so these covariances are the coefficients of w·t_b projected
-onto the counts. That is how they are found, by least squares: the limit is the same, and what is linear in the counts,
-which is everything where there is no choice, has no Monte Carlo error. What the residuals add to V on average,
-(n - 1) / B times their variance, is taken off again, as Wager, Hastie & Efron take n / B times the variance of w·t_b
-off the plain covariances.
+Over all bags, the covariance of the counts is m/n (I - 11'/n), so these covariances are m/n times the coefficients of
+w·t_b projected onto the counts. That is how they are found, by least squares: the limit is the same, and what is linear
+in the counts, which is everything where there is no choice, has no Monte Carlo error. What the residuals add to V on
+average, m/n (n - 1) / B times their variance, is taken off again, as Wager, Hastie & Efron take n / B times the
+variance of w·t_b off the plain covariances.
+
+The estimate is about settings that are chosen with m seeds. With m = n it is about a surer choice the more seeds there
+are, and where two settings tie on validation data and not on test data, it is not normal for any n. With a fixed m it
+is about the same thing for every n, and smoother: see "How well the intervals hold" in benchmarks/NOTES.md.
 
 Pure functions of arrays. Accuracies are in percent, their differences in percentage points (pp).
 
 References:
   Efron 2014, "Estimation and accuracy after model selection", JASA 109.
   Wager, Hastie & Efron 2014, "Confidence intervals for random forests: the jackknife and the infinitesimal jackknife".
+  Bickel, Götze & van Zwet 1997, "Resampling fewer than n observations: gains, losses, and remedies for losses".
 """
 
 from __future__ import annotations
@@ -104,15 +109,22 @@ class Bagged(NamedTuple, Generic[Name]):
     """N `[bags, seeds]`, by the seeds that it counts."""
 
 
-def bag(arms: Mapping[Name, Scores], *, bags: int = BAGS) -> Bagged[Name]:
+def bag(arms: Mapping[Name, Scores], *, bags: int = BAGS, drawn: int | None = None) -> Bagged[Name]:
     """Draws the bags, the same ones whenever the seeds are the same, and chooses every arm's setting in each.
 
+    Args:
+      arms: scores by name; equal seeds pair arms.
+      bags: B.
+      drawn: m, the seeds that a bag draws; at most n. None is n.
+
     Raises:
-      ValueError: shapes that do not fit; fewer than 2 seeds; arms that share only some of their seeds; an arm that has
-        no setting trained with all its seeds.
+      ValueError: no seed drawn; shapes that do not fit; fewer than 2 seeds; arms that share only some of their seeds;
+        an arm that has no setting trained with all its seeds.
     """
+    if drawn is not None and drawn < 1:
+        raise ValueError(f"drawn is {drawn}; give at least 1, or None for as many as there are seeds")
     checked = {name: _checked(name, scores) for name, scores in arms.items()}
-    counts = {seeds: draw(seeds, bags) for seeds in dict.fromkeys(scores.seeds for scores in arms.values())}
+    counts = {seeds: draw(seeds, bags, drawn) for seeds in dict.fromkeys(scores.seeds for scores in arms.values())}
     _refuse_overlaps(list(counts))
     return Bagged({name: _bagged(counts[s.seeds], s) for name, s in checked.items()}, counts)
 
@@ -158,11 +170,11 @@ def equivalence_p(estimate: Estimate, margin_pp: float) -> float:
     return float(scipy.stats.t.sf(room / estimate.se, estimate.df))
 
 
-def draw(seeds: tuple[int, ...], bags: int) -> NDArray[np.int64]:
+def draw(seeds: tuple[int, ...], bags: int, drawn: int | None = None) -> NDArray[np.int64]:
     """How often each seed is in each bag `[bags, seeds]`; a function of the seeds, so that paired arms share it."""
     n = len(seeds)
-    drawn = np.random.default_rng([bags, *seeds]).integers(n, size=(bags, n))
-    return np.bincount((drawn + n * np.arange(bags)[:, None]).ravel(), minlength=bags * n).reshape(bags, n)
+    positions = np.random.default_rng([bags, *seeds]).integers(n, size=(bags, min(drawn or n, n)))
+    return np.bincount((positions + n * np.arange(bags)[:, None]).ravel(), minlength=bags * n).reshape(bags, n)
 
 
 def choose(counts: ArrayLike, scores: Scores) -> NDArray[np.int64]:
@@ -170,7 +182,8 @@ def choose(counts: ArrayLike, scores: Scores) -> NDArray[np.int64]:
 
     A tie goes to the lower mean validation loss, then to the first setting, as in `experiments.analysis.tuning`.
     """
-    weights = np.asarray(counts) / len(scores.seeds)
+    counts = np.asarray(counts)
+    weights = counts / counts.sum(axis=1, keepdims=True)
     validation = np.asarray(scores.validation, np.float64)
     complete = ~np.isnan(validation).any(axis=0)
     # Rounded, so that rounding errors of the means cannot break a tie.
@@ -189,32 +202,34 @@ def project(counts: ArrayLike, by_bag: ArrayLike) -> tuple[float, Floats, float]
     """Least squares of t_b on the counts.
 
     Args:
-      counts: N `[bags, seeds]`, each row of sum n.
+      counts: N `[bags, seeds]`, each row of sum m.
       by_bag: t_b `[bags]`.
 
     Returns:
-      The mean of t_b where every seed counts once; cov_b(N_bj, t_b) `[seeds]`; the variance of the residuals.
+      The mean of t_b where all seeds count equally; cov_b(N_bj, t_b) `[seeds]`; the variance of the residuals.
     """
-    centred, t = np.asarray(counts) - 1.0, np.asarray(by_bag, np.float64)
+    counts, t = np.asarray(counts), np.asarray(by_bag, np.float64)
+    expected = counts[0].sum() / counts.shape[1]  # m / n
+    centred = counts - expected
     # The columns add up to 0; the solution of least norm adds up to 0 as well, as the covariances do.
     rows = centred - centred.mean(axis=0)
-    influence = np.linalg.lstsq(rows, t - t.mean(), rcond=1e-9)[0]
-    residuals = t - t.mean() - rows @ influence
-    mean = t.mean() - centred.mean(axis=0) @ influence
-    return float(mean), influence, float(residuals @ residuals / max(1, len(t) - centred.shape[1]))
+    slopes = np.linalg.lstsq(rows, t - t.mean(), rcond=1e-9)[0]
+    residuals = t - t.mean() - rows @ slopes
+    mean = t.mean() - centred.mean(axis=0) @ slopes
+    return float(mean), expected * slopes, float(residuals @ residuals / max(1, len(t) - centred.shape[1]))
 
 
 def _variance(counts: NDArray[np.int64], influence: Floats, residual: float) -> float:
     """V n / (n - 1), less what the residuals add to it. At most half is taken off, so that something is left."""
     bags, n = counts.shape
-    found = float(influence @ influence)
-    return max(found - residual * (n - 1) / bags, found / 2) * n / (n - 1)
+    found, expected = float(influence @ influence), counts[0].sum() / n
+    return max(found - residual * expected * (n - 1) / bags, found / 2) * n / (n - 1)
 
 
 def _bagged(counts: NDArray[np.int64], scores: Scores) -> BaggedArm:
     choices = choose(counts, scores)
     test = np.nan_to_num(np.asarray(scores.test, np.float64))  # NaN where nobody looks
-    by_bag = np.take_along_axis(counts @ test, choices[:, None], axis=1)[:, 0] / len(scores.seeds)
+    by_bag = np.take_along_axis(counts @ test, choices[:, None], axis=1)[:, 0] / counts[0].sum()
     mean, influence, _ = project(counts, by_bag)
     shares = np.bincount(choices, minlength=test.shape[1]) / len(choices)
     return BaggedArm(scores.seeds, by_bag, mean, mean + len(influence) * influence, shares, int(shares.argmax()))

@@ -11,11 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 from experiments.analysis.comparison import DIGITS
 
 FIRST_SEEDS = 3
-"""Seeds of the first round, which trains every setting."""
+"""Seeds of the first round at least, which trains every setting."""
 LEAST = 3
 """So many of the best settings go on in any case: three seeds tell little about which of them is the best."""
 STANDARD_ERRORS = 1.5
 """How far below the best a setting may lie."""
+
+
+def first_round(seeds: int) -> int:
+    """How many of a run's seeds train every setting: a quarter, and 3 at least.
+
+    What the first round drops is lost to the choice, and the interval knows nothing of it; so the more seeds there are
+    to tell settings apart, the more must have agreed that one is not the best.
+    """
+    return min(seeds, max(FIRST_SEEDS, -(-seeds // 4)))
 
 
 def survivors(

@@ -101,6 +101,10 @@ def test_a_raced_procedure_reads_what_the_first_round_leaves():
     raced, plain = bagged(9, raced=True), bagged(9)
     assert raced.estimate({"a": worse}, weights) == plain.estimate({"a": three}, weights)
     assert (raced.trainings(worse), plain.trainings(worse)) == (3 * 5 + 6 * 3, 9 * 5)
+    few, all_of_them = (bagged(9, drawn=m).estimate({"a": scores}, weights)["mean"] for m in (3, 9))
+    assert all_of_them == plain.estimate({"a": scores}, weights)["mean"]
+    assert few == bagging.contrast(bagging.bag({"a": scores}, bags=procedures.BAGS, drawn=3), {"a": 1.0})
+    assert bagged(9, drawn=3).name == "9 seeds, choice bagged by 3"
 
 
 def test_out_of_bag_each_seed_is_read_where_it_did_not_choose():

@@ -30,19 +30,19 @@ def two_arms(seed=0, seeds=SEEDS):
 # One setting: no choice.
 
 
-@pytest.mark.parametrize("n", [2, 5, 12, 40])
-def test_without_a_choice_the_estimate_and_its_interval_are_those_of_the_paired_t_test(n):
+@pytest.mark.parametrize(("n", "drawn"), [(2, None), (5, 3), (12, None), (12, 6), (40, 6), (4, 6)])
+def test_without_a_choice_the_estimate_and_its_interval_are_those_of_the_paired_t_test(n, drawn):
     rng = np.random.default_rng(n)
     a, b = rng.normal(95, 1, n), rng.normal(94, 2, n)
     arms = {name: Scores(tuple(range(n)), x[:, None], x[:, None]) for name, x in (("a", a), ("b", b))}
-    found = contrast(bag(arms), {"a": 1, "b": -1}, alpha=0.1)
+    found = contrast(bag(arms, drawn=drawn), {"a": 1, "b": -1}, alpha=0.1)
     test = scipy.stats.ttest_rel(a, b)
     assert found.estimate == pytest.approx((a - b).mean(), abs=1e-9)
     assert found.se == pytest.approx((a - b).std(ddof=1) / np.sqrt(n))
     assert found.ci == pytest.approx(tuple(test.confidence_interval(0.9)))
     assert found.p == pytest.approx(test.pvalue)
     assert found.monte_carlo_se == pytest.approx(0, abs=1e-6)
-    assert bag(arms).arms["a"].values == pytest.approx(a)
+    assert bag(arms, drawn=drawn).arms["a"].values == pytest.approx(a)
 
 
 def test_arms_with_seeds_of_their_own_are_compared_as_by_welch():
@@ -71,44 +71,45 @@ def test_variances_of_arms_with_seeds_of_their_own_add_and_pairing_takes_out_wha
 # All bags of a few seeds.
 
 
-@pytest.mark.parametrize("n", [3, 4])
-def test_many_bags_come_to_what_all_of_them_say(n):
-    """By hand: every one of the n^n bags, the choice in each by a loop, and the plain covariance."""
+@pytest.mark.parametrize(("n", "drawn"), [(3, 3), (4, 4), (4, 2)])
+def test_many_bags_come_to_what_all_of_them_say(n, drawn):
+    """By hand: every one of the n^m bags, the choice in each by a loop, and the plain covariance."""
     rng = np.random.default_rng(n)
     arms = {
         name: Scores(tuple(range(n)), rng.normal(95, 1, (n, 3)), rng.normal([95, 93, 97], 1, (n, 3))) for name in "ab"
     }
     all_counts, t = [], []
-    for drawn in product(range(n), repeat=n):
+    for seeds in product(range(n), repeat=drawn):
         of_bag = []
         for arm in arms.values():
-            validation, test = np.array(arm.validation)[list(drawn)], np.array(arm.test)[list(drawn)]
+            validation, test = np.array(arm.validation)[list(seeds)], np.array(arm.test)[list(seeds)]
             means = [float(np.mean(validation[:, k])) for k in range(3)]
             of_bag.append(float(np.mean(test[:, means.index(max(means))])))
-        all_counts.append(np.bincount(drawn, minlength=n))
+        all_counts.append(np.bincount(seeds, minlength=n))
         t.append(of_bag[0] - of_bag[1])
     all_counts, t = np.array(all_counts), np.array(t)
-    covariances = np.array([np.mean((all_counts[:, j] - 1) * (t - t.mean())) for j in range(n)])
+    covariances = np.array([np.mean((all_counts[:, j] - drawn / n) * (t - t.mean())) for j in range(n)])
 
     mean, influence, _ = project(all_counts, t)
     assert mean == pytest.approx(t.mean())
     assert influence == pytest.approx(covariances)
-    found = contrast(bag(arms, bags=200_000), {"a": 1, "b": -1})
+    found = contrast(bag(arms, bags=200_000, drawn=drawn), {"a": 1, "b": -1})
     assert found.estimate == pytest.approx(t.mean(), abs=4 * found.monte_carlo_se)
     assert 0 < found.monte_carlo_se < 0.01
     assert found.se == pytest.approx(np.sqrt((covariances**2).sum() * n / (n - 1)), rel=0.02)
-    values = bag(arms, bags=200_000).arms
+    values = bag(arms, bags=200_000, drawn=drawn).arms
     assert np.mean(values["a"].values - values["b"].values) == pytest.approx(found.estimate)
 
 
-def test_few_bags_are_corrected_for_being_few():
+@pytest.mark.parametrize("drawn", [None, 6])
+def test_few_bags_are_corrected_for_being_few(drawn):
     """With few bags, the average variance equals that of many bags; without the correction it is too large."""
     rng = np.random.default_rng(5)
     arms = {"a": Scores(SEEDS, rng.normal(95, 1, (12, 7)), rng.normal(np.linspace(90, 99, 7), 0.2, (12, 7)))}
-    many = contrast(bag(arms, bags=100_000), {"a": 1}).se ** 2
+    many = contrast(bag(arms, bags=100_000, drawn=drawn), {"a": 1}).se ** 2
     few, uncorrected = [], []
     for bags in range(100, 160):
-        found = bag(arms, bags=bags)
+        found = bag(arms, bags=bags, drawn=drawn)
         few.append(contrast(found, {"a": 1}).se ** 2)
         uncorrected.append(found.arms["a"].values.var(ddof=1) / 12)
     error = 3 * np.std(few) / np.sqrt(len(few))
@@ -280,6 +281,26 @@ def test_the_interval_holds_near_a_flat_optimum_where_that_of_fresh_seeds_does_n
     assert coverage < 0.9 and ratio > 1.3
 
 
+def test_with_a_fixed_number_drawn_more_seeds_estimate_the_same_more_surely():
+    """Two settings that nearly tie on validation data and differ on test data: with m = n the estimate leans to the
+    better one as seeds are added, with m = 6 it does not, and its interval holds."""
+    rng, found = np.random.default_rng(0), {}
+    for n, drawn in product((12, 48), (None, 6)):
+        estimates = []
+        for repeat in range(200):
+            seeds = tuple(range(100 * repeat, 100 * repeat + n))
+            arm = {"a": scores(rng, [95.0, 94.93], seeds, sd=0.4, test=[95.0, 94.0], shared=np.zeros((n, 1)))}
+            result = contrast(bag(arm, bags=500, drawn=drawn), {"a": 1})
+            estimates.append((result.estimate, *result.ci))
+        estimate, low, high = np.transpose(estimates)
+        covers = np.mean((low <= estimate.mean()) & (estimate.mean() <= high))
+        found[n, drawn] = estimate.mean(), estimate.std(), covers
+    assert found[48, None][0] - found[12, None][0] > 0.08
+    assert abs(found[48, 6][0] - found[12, 6][0]) < 0.03
+    assert found[48, 6][1] < 0.65 * found[48, None][1]
+    assert found[48, 6][2] > 0.92 > found[48, None][2]
+
+
 # Errors.
 
 
@@ -303,6 +324,11 @@ def test_what_does_not_fit_is_refused(change, message):
     arms = two_arms()
     with pytest.raises(ValueError, match=message):
         bag(arms | {"a": arms["a"]._replace(**change)})
+
+
+def test_bags_without_seeds_are_refused():
+    with pytest.raises(ValueError, match=r"^drawn is 0; give at least 1, or None"):
+        bag(two_arms(), drawn=0)
 
 
 def test_weights_for_no_arm_are_refused():
