@@ -1,6 +1,6 @@
-"""Colours and markers: a treatment has one of each in all figures.
+"""Colours and markers: a treatment has the same ones in all figures.
 
-The colours are those of Okabe and Ito, safe for colour-blind readers, and then of Tol.
+The first colours are those of Okabe and Ito, safe for colour-blind readers; further ones are Tol's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRAIN_COLOUR, TEST_COLOUR = "#56B4E9", "#E69F00"
 
 
 def looks(treatments: Sequence[str]) -> dict[str, Look]:
-    """How each treatment is drawn: placements always the same, others in order."""
+    """The look of each treatment: placements have fixed ones, other treatments take the free ones in order."""
     others = [name for name in treatments if name not in PLACEMENTS]
     free = OTHERS + [look for name, look in PLACEMENTS.items() if name not in treatments]
     return {

@@ -1,7 +1,7 @@
-"""The names that configs, networks, tables and figures share, each said once and without jax.
+"""The names that configs, networks, tables and figures share, each defined once.
 
-So a config is read, and a report drawn, without waiting for jax. `Placement` repeats `jbn.placement`, which imports it;
-a test holds the two equal.
+This file imports no jax, so reading a config or drawing a report need not wait for it. `jbn.placement` imports jax, so
+`Placement` is repeated here; a test checks that both are equal.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Pooling = Literal["after_block", "before_norm"]
 Initialization = Literal["published", "normal", "he", "glorot", "lecun", "orthogonal"]
 DType = Literal["float32", "bfloat16"]
 Metric = Literal["test_accuracy", "test_accuracy_population", "test_accuracy_batch"]
-"""Accuracy with running statistics, with those of the whole training set, and with those of each test batch."""
+"""Accuracy with running statistics, with statistics of the whole training set, and with those of each test batch."""
 
 NETWORK_NAMES = ("mlp", "strided_cnn", "cnn9", "vgg16", "simple8", "resnet", "wrn", "airbench94")
 RESIDUAL = ("resnet", "wrn")
-"""Networks of residual units: they have a `unit` in place of a placement."""
+"""Networks made of residual units; they have a `unit` instead of a placement."""
 POOLED = ("vgg16", "simple8", "airbench94")
-"""Networks that pool, so that it matters where."""
+"""Networks that pool, so that `pooling` has an effect."""
 LAST_MODULES = ("final_norm", "head")
-"""The modules of a network whose names do not sort in the order of the forward pass: they come last."""
+"""Modules that come last in the forward pass although their names do not sort last."""
 
 ORDERS: Mapping[Placement, tuple[Step, ...]] = MappingProxyType(
     {
@@ -62,5 +62,5 @@ UNITS: Mapping[Unit, tuple[Step, ...]] = MappingProxyType(
         "no_relu_bn_after_addition": ("layer", "norm", "activation", "layer", "add", "norm"),
     }
 )
-"""The steps of a residual unit. The first five are those of He et al. 2016, "Identity Mappings in Deep Residual
-Networks", figure 4 (https://arxiv.org/abs/1603.05027), the last two of https://github.com/gcr/torch-residual-networks."""
+"""The steps of a residual unit. The first five come from He et al. 2016, "Identity Mappings in Deep Residual Networks",
+figure 4 (https://arxiv.org/abs/1603.05027), the last two from https://github.com/gcr/torch-residual-networks."""

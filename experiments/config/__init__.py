@@ -1,8 +1,8 @@
-"""The config of an ablation: frozen, typed, cross-checked when built. Imports no jax, so that reading a config,
-refusing a wrong one and drawing a report stay instant.
+"""The config of an ablation: frozen dataclasses that are checked when they are built.
 
-Pydantic refuses ill-typed and unknown fields (strictly: a string is no number); `__post_init__` checks ranges, and
-fields against each other. The only place that turns epochs into steps is `Setup.steps_per_epoch`.
+Nothing here imports jax, so a config is read, or refused, at once. Pydantic refuses unknown fields and wrong types
+(strictly: it converts no string to a number). `__post_init__` checks ranges, and fields against each other. Only
+`Setup.steps_per_epoch` turns epochs into steps.
 """
 
 from experiments.config.ablation import Arm as Arm

@@ -1,8 +1,8 @@
-"""A config is a value: frozen, typed, cross-checked when built, and all that a run needs to be repeated.
+"""The config of an ablation: an immutable value that holds everything needed to repeat the run.
 
-An ablation compares *treatments* (where the norm sits, or any other setting) within *contexts* (activations, or any
-other setting); an arm is one of each. What an arm changes is written as settings of the common config, so that arms
-differ in nothing else, and the report can list every difference.
+An ablation compares *treatments* (placements of the norm, or any other setting) within *contexts* (activations, or any
+other setting); an arm is one treatment in one context. Each arm overrides fields of the common config, so arms differ
+in nothing else, and the report can list every difference.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingC
 from experiments.vocabulary import RESIDUAL, Activation, Placement, Unit
 
 Value = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
-MOST_DRAWN = 10**8  # numbers that the bootstrap draws at once
+MAX_RESAMPLED = 10**8  # numbers that the bootstrap holds in memory at once
 DEFAULT_CONTRASTS = (("after", "before"), ("before", "none"), ("after", "none"))
 
 
 class Arm(NamedTuple):
-    """One cell of the ablation: a treatment in a context, by name."""
+    """One cell of the ablation: the names of a treatment and of a context."""
 
     treatment: str
     context: str
@@ -37,12 +37,12 @@ class Arm(NamedTuple):
 
 @configuration
 class Setting:
-    """A treatment or a context: its name, and what it changes in the common config. Made by `vary`."""
+    """A treatment or a context: its name, and the fields of the common config that it sets. Use `vary` to make one."""
 
     name: str
     values: tuple[tuple[str, Value], ...]
     first_seed: int | None = None
-    """Other seeds for this treatment alone: twice the same treatment with disjoint seeds is an A/A test."""
+    """First seed of this treatment alone. The same treatment twice, with disjoint seeds, is an A/A test."""
 
 
 def vary(name: str, values: Mapping[str, Any], first_seed: int | None = None) -> Setting:
@@ -63,12 +63,12 @@ class Config:
     name: str
     """Name of the run folder."""
     question: str = ""
-    """What the run is to answer, in one sentence; printed above the answer."""
+    """The question that the run answers, in one sentence; printed above the answer."""
     placements: tuple[Placement, ...] = ("none", "before", "after")
-    """Treatments: where the norm sits. None, before or after the activation, both, or pre_linear (on the layer's
-    input); () where the treatments are others."""
+    """Treatments: the placement of the norm: none, before or after the activation, both, or pre_linear (on the layer's
+    input). Use () if all treatments are others."""
     units: tuple[Unit, ...] = ()
-    """Treatments of residual networks: the order within a unit."""
+    """Treatments of residual networks: the order of steps within a unit."""
     treatments: tuple[Setting, ...] = ()
     """Further treatments, such as vary("final norm", {"model.placement": "before", "model.final_norm": True})."""
     activations: tuple[Activation, ...] = ("relu", "tanh", "sigmoid")
@@ -84,7 +84,7 @@ class Config:
     sweep: SweepConfig = SweepConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where metrics are written beside metrics.jsonl: event files of TensorBoard, offline runs of Weights & Biases."""
+    """Writers of metrics besides metrics.jsonl: event files of TensorBoard, offline runs of Weights & Biases."""
 
     def __post_init__(self) -> None:
         plain = self.name and all(c.isalnum() or c in "._-" for c in self.name) and not self.name.startswith(".")
@@ -111,9 +111,9 @@ class Config:
                 self.sweep.check_seeds(f"first_seed of treatment {treatment.name!r}", treatment.first_seed)
         drawn = self.analysis.resamples * self.sweep.evaluation_seeds
         require(
-            drawn <= MOST_DRAWN,
+            drawn <= MAX_RESAMPLED,
             f"analysis.resamples is {self.analysis.resamples}, of {self.sweep.evaluation_seeds} evaluation seeds each: "
-            f"{8e-9 * drawn:.3g} GB; use at most {MOST_DRAWN // self.sweep.evaluation_seeds}, better 9999",
+            f"{8e-9 * drawn:.3g} GB; use at most {MAX_RESAMPLED // self.sweep.evaluation_seeds}, better 9999",
         )
         self._refuse_what_has_no_effect()
         for arm in self.arms:
@@ -146,7 +146,7 @@ class Config:
 
     @property
     def all_contexts(self) -> tuple[Setting, ...]:
-        """Activations, crossed with the other contexts; the name says only what there is more than one of."""
+        """Activations, crossed with the other contexts; a single activation is left out of the names."""
         activations = tuple(vary(a, {"model.activation": a}) for a in self.activations)
         if not self.contexts:
             return activations
@@ -163,7 +163,7 @@ class Config:
 
     @property
     def contrasts(self) -> tuple[tuple[str, str], ...]:
-        """The contrasts whose two treatments this run trains."""
+        """The contrasts between treatments that this run trains."""
         names = {setting.name for setting in self.all_treatments}
         return tuple(pair for pair in self.analysis.contrasts or DEFAULT_CONTRASTS if set(pair) <= names)
 
@@ -173,10 +173,10 @@ class Config:
         return treatment, next(setting for setting in self.all_contexts if setting.name == arm.context)
 
     def setup(self, arm: Arm) -> Setup:
-        """The common config with what the arm sets.
+        """The common config with the fields that the arm sets.
 
         Raises:
-          ConfigError: a setting of a field that is not there, out of range, or set by treatment and context both.
+          ConfigError: a setting names an unknown field, is out of range, or is set by both treatment and context.
         """
         treatment, context = self.settings(arm)
         twice = {path for path, _ in treatment.values} & {path for path, _ in context.values}
@@ -209,17 +209,17 @@ class Config:
             raise ConfigError(f"arm {arm}: {error}") from None
         require(
             setup.model.network != "resnet" or setup.model.unit is not None,
-            f"arm {arm} says no residual unit; set units=('original', ...), or model.unit",
+            f"arm {arm} names no residual unit; set units=('original', ...), or model.unit",
         )
         return setup
 
     def seeds(self, arm: Arm) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tuning seeds and evaluation seeds of an arm; the same for all arms, unless its treatment has its own."""
+        """Tuning seeds and evaluation seeds of an arm; all arms share them, except treatments with a `first_seed`."""
         first = self.settings(arm)[0].first_seed
         return self.sweep.tuning(first), self.sweep.evaluation(first)
 
     def differences(self) -> dict[str, dict[Arm, Any]]:
-        """Every field in which arms differ, and its value in each arm."""
+        """The fields in which arms differ, each with its value in every arm."""
         flat = {arm: _flat(self.setup(arm)) for arm in self.arms}
         first = next(iter(flat.values()))
         return {
@@ -229,7 +229,7 @@ class Config:
         }
 
     def set_by_arms(self) -> dict[str, str]:
-        """Fields that every arm sets, so that their common value has no effect, and the field to set instead."""
+        """Fields whose common value has no effect because every arm sets them, and the field to set instead."""
         names = {"model.placement": "placements", "model.unit": "units", "model.activation": "activations"}
         found = {}
         for kind, settings in (("treatments", self.all_treatments), ("contexts", self.all_contexts)):
@@ -242,7 +242,7 @@ class Config:
         for path, instead in self.set_by_arms().items():
             group, _, field = path.partition(".")
             if group not in Setup._fields or not hasattr(getattr(self, group), field):
-                continue  # `setup` explains that
+                continue  # `setup` raises the error for unknown fields
             value, default = (getattr(g, field) for g in (getattr(self, group), type(getattr(self, group))()))
             require(
                 value == default or all(s[path] == value for s in settings if path in s),
@@ -257,7 +257,7 @@ class Config:
             )
 
     def _refuse_idle(self) -> None:
-        """Settings that no arm has a use for, and arms that train the same."""
+        """Refuses settings that no arm uses, and arms whose trainings would be identical."""
         common = _flat_group(self, "model") | _flat_group(self, "optimizer")
         defaults = _flat_group(Config, "model") | _flat_group(Config, "optimizer")
         arms = {arm: self._values(arm) for arm in self.arms}
@@ -266,20 +266,20 @@ class Config:
                 words = without_effect(path, (self.setup(arm) for arm in arms if path not in arms[arm]))
                 require(
                     words is None,
-                    f"{path} is {common[path]!r}, but counts only where {words}, which is so in no arm; leave it out",
+                    f"{path} is {common[path]!r}, but has an effect only if {words}, as in no arm; leave it out",
                 )
         seen: dict[Any, Arm] = {}
         for arm in self.arms:
             key = (arm.context, effective(self.setup(arm)), self.seeds(arm))
             require(
                 key not in seen,
-                f"arms {seen.get(key)} and {arm} train the same with the same seeds; leave one out, or set another "
+                f"arms {seen.get(key)} and {arm} train identically with the same seeds; leave one out, or set another "
                 "first_seed for an A/A test",
             )
             seen[key] = arm
 
     def _values(self, arm: Arm) -> dict[str, Value]:
-        """What the arm sets itself."""
+        """The fields that the arm sets, with their values."""
         return dict(value for setting in self.settings(arm) for value in setting.values)
 
 

@@ -1,4 +1,4 @@
-"""What the networks see: the data set, its parts, and augmentation."""
+"""Config of the data: the data set, its splits, standardization, and augmentation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ DATA_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 @configuration
 class DataConfig:
     name: str = "digits"
-    """Data set: `digits`, scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels, which travel with it; `mnist`,
+    """Data set: `digits`, the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships; `mnist`,
     `fashion_mnist`, `cifar10`, `cifar100`; or any image-classification set of the Hugging Face hub as owner/name."""
     image_column: str | None = None
-    """Column of the images, where a set of the hub has several."""
+    """Column of the images, needed if a set of the hub has several."""
     label_column: str | None = None
-    """Column of the classes, where a set of the hub has several."""
+    """Column of the classes, needed if a set of the hub has several."""
     subset: str | None = None
-    """Configuration of a set of the hub, where it has several."""
+    """Subset (configuration) of a set of the hub, needed if it has several."""
     standardize: Literal["feature", "channel", "none"] = "feature"
-    """By the training set's mean and variance of each `feature` (pixel), or of each `channel` over all pixels; or not
-    at all: images then are in [0, 1]."""
+    """Standardize by the training set's mean and variance of each `feature` (pixel), or of each `channel` over all
+    pixels; `none` leaves images in [0, 1]."""
     shrink: int = 1
-    """Images are averaged over squares of that many pixels a side: 2 makes 16 x 16 of 32 x 32."""
+    """Side of the squares of pixels that are averaged into one: 2 turns 32 x 32 into 16 x 16."""
     train_examples: int | None = None
-    """Train on that many examples only, drawn with `split_seed`; None takes all."""
+    """Number of training examples to use, drawn with `split_seed`; None uses all."""
     validation_fraction: float = 0.15
-    """Share of the examples kept for choosing learning rates: of all for digits, else of the training part."""
+    """Share of the examples held out to choose learning rates: of all for digits, else of the training part."""
     test_fraction: float = 0.25
-    """Share of the examples kept for the final answer, read once; sets with a test part of their own do not use it."""
+    """Share of the examples held out for the final answer, read once; unused for sets that have a test part."""
     split_seed: int = 0
-    """Seed of the stratified split; the same for every arm and every training seed."""
+    """Seed of the stratified split, shared by all arms and training seeds."""
 
     def __post_init__(self) -> None:
         require(
@@ -67,14 +67,14 @@ class DataConfig:
 
 @configuration
 class AugmentationConfig:
-    """Random changes of the training images, drawn anew each step from the seed alone: alike in all arms."""
+    """Random changes of the training images in each step. They depend on the seed alone, so all arms see the same."""
 
     flip: bool = False
     """Mirror left and right with probability 1/2."""
     pad_crop: int = 0
-    """Pixels of zeros around the image before a random crop of its old size; 4 is usual for CIFAR."""
+    """Pixels of zero padding before a random crop to the original size; 4 is usual for CIFAR."""
     translate: int = 0
-    """Furthest random shift in pixels along both axes."""
+    """Largest random shift in pixels along both axes."""
     cutout: int = 0
     """Side in pixels of a random square that is set to 0."""
 

@@ -1,4 +1,4 @@
-"""Settings that would change nothing are refused: whoever sets one expects an effect."""
+"""Finds settings without an effect, which are refused because whoever sets one expects an effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Test = tuple[Callable[[Setup], bool], str]
 
 _RENORM: Test = (lambda s: s.model.norm == "batch_renorm", "model.norm is 'batch_renorm'")
 _BATCH: Test = (lambda s: s.model.norm in ("batch_norm", "batch_renorm"), "model.norm is a batch norm")
-# Where each setting counts, as a test and in words.
+# When each setting has an effect: a test of the setup, and the condition in words.
 EFFECT: Mapping[str, Test] = MappingProxyType(
     {
         "model.groups": (lambda s: s.model.norm == "group_norm", "model.norm is 'group_norm'"),
@@ -34,13 +34,13 @@ EFFECT: Mapping[str, Test] = MappingProxyType(
 
 
 def without_effect(path: str, setups: Iterator[Setup]) -> str | None:
-    """Where the setting would count, if it counts in none of these set-ups."""
+    """The condition under which the setting has an effect, if none of these setups fulfils it; otherwise None."""
     test, words = EFFECT.get(path, (lambda s: True, ""))
     return None if any(test(setup) for setup in setups) else words
 
 
 def effective(setup: Setup) -> Any:
-    """The set-up in a form that is equal for all that train the same: without a norm its placement means nothing."""
+    """A canonical form in which setups that train identically are equal: options of an absent norm are reset."""
     model = setup.model
     if "none" not in (model.norm, model.placement) or model.unit is not None or model.own:
         return setup

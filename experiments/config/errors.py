@@ -1,4 +1,4 @@
-"""Errors of a user in one line: the field, what was given, what was expected, the nearest right word."""
+"""User errors as one line: the field, the value given, the value expected, and the nearest known word."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ KINDS: dict[str, Any] = {}
 
 
 class ConfigError(Exception):
-    """What the user asked for cannot be; the message is one line that says what to do instead.
+    """The user asked for something impossible; the message is one line that says what to do instead.
 
-    No ValueError: pydantic and tyro would wrap that in a page of their own words.
+    It is not a ValueError because pydantic and tyro would wrap a ValueError in long messages of their own.
     """
 
 
 @dataclass_transform(frozen_default=True)
 def configuration(kind: type[T]) -> type[T]:
-    """Makes a frozen dataclass that checks types strictly, and refuses numbers that int32 or float32 cannot hold."""
+    """Decorator for a frozen dataclass that checks types strictly and refuses numbers beyond int32 or float32."""
     own_checks = getattr(kind, "__post_init__", lambda self: None)
 
     def check(self: Any) -> None:
@@ -58,7 +58,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def _storable(name: str, value: Any) -> None:
-    """Refuses numbers that would overflow in an array, and text that no file could hold."""
+    """Refuses numbers that would overflow in an array, and text that UTF-8 cannot encode."""
     match value:
         case int():
             require(abs(value) < 2**31, f"{name} is {shortened(value)}; use a whole number of at most {2**31 - 1}")
@@ -73,14 +73,14 @@ def _storable(name: str, value: Any) -> None:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'relu'?`, or nothing where no known word is near, or where it is one of them."""
+    """`; did you mean 'relu'?`, or an empty string if no known word is near, or if `word` is known."""
     known = list(known)
     found = [] if word in known else difflib.get_close_matches(word, known, n=1)  # milliseconds
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def explain(error: ValidationError) -> str:
-    """Pydantic's first complaint as one line."""
+    """The first error that pydantic reports, as one line."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda e: e["type"] not in unknown)  # a misspelt field before the missing one
     where = ".".join(str(part) for part in first["loc"])
@@ -102,7 +102,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _path(kind: str, field: str) -> str:
-    """The name of a field as the command line gives it, such as sweep.first_seed."""
+    """The name of a field on the command line, such as sweep.first_seed."""
     return ".".join(part for part in (kind.removesuffix("Config").lower(), field) if part) or kind
 
 
@@ -120,7 +120,7 @@ def shortened(value: Any) -> str:
 
 
 def raised(error: Exception) -> str:
-    """An exception of code that is the user's, in one line: its kind, first line of text, and place."""
+    """An exception raised by the user's code, as one line: its type, first line of text, file and line number."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -1,4 +1,4 @@
-"""Which network, with which norm, where."""
+"""Config of the network, its norm, and the placement of the norm."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from experiments.vocabulary import (
 
 @configuration
 class ModelConfig:
-    """None is everywhere "as published with the network", see `experiments.networks`."""
+    """In every field, None means "as published with the network"; see `experiments.networks`."""
 
     network: str = "mlp"
     """`mlp`, `strided_cnn`, `cnn9`, `vgg16`, `simple8`, `resnet`, `wrn`, `airbench94`; or yours, as module:function."""
     placement: Placement = "before"
-    """Where the norm sits, for all arms that do not say it themselves; residual networks have `unit` instead."""
+    """Placement of the norm in arms that do not set it themselves; residual networks have `unit` instead."""
     unit: Unit | None = None
-    """Order within a residual unit, for `resnet` and `wrn`."""
+    """Order of steps within a residual unit, for `resnet` and `wrn`."""
     activation: Activation = "relu"
-    """Activation function, for all arms that do not say it themselves."""
+    """Activation function of arms that do not set it themselves."""
     norm: Norm = "batch_norm"
-    """What normalizes: `batch_norm`, `batch_renorm`, `frozen_batch_norm`, Flax's `layer_norm`, `group_norm`; `none`."""
+    """The norm: `batch_norm`, `batch_renorm`, `frozen_batch_norm`, Flax's `layer_norm` or `group_norm`, or `none`."""
     hidden: tuple[int, ...] = (100, 100, 100)
     """Units of each hidden layer of the multilayer perceptron."""
     depth: int | None = None
     """Layers of `resnet` (6n + 2) or `wrn` (6n + 4)."""
     width: float | None = None
-    """Multiplies the features of every hidden layer."""
+    """Factor on the features of every hidden layer."""
     final_norm: bool = False
-    """One more norm in front of the classifier: what `after` has for nothing."""
+    """Whether to add a norm in front of the classifier; with `after` there is one already."""
     use_bias: bool | None = None
     """Whether hidden layers add a bias."""
     padding: Padding = "zero"
-    """Of convolutions. Zero is the channel mean after a norm, but the minimum after a ReLU."""
+    """Padding of convolutions. Zero is the channel mean after a norm, but the minimum after a ReLU."""
     pooling: Pooling | None = None
-    """Whether a block is pooled after its last step, or between layer and norm."""
+    """Where blocks pool: after their last step, or between layer and norm."""
     momentum: float | None = None
-    """Weight kept on the old running statistics (Flax's meaning; torch's 0.1 is 0.9 here); in [0, 1)."""
+    """Weight of the old running statistics, as in Flax (torch's 0.1 is 0.9 here); in [0, 1)."""
     epsilon: float | None = None
     """Added to the variance before the square root."""
     norm_scale: bool | None = None
@@ -59,23 +59,23 @@ class ModelConfig:
     norm_trainable: bool | None = None
     """Whether scale and bias of the norms are trained."""
     scale_init: Literal["ones", "uniform"] = "ones"
-    """Initial scale of the norms: 1, or drawn from [0, 1) as for training them alone (Frankle et al. 2021)."""
+    """Initial scale of the norms: 1, or uniform in [0, 1), as Frankle et al. (2021) use to train only norms."""
     virtual_batch_size: int | None = None
-    """Examples in a virtual batch with statistics of its own (ghost batch norm)."""
+    """Examples per virtual batch, each normalized by its own statistics (ghost batch norm)."""
     r_max: float = 3.0
-    """Limit of batch renormalization's r, once its ramp is over."""
+    """Limit of batch renormalization's r after the ramp."""
     d_max: float = 5.0
-    """Limit of batch renormalization's d, once its ramp is over."""
+    """Limit of batch renormalization's d after the ramp."""
     renorm_ramp: tuple[int, int] = (0, 0)
-    """Steps from which and until which these limits open; batch norm before."""
+    """First and last step of the ramp over which r_max and d_max grow; before it, batch norm."""
     groups: int = 8
-    """Groups of channels of `group_norm`."""
+    """Number of channel groups of `group_norm`."""
     init: Initialization = "published"
-    """Initial kernels of hidden layers and classifier; `published` is the network's own."""
+    """Initializer of the kernels of hidden layers and classifier; `published` is the network's own."""
     init_std: float = 0.01
     """Standard deviation of init `normal`."""
     dtype: DType = "float32"
-    """Of activations and products; parameters, statistics and logits are float32."""
+    """Dtype of activations and products; parameters, statistics and logits are float32."""
 
     def __post_init__(self) -> None:
         require(
@@ -118,7 +118,7 @@ class ModelConfig:
 
     @property
     def own(self) -> bool:
-        """Whether the network is a function of the user's."""
+        """Whether the network is the user's own function, module:function."""
         return self.network.count(":") == 1
 
     def _belongs(self, field: str, given: bool, networks: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Configs from Python files and from JSON, and back."""
+"""Reads configs from Python files and from JSON, and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ _ADAPTER = TypeAdapter(Config)
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The resolved config as plain JSON values, every field written out."""
+    """The resolved config as JSON values, defaults included."""
     return _ADAPTER.dump_python(config, mode="json")
 
 
 def from_json(values: dict[str, Any]) -> Config:
-    """The inverse of `to_json`; a wrong or unknown field raises ConfigError."""
+    """The inverse of `to_json`.
+
+    Raises:
+      ConfigError: a field is unknown or has a wrong value.
+    """
     try:
         return _ADAPTER.validate_json(json.dumps(values))
     except ValidationError as error:
@@ -35,10 +39,10 @@ def load(path: str | Path) -> Config:
     """The CONFIG of a config file, such as configs/digits_placement.py.
 
     Raises:
-      ConfigError: no such file, no `CONFIG` in it, or a field that is unknown, ill-typed or out of range.
+      ConfigError: the file does not exist or defines no `CONFIG`, or a field is unknown, ill-typed or out of range.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # where the name is too long for a path, too
+    if not os.path.isfile(path):  # unlike Path.is_file, returns False for names that are too long
         found = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         hint = f"; did you mean {path.parent / found[0]}?" if found else "; give the path of a config, such as "
         raise ConfigError(f"no config at {path}{hint if found else hint + 'configs/digits_placement.py'}")
@@ -51,7 +55,7 @@ def load(path: str | Path) -> Config:
         spec.loader.exec_module(module)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except Exception as error:  # whatever Python there may raise
+    except Exception as error:  # the config file may raise anything
         raise ConfigError(f"{path}: {raised(error)}") from None
     finally:
         sys.dont_write_bytecode = writes

@@ -1,4 +1,4 @@
-"""All that one training depends on, once the settings of its arm are in it."""
+"""The config of one training, with the settings of its arm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingC
 
 
 class Setup(NamedTuple):
-    """All that one training depends on, but for learning rate, decay and seed; the arm's settings are in it."""
+    """Everything that one training depends on, except learning rate, decay and seed."""
 
     data: DataConfig
     augmentation: AugmentationConfig
@@ -21,6 +21,11 @@ class Setup(NamedTuple):
     probes: ProbesConfig
 
     def steps_per_epoch(self, train_size: int) -> int:
+        """Batches per epoch; the last, incomplete batch is dropped.
+
+        Raises:
+          ConfigError: a batch is larger than the training set.
+        """
         batch = self.training.batch_size
         require(
             batch <= train_size,

@@ -1,4 +1,4 @@
-"""How much is trained to choose, how much to answer, and how the answer is judged."""
+"""Config of the sweep (tuning and evaluation) and of the analysis."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import math
 from experiments.config.errors import configuration, require
 from experiments.vocabulary import Metric
 
-MOST_TRAININGS = 100_000
+MAX_TRAININGS = 100_000
 
 
 @configuration
 class SweepConfig:
     lowest_learning_rate: float = 2.0**-7
-    """First point of the grid that every arm is tuned over."""
+    """Lowest learning rate of the grid over which every arm is tuned."""
     learning_rate_factor: float = 2.0
-    """Ratio of neighbouring points of the grid."""
+    """Ratio of neighbouring learning rates of the grid."""
     learning_rate_points: int = 8
-    """Points of the grid; the same budget for every arm."""
+    """Number of learning rates of the grid, the same for every arm."""
     weight_decays: tuple[float, ...] = ()
-    """Weight decays that every arm is tuned over as well; () leaves optimizer.weight_decay."""
+    """Weight decays over which every arm is tuned as well; () uses optimizer.weight_decay."""
     decay_scale_bias: tuple[bool, ...] = ()
-    """Whether scale and bias of the norms decay, tuned as well; () leaves optimizer.decay_scale_bias."""
+    """Values of decay_scale_bias over which every arm is tuned as well; () uses optimizer.decay_scale_bias."""
     tuning_seeds: int = 3
-    """Seeds trained at each learning rate, judged on validation data."""
+    """Number of seeds trained at each point of the grid and judged by validation accuracy."""
     evaluation_seeds: int = 24
-    """Fresh seeds trained at the chosen learning rate, judged on the test set."""
+    """Number of fresh seeds trained at the chosen point and judged by test accuracy."""
     first_seed: int = 0
-    """First tuning seed; evaluation seeds follow the tuning seeds, so the two never overlap."""
+    """First tuning seed; evaluation seeds follow the tuning seeds, so they never overlap."""
 
     def __post_init__(self) -> None:
         rate, factor, points = self.lowest_learning_rate, self.learning_rate_factor, self.learning_rate_points
         require(rate > 0, f"sweep.lowest_learning_rate is {rate}; use a positive value")
         require(
-            factor - 1 > 1e-6,  # nearer ones are one rate in float32
+            factor - 1 > 1e-6,  # with a smaller factor, neighbouring rates are equal in float32
             f"sweep.learning_rate_factor is {factor}; use a value above 1, such as 2.0",
         )
         require(
@@ -64,15 +64,15 @@ class SweepConfig:
         decays = max(1, len(self.weight_decays)) * max(1, len(self.decay_scale_bias))
         trainings = points * decays * self.tuning_seeds + self.evaluation_seeds
         require(
-            trainings <= MOST_TRAININGS,
+            trainings <= MAX_TRAININGS,
             f"the sweep asks for {trainings:,} trainings of every arm ({points} rates, {decays} decays, "
             f"{self.tuning_seeds} tuning and {self.evaluation_seeds} evaluation seeds); use at most "
-            f"{MOST_TRAININGS:,}",
+            f"{MAX_TRAININGS:,}",
         )
         self.check_seeds("sweep.first_seed", self.first_seed)
 
     def check_seeds(self, name: str, first: int) -> None:
-        """Refuses a first seed with which not every seed is a whole number of 32 bits."""
+        """Refuses a first seed if one of the seeds would not fit into int32."""
         count = self.tuning_seeds + self.evaluation_seeds
         require(
             0 <= first <= 2**31 - count,
@@ -90,7 +90,7 @@ class SweepConfig:
         return tuple(range(first, first + self.tuning_seeds))
 
     def evaluation(self, first_seed: int | None = None) -> tuple[int, ...]:
-        """Seeds of the evaluation trainings: those after the tuning seeds."""
+        """Seeds of the evaluation trainings; they follow the tuning seeds."""
         first = (self.first_seed if first_seed is None else first_seed) + self.tuning_seeds
         return tuple(range(first, first + self.evaluation_seeds))
 
@@ -102,31 +102,31 @@ class Published:
     a: str
     b: str
     context: str
-    """The context of this run to compare with; its activation, where there are no others."""
+    """The context of this run to compare with: the name of the activation, unless the run has further contexts."""
     difference: float
-    """In percentage points."""
+    """The published difference, in percentage points."""
     source: str
-    """Who reported it, where."""
+    """Who reported the difference, and where."""
     n: int = 1
-    """Trainings an arm."""
+    """Trainings per arm."""
 
 
 @configuration
 class AnalysisConfig:
     contrasts: tuple[tuple[str, str], ...] = ()
-    """Pairs (a, b) of treatments compared as a - b in each context; Holm's family is one pair over the contexts. ()
-    stands for those of after - before, before - none and after - none that the run trains."""
+    """Pairs (a, b) of treatments to compare as a - b in each context; Holm's family is one pair over all contexts. ()
+    means after - before, before - none and after - none, as far as the run trains them."""
     margin_pp: float = 1.0
-    """Equivalence margin in percentage points, declared before the run: smaller differences do not matter."""
+    """Equivalence margin in percentage points, below which a difference does not matter; declare it before the run."""
     alpha: float = 0.05
-    """Significance level; intervals cover 1 - alpha."""
+    """Significance level; intervals have confidence 1 - alpha."""
     resamples: int = 9999
     """Resamples of the bootstrap and of the permutation test."""
     metric: Metric = "test_accuracy"
-    """What is compared: accuracy with running statistics, with those of the whole training set (population), or with
-    those of the test batches. All three are recorded."""
+    """The metric to compare: accuracy with running statistics, with statistics of the whole training set (population),
+    or with statistics of each test batch. All three are recorded."""
     published: tuple[Published, ...] = ()
-    """Differences that others reported, judged against those of this run."""
+    """Differences that others reported, to be compared with those of this run."""
 
     def __post_init__(self) -> None:
         require(self.margin_pp > 0, f"analysis.margin_pp is {self.margin_pp}; use a positive margin, such as 1.0")

@@ -1,4 +1,4 @@
-"""How one training goes: optimizer, batches, how steps and seeds run, and what is probed."""
+"""Config of one training: optimizer, batches, execution of steps and seeds, and probes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from experiments.config.errors import configuration, require
 @configuration
 class OptimizerConfig:
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """`sgd` with momentum, its weight decay added to the gradient as in torch (so with `adam`, too); or `adamw`, its
-    decay decoupled."""
+    """`sgd` (with momentum) and `adam` add weight decay to the gradient, as in torch; `adamw` decouples it."""
     momentum: float = 0.9
-    """Momentum of `sgd`, and beta_1 of `adam` and `adamw`; in [0, 1)."""
+    """Momentum of `sgd`, or beta_1 of `adam` and `adamw`; in [0, 1)."""
     nesterov: bool = False
     """Nesterov's momentum, for `sgd`."""
     schedule: Literal["cosine", "constant", "step", "triangle", "onecycle", "exponential"] = "cosine"
-    """Learning rate through training: `cosine` falls to 0 at the last step; `step` is divided by 10 at `milestones`;
-    `triangle` rises from 0 until `warmup` and falls to 0, both linearly; `onecycle` the same with cosines, from 1/25
-    and to 1e-5 of the rate; `exponential` is multiplied until it is `growth` times the first rate."""
+    """Learning rate through training. `cosine` falls to 0 at the last step. `step` divides by 10 at `milestones`.
+    `triangle` rises linearly from 0 until `warmup`, then falls linearly to 0. `onecycle` does so with cosines, from
+    1/25 of the rate, and down to 1e-5 of it. `exponential` grows to `growth` times the first rate."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of the training after which `step` divides by 10."""
+    """Fractions of the training at which `step` divides by 10."""
     warmup: float = 0.25
-    """Share of the training after which `triangle` and `onecycle` fall."""
+    """Fraction of the training during which `triangle` and `onecycle` rise."""
     growth: float = 4096.0
-    """Last rate over first rate of `exponential`, for stress tests."""
+    """Ratio of the last to the first rate of `exponential`, for stress tests."""
     weight_decay: float = 0.0
-    """Weight decay on kernels; 0 is off. Biases of linear layers never decay."""
+    """Weight decay of kernels; 0 is off. Biases of linear layers never decay."""
     decay_scale_bias: bool = False
     """Whether weight decay acts on the scale and bias of the norm layers, too."""
     norm_bias_rate: float = 1.0
-    """Learning rate of the norms' biases over that of all else."""
+    """Factor on the learning rate of the norms' biases."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Fraction of the target that is spread evenly over all classes."""
     trains: Literal["all", "norm"] = "all"
-    """What is trained: `all`, or scale and bias of the `norm` layers alone."""
+    """Parameters to train: `all`, or only scale and bias of the norms (`norm`)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.momentum < 1, f"optimizer.momentum is {self.momentum}; use a value in [0, 1)")
@@ -60,23 +59,23 @@ class OptimizerConfig:
 @configuration
 class TrainingConfig:
     batch_size: int = 60
-    """Examples a step. Every epoch visits a fresh order and leaves the last, incomplete batch out."""
+    """Examples per step. Every epoch has its own order and drops the last, incomplete batch."""
     epochs: int = 20
     """Passes over the training set."""
     classes_per_batch: int | None = None
-    """Examples of that many classes in each batch, others in the next: batches that are not drawn independently."""
+    """Number of classes per batch, drawn for each batch, so that batches are not random samples; None means random."""
     steps: Literal["auto", "scan", "loop"] = "auto"
-    """How steps run: `scan`, an epoch as one compiled loop; `loop`, one compiled step called from Python; `auto`
-    measures both on this device and takes the faster."""
+    """How steps run: `scan` compiles an epoch as one loop; `loop` calls one compiled step from Python; `auto` measures
+    both on this device and uses the faster one."""
     lanes: Literal["auto", "vmap", "sequence"] = "auto"
-    """How the trainings of an arm run: `vmap`, side by side; `sequence`, one after another on each device; `auto`
-    measures."""
+    """How the trainings of an arm run: `vmap` runs many in one program; `sequence` runs one after another on each
+    device; `auto` measures both and uses the faster one."""
     vmap_lanes: int = 32
-    """Trainings side by side at most; memory grows with them."""
+    """The most trainings in one vmap; memory grows with this number."""
     checkpoint_epochs: int = 0
-    """Epochs between checkpoints, from which a killed training goes on; 0 is off: it begins again."""
+    """Epochs between checkpoints, from which a killed training resumes; 0 is off: it starts again."""
     keep_checkpoints: int = 2
-    """Checkpoints kept of each training."""
+    """Number of checkpoints to keep per training."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, f"training.batch_size is {self.batch_size}; batch norm needs at least 2")
@@ -92,20 +91,20 @@ class TrainingConfig:
 
 @configuration
 class ProbesConfig:
-    """What is measured inside the networks, for the first evaluation seeds of each arm."""
+    """Measurements inside the networks, for the first evaluation seeds of each arm."""
 
     seeds: int = 3
-    """Evaluation seeds that are probed; 0 is none."""
+    """Number of evaluation seeds to probe; 0 is off."""
     examples: int = 2048
-    """Training examples on which the networks are probed: the first ones, all if there are fewer."""
+    """Number of training examples on which to probe the networks: the first ones, or all if there are fewer."""
     gradients: bool = True
-    """Norm of the gradient per layer, after every epoch."""
+    """Whether to compute the norm of the gradient per layer after every epoch."""
     eigenvalues: int = 0
-    """Largest eigenvalues of the Hessian after the last step, by Lanczos; 0 is off."""
+    """Number of largest eigenvalues of the Hessian to compute after the last step, by Lanczos; 0 is off."""
     mean_logit: bool = False
-    """||d mean(logit 0) / dW||² per layer after the last step."""
+    """Whether to compute ||d mean(logit 0) / dW||² per layer after the last step."""
     predictiveness: bool = False
-    """Loss and gradient along the gradient's direction on a fixed batch, after every epoch."""
+    """Whether to compute loss and gradient along the gradient's direction on a fixed batch after every epoch."""
 
     def __post_init__(self) -> None:
         require(self.seeds >= 0, f"probes.seeds is {self.seeds}; use 0 (off) or more")

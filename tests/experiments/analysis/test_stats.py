@@ -182,7 +182,7 @@ def test_the_same_settings_with_other_seeds_are_an_a_a_test():
     assert [row["same_arm"] for row in rows] == [True] * 3 + [False] * 6
     assert all("the same arm twice, with disjoint seeds" in row["sentence"] for row in rows[:3])
     assert stats.same_arm(config, "before", "before again") and not stats.same_arm(config, "after", "before")
-    with pytest.raises(ConfigError, match="train the same with the same seeds"):  # nothing would be tested
+    with pytest.raises(ConfigError, match="train identically with the same seeds"):  # nothing would be tested
         with_again(None)
     assert not stats.same_arm(with_again(7), "before again", "before")  # the last seed of one is the first of the other
     other = replace(

@@ -265,7 +265,7 @@ RESNET = ModelConfig(network="resnet", depth=8)
             r"activation is 'elu', but every arm .*; change activations inst",
         ),
         ({"model": RESNET}, r"sets a placement, but resnet has residual units instead; set placements=\(\) and"),
-        ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"says no residual unit; set units="),
+        ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"names no residual unit; set units="),
         ({"placements": (), "units": ("original",)}, r"model.unit is 'original', but mlp has none"),
         ({"analysis": AnalysisConfig(contrasts=(("afer", "none"),))}, r"names 'afer', .*did you mean 'after'"),
         (
