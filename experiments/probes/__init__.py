@@ -1,1 +1,1 @@
-"""What is measured inside a network: pure functions of arrays, parameters and losses."""
+"""Measurements inside a network: pure functions of arrays, parameters and losses."""

@@ -1,7 +1,7 @@
-"""What one batch shows of the activations of a network.
+"""Statistics of a network's activations on one batch.
 
-Pure functions of arrays: they may be jitted, and mapped over seeds. Activations are `[examples, ..., channels]`; a
-channel's numbers are those of all examples and positions. Results are float32 (float64 of float64).
+These are pure functions of arrays, for use under jit and vmap. Activations are `[examples, ..., channels]`; the statistics
+of a channel are taken over all examples and positions. Results are float32 (float64 for float64 input).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from jaxtyping import Array, Bool, Float
 
 
 class ActivationStats(NamedTuple):
-    """An activation over one batch; means are over channels.
+    """Statistics of one activation on one batch; "mean" without more is the mean over channels.
 
     Attributes:
-      input_mean: per channel, mean of the input, `[channels]`.
-      input_std: per channel, standard deviation of the input (divided by n), `[channels]`.
+      input_mean: mean of the input of each channel, `[channels]`.
+      input_std: standard deviation of the input of each channel (divided by n), `[channels]`.
       input_skewness: mean |skewness| of the input, `[]`; see `skewness`.
       skewness: mean |skewness| of the output, `[]`.
       saturation: mean of `saturation` of the output, `[]`, 0 to 1.
       sparsity: mean of `sparsity` of the output, `[]`, 0 to 1.
-      saturated_share: see there, `[]`, 0 to 1; None without bounds.
-      zero_share: share of the output that is exactly 0, `[]`, 0 to 1.
-      dead: share of channels that are `dead`, `[]`, 0 to 1.
+      saturated_share: `saturated_share` of the output, `[]`, 0 to 1; None without bounds.
+      zero_share: fraction of the output that is exactly 0, `[]`, 0 to 1.
+      dead: fraction of channels that are `dead`, `[]`, 0 to 1.
     """
 
     input_mean: Float[Array, " channels"]
@@ -44,12 +44,13 @@ def activation_stats(
     bounds: tuple[float, float] | None = None,
     margin: float = 0.05,
 ) -> ActivationStats:
-    """All of the below at once.
+    """Computes all statistics of this file.
 
     Args:
-      z: the activation's input.
-      a: its output. Sparsity as published is that of the *block's* output: `sparsity` of whatever follows the norm.
-      bounds: infimum and supremum of the activation: (-1.0, 1.0) of tanh, (0.0, 1.0) of sigmoid; None without.
+      z: input of the activation.
+      a: output of the activation. The published sparsity is that of the *block's* output, which is the norm's output
+        if a norm follows: call `sparsity` on that.
+      bounds: infimum and supremum of the activation, (-1.0, 1.0) for tanh, (0.0, 1.0) for sigmoid; None if unbounded.
       margin: see `saturated_share`.
     """
     mean, centered = _centered(z)
@@ -67,13 +68,13 @@ def activation_stats(
 
 
 def saturation(a: Float[Array, "examples *positions channels"]) -> Float[Array, " channels"]:
-    """How close the numbers of each channel come, on average, to the largest of them.
+    """The mean absolute value of each channel, relative to its largest.
 
     ::
 
         t = mean |a| / max |a|
 
-    1 where all are as large, 1/n where all but one of n are 0. A channel of zeros has 0.
+    It is 1 if all absolute values are equal, 1/n if all but one of n are 0, and 0 for a channel of zeros.
 
     Example:
       >>> import jax.numpy as jnp
@@ -85,14 +86,14 @@ def saturation(a: Float[Array, "examples *positions channels"]) -> Float[Array, 
     """
     size = jnp.abs(widened(a))
     largest = size.max(_over(a))
-    # Divided before the sum, which numbers near the largest float would overflow.
+    # Division comes before the sum, because the sum of values near the largest float would overflow.
     return (size / jnp.where(largest == 0, 1, largest)).mean(_over(a))
 
 
 def sparsity(a: Float[Array, "examples *positions channels"]) -> Float[Array, " channels"]:
-    """1 - `saturation`: near 1 where few numbers of the channel are far from 0. A channel of zeros has 1.
+    """1 - `saturation`: close to 1 if few values of the channel are far from 0; 1 for a channel of zeros.
 
-    Reference: Kim, Kim & Kim 2023, at the block's output: after the norm, where one follows the activation.
+    Reference: Kim, Kim & Kim 2023, who measure it at the block's output: after the norm, if one follows the activation.
     """
     return 1 - saturation(a)
 
@@ -100,10 +101,10 @@ def sparsity(a: Float[Array, "examples *positions channels"]) -> Float[Array, " 
 def saturated_share(
     a: Float[Array, "examples *positions channels"], bounds: tuple[float, float], margin: float = 0.05
 ) -> Float[Array, ""]:
-    """Share of the numbers that lie within `margin` · (upper - lower) of a bound.
+    """Fraction of the values that lie within `margin` · (upper - lower) of a bound.
 
-    By default tanh is saturated at |z| > 1.47 and sigmoid at |z| > 2.94, where the slope is below 19 % of its maximum:
-    one notion for both, since sigmoid(2z) = (1 + tanh z) / 2.
+    By default tanh counts as saturated at |z| > 1.47 and sigmoid at |z| > 2.94, where the slope is below 19 % of its
+    maximum. The two thresholds agree, since sigmoid(2z) = (1 + tanh z) / 2.
     """
     lower, upper = bounds
     a, near = widened(a), margin * (upper - lower)
@@ -111,32 +112,32 @@ def saturated_share(
 
 
 def zero_share(a: Float[Array, "examples *positions channels"]) -> Float[Array, ""]:
-    """Share of the numbers that are exactly 0."""
+    """Fraction of the values that are exactly 0."""
     return (a == 0).mean(dtype=widened(a).dtype)
 
 
 def skewness(a: Float[Array, "examples *positions channels"]) -> Float[Array, " channels"]:
-    """Skewness of each channel: E[(a - μ)³] / σ³, where μ = E[a] and σ² = E[(a - μ)²]; 0 of a constant channel.
+    """Skewness of each channel: E[(a - μ)³] / σ³, where μ = E[a] and σ² = E[(a - μ)²]; 0 for a constant channel.
 
-    Its size does not depend on scale and shift of the channel. Kim, Kim & Kim 2023 average |skewness| over channels.
+    |skewness| is invariant to scale and shift. Kim, Kim & Kim 2023 average |skewness| over channels.
     """
     _, centered = _centered(a)
     largest = jnp.abs(centered).max(_over(a))
-    centered = centered / jnp.where(largest == 0, 1, largest)  # or else the cubes underflow
+    centered = centered / jnp.where(largest == 0, 1, largest)  # otherwise cubes of small values would underflow
     second, third = (centered**2).mean(_over(a)), (centered**3).mean(_over(a))
     return jnp.where(dead(a), 0, third / jnp.where(second == 0, 1, second) ** 1.5)
 
 
 def dead(a: Float[Array, "examples *positions channels"]) -> Bool[Array, " channels"]:
-    """Whether a channel is the same number everywhere, 0 or not: what it says of the examples is nothing.
+    """Whether a channel has exactly the same value everywhere, 0 or not, and so carries no information.
 
-    Exactly the same. A unit of GELU or tanh that is saturated for good can be almost, and is not counted.
+    A saturated unit of GELU or tanh can be almost constant; it does not count as dead.
     """
     return a.max(_over(a)) == a.min(_over(a))
 
 
 def widened(a: Array) -> Array:
-    """`a` in float32, or in its own dtype where that is wider."""
+    """Casts `a` to float32, unless its dtype is wider."""
     return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
@@ -145,10 +146,10 @@ def _over(a: Array) -> tuple[int, ...]:
 
 
 def _centered(a: Array) -> tuple[Array, Array]:
-    """Mean of each channel, and what is left without it."""
+    """The mean of each channel, and `a` minus that mean."""
     a = widened(a)
     mean = a.mean(_over(a))
     centered = a - mean
-    # The first mean is rounded to its own size, which may be large against the spread.
+    # The rounding error of the first mean is relative to the mean, which may be much larger than the deviations.
     rest = centered.mean(_over(a))
     return mean + rest, centered - rest

@@ -4,8 +4,8 @@ The Hessian H of n parameters is never formed. From a random unit vector v₁, L
 
     H·v_j = β_(j-1)·v_(j-1) + α_j·v_j + β_j·v_(j+1),    that is    H·V = V·T + β_m·v_(m+1)·e_mᵀ
 
-with T symmetric and tridiagonal: α on its diagonal, β beside it. With T·s = θ·s, each Ritz value θ is within |β_m·s_m|
-of an eigenvalue of H; the outer ones converge first.
+with T symmetric and tridiagonal: α on its diagonal, β next to it. If T·s = θ·s, the Ritz value θ is within |β_m·s_m| of
+an eigenvalue of H; the outer Ritz values converge first.
 
 References: Golub & Van Loan, "Matrix Computations", chapter 10 (4th edition). On networks: Ghorbani, Krishnan & Xiao
 2019, "An Investigation into Neural Net Optimization via Hessian Eigenvalue Density" (https://arxiv.org/abs/1901.10159);
@@ -25,17 +25,17 @@ from jaxtyping import Array, Float, Key, PyTree
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 
-# GPUs and TPUs multiply float32 matrices in fewer bits unless told otherwise, and the basis would not be orthogonal.
+# By default GPUs and TPUs multiply float32 matrices with fewer bits, and then the basis would not be orthogonal.
 _EXACT = lax.Precision.HIGHEST
 
 
 class Tridiagonal(NamedTuple):
-    """What Lanczos' method leaves of a symmetric matrix.
+    """The tridiagonal matrix T that Lanczos' method computes, and β_m.
 
     Attributes:
       alpha: diagonal of T, `[m]`.
-      beta: beside the diagonal, and last β_m, which is not in T: the size of what m vectors do not explain, `[m]`. 0
-        where the method broke down and began anew.
+      beta: off-diagonal of T, followed by β_m, the norm of the residual, `[m]`. An entry is 0 where the method broke
+        down and restarted.
     """
 
     alpha: Float[Array, " m"]
@@ -47,7 +47,7 @@ class Ritz(NamedTuple):
 
     Attributes:
       values: θ, largest first, `[k]`.
-      residuals: |β_m·s_m| of each, `[k]`: an eigenvalue is no farther away, but for rounding.
+      residuals: |β_m·s_m| of each, `[k]`: up to rounding, an eigenvalue of H is at most this far away.
     """
 
     values: Float[Array, " k"]
@@ -57,12 +57,12 @@ class Ritz(NamedTuple):
 def hessian_vector_product(loss: Loss, params: PyTree, v: PyTree) -> PyTree:
     """H·v, where H is the Hessian of `loss` at `params`: the derivative of the gradient in the direction v.
 
-    Forward over reverse, which takes about twice the time and memory of a gradient.
+    Forward-over-reverse differentiation takes about twice the time and memory of a gradient.
 
     Args:
-      loss: parameters to a scalar.
-      params: where.
-      v: a tree shaped as `params`.
+      loss: a scalar function of the parameters.
+      params: the point at which to differentiate.
+      v: a tree with the structure and shapes of `params`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,15 +78,16 @@ def hessian_vector_product(loss: Loss, params: PyTree, v: PyTree) -> PyTree:
 def lanczos(hvp: Callable[[PyTree], PyTree], like: PyTree, key: Key[Array, ""], iterations: int) -> Tridiagonal:
     """m steps of Lanczos' method with full re-orthogonalization.
 
-    Without it, rounding lets eigenvalues already found appear again ("ghosts"). It keeps all vectors: memory for m · n
-    numbers. Where the vectors so far span an invariant space, β_j = 0 and a fresh random vector, orthogonal to them,
-    goes on; so copies of a repeated eigenvalue are found, of which the vectors from one start see only one.
+    Without re-orthogonalization, rounding makes eigenvalues appear repeatedly ("ghosts"). It keeps all vectors, which
+    takes memory for m · n numbers. If the vectors so far span an invariant subspace, β_j is 0 and the method continues
+    with a random vector orthogonal to them. So it finds all copies of a repeated eigenvalue, of which a single Krylov
+    space contains only one.
 
     Args:
-      hvp: multiplies a tree by a symmetric matrix.
-      like: a tree shaped as its argument; its values do not matter.
-      key: of the random start.
-      iterations: m; no more than the n numbers in `like` are run, since these say all.
+      hvp: function that multiplies a tree by a symmetric matrix.
+      like: a tree with the structure and shapes of its argument; values are ignored.
+      key: random key of the start vector.
+      iterations: m; capped at the number n of values in `like`, which suffice.
     """
     flat, unravel = ravel_pytree(like)
     n, dtype = flat.size, flat.dtype
@@ -115,7 +116,7 @@ def lanczos(hvp: Callable[[PyTree], PyTree], like: PyTree, key: Key[Array, ""], 
 
 
 def ritz(tridiagonal: Tridiagonal) -> Ritz:
-    """All eigenvalues of T, and how far each may be from one of the whole matrix.
+    """All eigenvalues of T, with a bound on the distance of each to an eigenvalue of the whole matrix.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,20 +132,20 @@ def ritz(tridiagonal: Tridiagonal) -> Ritz:
 
 
 def top_eigenvalues(loss: Loss, params: PyTree, key: Key[Array, ""], k: int, iterations: int) -> Ritz:
-    """The k largest eigenvalues of the Hessian of `loss` at `params`, as far as `iterations` of Lanczos' method see.
+    """The k largest eigenvalues of the Hessian of `loss` at `params`, approximated by Lanczos' method.
 
-    Largest, not largest in size: for the most negative ones, take those of -loss. Of eigenvalues that are equal, one is
-    found until the method breaks down, see `lanczos`; what follows then moves up in rank.
+    These are the largest by value, not by absolute value; for the most negative ones, pass -loss. Of equal eigenvalues
+    only one is found unless the method breaks down (see `lanczos`), so lower eigenvalues may move up in rank.
 
     Args:
-      loss: parameters to a scalar; of many examples, see `batched_loss`.
-      params: where.
-      key: of the random start.
-      k: how many.
-      iterations: Hessian-vector products; judge by the residuals whether they were enough.
+      loss: a scalar function of the parameters; for many examples, see `batched_loss`.
+      params: the point at which to differentiate.
+      key: random key of the start vector.
+      k: the number of eigenvalues.
+      iterations: the number of Hessian-vector products; the residuals show whether it was enough.
 
     Raises:
-      ValueError: k is more than `iterations`, or than there are parameters.
+      ValueError: k is larger than `iterations` or than the number of parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -163,21 +164,21 @@ def top_eigenvalues(loss: Loss, params: PyTree, key: Key[Array, ""], k: int, ite
 
 
 def batched_loss(loss_of_batch: Callable[[PyTree, PyTree], Float[Array, ""]], batches: PyTree) -> Loss:
-    """The mean loss over batches of equal size; its derivatives need the memory of one batch at a time.
+    """The mean loss over batches of equal size, with derivatives that need the memory of only one batch.
 
-    That is one more forward pass for each gradient: what a batch's derivative needs is computed again, not kept. With
-    norms in training mode, each batch is normalized by itself, as in training.
+    Activations are recomputed, not stored, which costs one more forward pass per gradient. Norms in training mode
+    normalize each batch by itself, as in training.
 
     Args:
       loss_of_batch: `loss_of_batch(params, batch)`, a scalar.
       batches: a tree of arrays `[batches, ...]`.
 
     Returns:
-      The loss as a function of the parameters: differentiate it, or hand it to `top_eigenvalues`.
+      The loss as a function of the parameters, which can be differentiated or passed to `top_eigenvalues`.
     """
 
     def loss(params: PyTree) -> Float[Array, ""]:
-        # Nothing is merged across the iterations of a loop, so that no barrier against it is needed.
+        # XLA does not merge computations across the iterations of a loop, so checkpoint needs no barrier against CSE.
         one = jax.checkpoint(loss_of_batch, prevent_cse=False)
         return lax.map(lambda batch: one(params, batch), batches).mean()
 
@@ -185,8 +186,8 @@ def batched_loss(loss_of_batch: Callable[[PyTree, PyTree], Float[Array, ""]], ba
 
 
 def _orthogonal(w: Float[Array, " n"], basis: Float[Array, "m n"]) -> Float[Array, " n"]:
-    """w without its part along the rows of `basis`, which are orthonormal or 0."""
-    for _ in range(2):  # Once leaves a part that counts where little is left of w; "twice is enough" (Kahan).
+    """Removes from w its components along the rows of `basis`, which are orthonormal or 0."""
+    for _ in range(2):  # One pass is inexact if little is left of w; "twice is enough" (Kahan).
         w = w - jnp.matmul(jnp.matmul(basis, w, precision=_EXACT), basis, precision=_EXACT)
     return w
 

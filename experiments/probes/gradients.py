@@ -1,6 +1,6 @@
-"""What one batch shows of the gradients of a network: their norms by layer, and the loss along them.
+"""Statistics of a network's gradients on one batch: their norms by layer, and the loss along their direction.
 
-Pure functions of arrays: they may be jitted, and mapped over seeds. Results are float32 (float64 of float64).
+These are pure functions of arrays, for use under jit and vmap. Results are float32 (float64 for float64 input).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from experiments.vocabulary import LAST_MODULES
 def gradient_norms(grads: PyTree) -> OrderedDict[str, Float[Array, ""]]:
     """Euclidean norm of the gradient of each module's parameters, kernel and bias together.
 
-    Norms are modules of their own, so that their scale and bias are apart from the layer's parameters.
+    Norm layers are modules of their own, so their scale and bias do not count towards the layer's gradient.
 
     Returns:
-      By the module's path, such as "block_0/layer", "block_0/norm", "head". Blocks come in the order of the forward
-      pass, modules of one block by name; the order outlives jit and vmap, which sort a plain dict by name.
+      Norms by the module's path, such as "block_0/layer", "block_0/norm", "head". Blocks come in the order of the
+      forward pass, modules within a block by name. An OrderedDict keeps this order under jit and vmap, which sort a
+      plain dict by name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,16 +40,16 @@ def gradient_norms(grads: PyTree) -> OrderedDict[str, Float[Array, ""]]:
 def mean_logit_gradients(
     mean_logit_fn: Callable[[PyTree], Float[Array, "*batch classes"]], params: PyTree, index: int = 0
 ) -> OrderedDict[str, Float[Array, ""]]:
-    """How much each layer's kernel W shifts the mean of one logit over the batch: ‖∂ mean(logit) / ∂W‖².
+    """Squared gradient of one logit's mean over the batch with respect to each layer's kernel: ‖∂ mean(logit) / ∂W‖².
 
     Args:
-      mean_logit_fn: parameters to logits `[batch, classes]`, or to their mean `[classes]` already. Whether norms use
-        the statistics of the batch or running ones is up to it, and decides the result.
-      params: where.
-      index: of the logit.
+      mean_logit_fn: function from parameters to logits `[batch, classes]` or to their mean `[classes]`. It decides
+        whether norms use batch or running statistics, on which the result depends.
+      params: the point at which to differentiate.
+      index: the class of the logit.
 
     Returns:
-      By the layer's path, in the order of `gradient_norms`; modules without a kernel are left out.
+      Values by the layer's path, in the order of `gradient_norms`; modules without a kernel are left out.
 
     Reference: Page 2019 (https://github.com/davidcpage/cifar10-fast, batch_norm_post.ipynb).
     """
@@ -65,8 +66,8 @@ class Predictiveness(NamedTuple):
       gradient_norm: ‖g(x)‖, `[]`.
       loss: L(x - η·g(x)), `[steps]`.
       gradient_change: ‖g(x - η·g(x)) - g(x)‖, `[steps]`.
-      smoothness: effective β: the largest gradient_change / (|η|·‖g(x)‖), `[]`. Without any step, or where the gradient
-        is 0, it is 0.
+      smoothness: effective β: the largest gradient_change / (|η|·‖g(x)‖), `[]`; 0 if there are no steps or the
+        gradient is 0.
     """
 
     start: Float[Array, ""]
@@ -79,13 +80,13 @@ class Predictiveness(NamedTuple):
 def gradient_predictiveness(
     loss: Callable[[PyTree], Float[Array, ""]], params: PyTree, steps: Float[Array, " steps"]
 ) -> Predictiveness:
-    """How far the gradient can be trusted: loss and gradient along its own direction.
+    """Loss and gradient along the direction of the gradient, which show how well the gradient predicts the loss.
 
     Args:
-      loss: parameters to the loss *of a fixed batch*. Gradients of different batches would differ by their sampling
-        noise, too, which is what many replications measure: ‖g_t - g_(t-1)‖ of successive training steps.
-      params: x, where to start.
-      steps: η.
+      loss: function from parameters to the loss *of a fixed batch*. Between batches, gradients would also differ by
+        sampling noise; many replications measure that: ‖g_t - g_(t-1)‖ of successive training steps.
+      params: x, the starting point.
+      steps: the step sizes η.
 
     Reference: Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?"
     (https://arxiv.org/abs/1805.11604).
@@ -99,7 +100,7 @@ def gradient_predictiveness(
         return value, _norm(jax.tree.leaves(jax.tree.map(jnp.subtract, there, gradient)))
 
     steps = jnp.asarray(steps, length.dtype)
-    # Unrolled: on a CPU, a convolution's gradient is 28 times slower in a compiled loop.
+    # The loop is unrolled because on a CPU a convolution's gradient is 28 times slower in a compiled loop.
     found = [along(steps[k]) for k in range(len(steps))]
     values, changes = (
         jnp.stack(column) if column else steps for column in (list(zip(*found, strict=True)) or ((), ()))
@@ -110,7 +111,7 @@ def gradient_predictiveness(
 
 
 def _norm(leaves: Iterable[Array]) -> Float[Array, ""]:
-    """Euclidean norm of all leaves as one vector; vanishing and exploding gradients have squares beyond float32."""
+    """Euclidean norm of all leaves as one vector, scaled so that squares neither underflow nor overflow in float32."""
     wide = [widened(leaf) for leaf in leaves]
     largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in wide]).max()
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
@@ -119,7 +120,7 @@ def _norm(leaves: Iterable[Array]) -> Float[Array, ""]:
 
 
 def _modules(tree: PyTree) -> OrderedDict[str, dict[str, Array]]:
-    """The leaves of each module, by the module's path, blocks in the order of the forward pass."""
+    """The leaves of each module, by the module's path; blocks come in the order of the forward pass."""
     found: dict[tuple[str, ...], dict[str, Array]] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         *parents, name = (str(getattr(key, "key", getattr(key, "name", key))) for key in path)
@@ -129,5 +130,5 @@ def _modules(tree: PyTree) -> OrderedDict[str, dict[str, Array]]:
 
 
 def position(parents: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """Sorts the paths of modules in the order of the forward pass."""
+    """Sort key that puts module paths into the order of the forward pass."""
     return (LAST_MODULES.index(parents[0]) + 1 if parents and parents[0] in LAST_MODULES else 0), parents
