@@ -1,6 +1,6 @@
 """Statistics of a network's activations on one batch.
 
-These are pure functions of arrays, for use under jit and vmap. Activations are `[examples, ..., channels]`; the statistics
+These are pure functions of arrays, for use under jit and vmap. Activations are `[examples, ..., channels]`; statistics
 of a channel are taken over all examples and positions. Results are float32 (float64 for float64 input).
 """
 

@@ -1,1 +1,1 @@
-"""All that touches a run folder: what its files hold; reading, checking, writing, publishing. Imports no jax."""
+"""Reads, checks, writes and publishes run folders. No other room opens their files; this room imports no jax."""

@@ -1,4 +1,4 @@
-"""Where numbers come from: commit, versions, device. This is env.json."""
+"""The provenance of a run for env.json: commit, versions, device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PACKAGES = ("jbn", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "statsmod
 
 
 def cores() -> int:
-    """CPU cores that this process may use, which on a shared machine can be fewer than it has."""
+    """The number of CPU cores that this process may use; on a shared machine it can be less than the total."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Where a run happens: commit of the code, whether it has changes, versions, device."""
+    """Commit of the code, whether it has uncommitted changes, date, device, platform and versions."""
     commit = _git("rev-parse", "HEAD")
     return {
         "commit": commit,
@@ -40,7 +40,7 @@ def version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the code that runs, or None where there is no git or no repository."""
+    """Output of a git command in the repository of this code; None without git or without a repository."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True

@@ -1,4 +1,4 @@
-"""Curves and observations of lanes so far: a JSON file beside their checkpoints, so that a training goes on whole."""
+"""Stores the curves and observations of unfinished lanes in a JSON file next to their checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from experiments.store.validation import fit_past, parse
 
 CURVES = ("train_loss", "val_loss", "val_accuracy")
 Curves = list[dict[str, list[float]]]
-"""By lane."""
+"""For each lane, its curves by name."""
 Observations = list[list[dict[str, Any]]]
-"""By lane and time: before the first epoch, and after each."""
+"""For each lane, its observations before the first epoch and after each epoch."""
 
 
 def write_past(path: Path, curves: Curves, observations: Observations) -> None:
@@ -24,10 +24,10 @@ def write_past(path: Path, curves: Curves, observations: Observations) -> None:
 
 
 def read_past(path: Path, epochs: int, lanes: int, observed: int) -> tuple[Curves, Observations]:
-    """The first `epochs` epochs of what the file holds.
+    """Curves and observations of the first `epochs` epochs.
 
     Raises:
-      OSError, ValueError: it cannot be read, or is not of so many lanes, of which so many are observed.
+      OSError, ValueError: the file cannot be read, or holds another number of lanes or of observed lanes.
     """
     past = parse(path.read_bytes(), "past")
     fit_past(past, epochs, lanes, observed)

@@ -1,4 +1,4 @@
-"""What of a run folder is worth committing: the result with its provenance, the report, tables, and small figures."""
+"""Publishes the part of a run folder that is worth committing: result, provenance, report, tables and small figures."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from experiments.store.record import read
 PUBLISHED = Path(__file__).parents[1] / "published"
 KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv")
 EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHERS)), TRAIN_COLOUR, TEST_COLOUR, GREY])]
-"""Colours that say which treatment it is: they stay as they are."""
+"""Colours that identify a treatment; they must not change when the palette is reduced."""
 
 
 def publish(folder: Path, target: Path = PUBLISHED) -> Path:
-    """Copies a finished run to `target`/<name of its config>, in place of a published one, and returns that folder.
+    """Copies a finished run to `target`/<name of its config>, replaces a published run there, and returns that folder.
 
-    Left out are records.jsonl, of which result.json holds every accuracy, and figures in other formats than PNG.
+    It leaves out records.jsonl (result.json holds every accuracy) and figures in formats other than PNG.
 
     Raises:
-      ConfigError: `folder` is no run folder, is not finished, or has no report; or what is there is no published run.
+      ConfigError: `folder` is not a run folder, is not finished or has no report, or the target is not a published run.
     """
     run = read(Path(folder))
     missing = [name for name in (*KEPT, "tables") if not (run.folder / name).exists()]
@@ -52,9 +52,9 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    """The image in 256 colours, a third of the bytes: those of the treatments, and what comes near to all others."""
+    """Reduces the image to 256 colours (a third of the bytes); colours of treatments stay exact."""
     count = 256 - len(EXACT)
-    # Maximum coverage: rare colours, such as those of thin lines, come as near as common ones.
+    # Maximum coverage approximates rare colours, such as those of thin lines, as well as common ones.
     few = image.quantize(count, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     pixels, colours = np.array(few), whole(image)
     for k, colour in enumerate(EXACT, start=count):

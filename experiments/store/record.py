@@ -1,16 +1,16 @@
-"""A run is a folder: what was asked, where it ran, one line per training, and the result last.
+"""A run is a folder with its config, its environment, one record per training, and finally the result.
 
-    config.json     the resolved config, every field written out
-    env.json        commit, versions, device: where the numbers come from
-    data.json       what the data look like before and after standardization
+    config.json     the resolved config, defaults included
+    env.json        provenance: commit, versions, device
+    data.json       statistics of the data before and after standardization
     arms.json       parameters and multiply-adds of every arm's network
-    engine.json     how steps and seeds run on this device, and what was measured to decide it
-    metrics.jsonl   one JSON object per epoch of every training, while it runs (experiments.store.writers)
+    engine.json     how steps and seeds run on this device, and the measurements that decided it
+    metrics.jsonl   one JSON object per epoch of every training, written while it runs (experiments.store.writers)
     records.jsonl   one JSON object per training, appended when it ends
-    stalled.txt     where each thread stood, if once nothing advanced for long (experiments.store.watchdog)
+    stalled.txt     the stack of each thread, if the run made no progress for long (experiments.store.watchdog)
     result.json     the summary; written last and atomically, so its presence means "finished"
 
-Only this file writes numbers into a run folder. JSON knows no NaN: what is not finite is written as null.
+JSON has no NaN, so numbers that are not finite are written as null.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from experiments.store.environment import environment
 
 try:
     import fcntl
-except ImportError:  # no file locks on Windows: two writers are then not refused
+except ImportError:  # Windows has no fcntl, so a second writer is not refused there
     fcntl = None
 
 AGAIN = "delete it and run again: "
@@ -44,11 +44,11 @@ REMEDIES = {
     "metrics.jsonl": "delete that line",
     "result.json": AGAIN + "it is computed anew from records.jsonl",
 }
-"""What to do about a file that does not hold what it should."""
+"""Advice for each file with invalid content."""
 
 
 class Run(NamedTuple):
-    """All that a run folder holds."""
+    """The content of a run folder."""
 
     folder: Path
     config: Config
@@ -60,10 +60,10 @@ class Run(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """The run in `folder`, finished or not; nothing is written.
+    """Reads the run in `folder`, finished or not; writes nothing.
 
     Raises:
-      ConfigError: `folder` is no run folder, or its config.json is not readable.
+      ConfigError: `folder` is not a run folder, or one of its files is invalid.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -82,7 +82,7 @@ def read_config(folder: Path) -> Config:
     """The config of a run folder.
 
     Raises:
-      ConfigError: `folder` is no run folder, or its config.json is not readable.
+      ConfigError: `folder` is not a run folder, or its config.json is invalid.
     """
     values = read_json(folder / "config.json", None)
     if values is None:
@@ -95,10 +95,10 @@ def read_config(folder: Path) -> Config:
 
 @contextmanager
 def opened(folder: Path, config: Config, device: str) -> Iterator[tuple[Run, list[str]]]:
-    """Creates the run folder, or reopens it to go on where it stopped, and keeps other writers out meanwhile.
+    """Creates the run folder, or reopens it to resume the run, and locks it against other writers meanwhile.
 
     Yields:
-      The run as found, and what was repaired or noticed, one sentence each.
+      The run as found, and notes on repairs and changes, one sentence each.
 
     Raises:
       ConfigError: the folder belongs to another config, cannot be written, or another process is writing to it.
@@ -117,14 +117,15 @@ def opened(folder: Path, config: Config, device: str) -> Iterator[tuple[Run, lis
 
 
 def refuse_another(run: Run, data: dict[str, Any], arms: dict[str, Any]) -> None:
-    """Refuses to go on where other data or another network than that of the folder would be trained.
+    """Refuses to resume a run whose data or networks have changed.
 
     Args:
-      run: as found in the folder.
-      data, arms: what data.json and arms.json would hold now.
+      run: the run as found in the folder.
+      data, arms: the present content for data.json and arms.json.
 
     Raises:
-      ConfigError: the data differ, or what an arm computes. Programs are compared where the same versions traced both.
+      ConfigError: the data or the computation of an arm differ. Programs are compared only if the same versions of jax
+        and the other libraries traced both.
     """
     here = f"nothing was trained; choose another folder with --out FOLDER, or delete {run.folder}"
     if run.data.get("checksum", data["checksum"]) != data["checksum"]:
@@ -145,7 +146,7 @@ def refuse_another(run: Run, data: dict[str, Any], arms: dict[str, Any]) -> None
 
 
 def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Appends one line per training and waits until they are on the disk."""
+    """Appends one line per training to records.jsonl, and waits until the lines are on the disk."""
     with open(folder / "records.jsonl", "a", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(finite(record), allow_nan=False) + "\n")
@@ -154,12 +155,12 @@ def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def checkpoints(folder: Path) -> Path:
-    """Where trainings leave what they go on from."""
+    """The folder of the checkpoints from which trainings resume."""
     return folder / "checkpoints"
 
 
 def finish(folder: Path, result: dict[str, Any]) -> None:
-    """Writes result.json, which says that the run is finished: no training goes on, so the checkpoints go."""
+    """Deletes the checkpoints, which are no longer needed, and writes result.json, which marks the run as finished."""
     shutil.rmtree(checkpoints(folder), ignore_errors=True)
     write_json(folder / "result.json", result)
 
@@ -176,7 +177,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Writes what is drawn from a run beside it, by its name within the folder; returns the paths."""
+    """Writes the files of a report into the run folder, given as contents by relative path; returns the paths."""
     paths = []
     for name, content in contents.items():
         paths.append(folder / name)
@@ -186,7 +187,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every number that is not finite replaced by None, as JSON needs it."""
+    """Replaces every number in `value` that is not finite by None, because JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -222,7 +223,7 @@ def _reopen(folder: Path, config: Config, device: str) -> tuple[Run, list[str]]:
 
 
 def repair(path: Path, kind: str = "records.jsonl") -> list[str]:
-    """Cuts off what a crash left of a half-written last line, and says so."""
+    """Truncates a last line that a crash left half-written; returns a note if it did."""
     values, good, total = read_lines(path, kind)
     if good == total:
         return []
@@ -232,7 +233,7 @@ def repair(path: Path, kind: str = "records.jsonl") -> list[str]:
 
 
 def read_lines(path: Path, kind: str = "records.jsonl") -> tuple[list[Any], int, int]:
-    """The values of the file's lines, each of that kind; the number of bytes up to the last whole one, and of all."""
+    """Checked values of the complete lines, the number of bytes of these lines, and the number of bytes of the file."""
     content = _bytes(path) or b""
     values: list[Any] = []
     good = 0
@@ -247,7 +248,7 @@ def read_lines(path: Path, kind: str = "records.jsonl") -> tuple[list[Any], int,
 
 
 def _ended(line: bytes) -> bool:
-    """Whether a last line was written whole: one that is whole by luck, without its end, would join the next."""
+    """Whether a last line is complete. It must end with a newline, or the next line would be appended to it."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -256,10 +257,10 @@ def _ended(line: bytes) -> bool:
 
 
 def read_json(path: Path, default: Any) -> Any:
-    """What a file of the run folder holds, checked; `default` where there is none.
+    """The checked content of a file of the run folder; `default` if the file does not exist.
 
     Raises:
-      ConfigError: the file cannot be read, or does not hold what it should.
+      ConfigError: the file cannot be read, or its content is invalid.
     """
     content = _bytes(path)
     if content is None:
@@ -281,7 +282,7 @@ def _bytes(path: Path) -> bytes | None:
 
 @contextmanager
 def _refused(path: Path, kind: str, place: str = "") -> Iterator[None]:
-    """What is wrong with a file, in one sentence with the remedy."""
+    """Turns a ValueError about a file's content into a ConfigError that says what to do."""
     try:
         yield
     except ValueError as error:

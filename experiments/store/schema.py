@@ -1,4 +1,4 @@
-"""What the files of a run folder hold, as types; `experiments.store.validation` holds what is read against them."""
+"""Types of the content of all files in a run folder; `experiments.store.validation` checks what is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["batch", "frozen"]
 
 @_known
 class Environment(TypedDict):
-    """env.json: where the numbers come from."""
+    """env.json: the provenance of the numbers."""
 
     commit: str | None
     dirty: bool | None
@@ -53,7 +53,7 @@ class Moments(TypedDict):
 
 @_known
 class Description(TypedDict):
-    """data.json: what the data look like."""
+    """data.json: statistics of the data."""
 
     name: str
     source: str
@@ -72,14 +72,14 @@ class Description(TypedDict):
 
 @_known
 class Network(TypedDict):
-    """One entry of arms.json: what one arm computes."""
+    """One entry of arms.json: size and computation of one arm."""
 
     parameters: Count
     multiply_adds: Count
     program: NotRequired[str]
-    """SHA-256 of what is traced: initialization, training step and evaluation."""
+    """SHA-256 of the traced programs: initialization, training step and evaluation."""
     traced_by: NotRequired[dict[str, str | None]]
-    """The versions of what traces it: another one may write the same program otherwise."""
+    """Versions of the tracing libraries; another version may print the same program differently."""
 
 
 @_known
@@ -101,7 +101,7 @@ class Predictiveness(TypedDict):
 
 @_known
 class Probes(TypedDict):
-    """What was seen inside the network of one training; lists are over time, then over layers or norms."""
+    """Measurements inside the network of one training; lists run over time, then over layers or norms."""
 
     steps: Annotated[list[Count], Field(min_length=1)]
     layers: list[str]
@@ -124,7 +124,7 @@ class Probes(TypedDict):
 
 @_known
 class Training(TypedDict):
-    """One line of records.jsonl; the test set is read where the phase is evaluate."""
+    """One line of records.jsonl; only trainings of the phase "evaluate" have test metrics."""
 
     phase: Literal["tune", "evaluate"]
     treatment: str
@@ -153,7 +153,7 @@ _nan = with_config(ConfigDict(strict=True, extra="allow"))
 
 @_nan
 class Curves(TypedDict):
-    """Curves of one lane so far."""
+    """Curves of one unfinished lane."""
 
     train_loss: list[float]
     val_loss: list[float]
@@ -186,7 +186,7 @@ class Observation(TypedDict):
 
 @_nan
 class Past(TypedDict):
-    """What lies beside the checkpoints of some lanes: their curves, and observations of the first of them."""
+    """The file next to the checkpoints of some lanes: curves of all lanes, and observations of the first ones."""
 
     curves: list[Curves]
     looks: list[list[Observation]]
@@ -202,7 +202,7 @@ class Spread(TypedDict):
 
 @_known
 class Point(TypedDict):
-    """One point of the grid that an arm was tuned over."""
+    """One point of the grid over which an arm was tuned."""
 
     learning_rate: Positive
     mean: Percent

@@ -1,6 +1,6 @@
-"""Everything that is read from a run folder is checked: against its type, and against the rest of the folder.
+"""Checks everything that is read from a run folder, against its type and against the other files.
 
-A file that was edited, cut or damaged is refused in one sentence that says where, before it is used.
+A file that was edited, truncated or damaged raises an error of one sentence that says where, before it is used.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ KINDS = {
     "result.json": Result,
     "past": Past,
 }
-"""What a file, or each of its lines, holds; `past` is what lies beside a checkpoint."""
+"""The type of each file, or of each of its lines; "past" is the file next to a checkpoint."""
 
 adapter = cache(TypeAdapter)
-"""Made when first used, which takes milliseconds."""
+"""Cached, because building a TypeAdapter takes milliseconds."""
 
 
 def parse(text: bytes, name: str) -> Any:
-    """The JSON value in `text`, which is of the file of that name, or a line of it.
+    """Parses and checks `text`, the content (or a line) of the file `name`.
 
     Raises:
-      ValueError: it is no such value; what is wrong, and where in it, as the end of a sentence about the text.
+      ValueError: the content is invalid. The message is a predicate about the text, such as "lacks seed".
     """
     try:
         return adapter(KINDS[name]).validate_json(text)
@@ -110,7 +110,7 @@ def parse(text: bytes, name: str) -> Any:
 
 
 def fit_result(config: Config, result: Result) -> None:
-    """Raises ValueError, one sentence, where the result is not one of this config."""
+    """Raises ValueError if the result does not belong to this config."""
     arms, rows = config.arms, result["arms"]
     _check(
         [Arm(row["treatment"], row["context"]) for row in rows] == list(arms),
@@ -139,7 +139,7 @@ def fit_result(config: Config, result: Result) -> None:
 
 
 def fit_records(config: Config, records: list[Training]) -> None:
-    """Raises ValueError, one sentence, where a record is of no arm of the config, or unlike the others of its arm."""
+    """Raises ValueError if a record belongs to no arm of the config, or differs in shape from others of its arm."""
     arms: dict[Any, list[Training]] = {}
     for record in records:
         arms.setdefault(Arm(record["treatment"], record["context"]), []).append(record)
@@ -152,7 +152,7 @@ def fit_records(config: Config, records: list[Training]) -> None:
 
 
 def fit_past(past: Past, epochs: int, lanes: int, observed: int) -> None:
-    """Raises ValueError, one sentence, where these are not the lanes, or are not so many epochs of them."""
+    """Raises ValueError if the number of lanes differs, or if there are fewer epochs."""
     _check(len(past["curves"]) == lanes and len(past["looks"]) == observed, "is of other trainings")
     short = [
         c for c in past["curves"] if min(len(c["train_loss"]), len(c["val_loss"]), len(c["val_accuracy"])) < epochs
@@ -168,7 +168,7 @@ def _check_alike(values: list[Any], what: str) -> None:
 
 
 def _outline(value: Any) -> Any:
-    """What is left of a value without its numbers: names, and lengths of lists."""
+    """The structure of a value without its numbers: names, and lengths of lists."""
     if isinstance(value, dict):
         return tuple((key, _outline(item)) for key, item in sorted(value.items()))
     if isinstance(value, list):

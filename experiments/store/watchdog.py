@@ -1,4 +1,4 @@
-"""Warns that a sweep stands still, and says what was under way; otherwise its user would wait for ever."""
+"""Warns if a sweep makes no progress, and says what was running; otherwise the user would wait forever."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LEAST = 600.0  # seconds
-TIMES = 10
+MIN_SECONDS = 600.0
+FACTOR = 10
 STACKS = "stalled.txt"
 
 
 class Standstill:
-    """Whether a count that should grow has stood still for long.
+    """Detects that a count which should grow has stalled.
+
+    A stall lasts more than `least` seconds and more than `FACTOR` times the longest earlier pause.
 
     Args:
-      count, now: at the start, in seconds.
-      least: seconds that are never long; nor is less than `TIMES` times the longest that the count ever stood before.
+      count, now: the count and the time, in seconds, at the start.
+      least: shortest stall, in seconds.
     """
 
     def __init__(self, count: int, now: float, least: float):
@@ -29,34 +31,34 @@ class Standstill:
         self.longest = 0.0
 
     def seconds(self, count: int, now: float) -> float | None:
-        """For how long it has stood still, where that is long; once for each time that it does."""
+        """The seconds since the count last grew, once per stall; otherwise None."""
         still = now - self._since
         if count != self._count:
             self._count, self._since, self._said = count, now, False
             self.longest = max(self.longest, still)
-        elif not self._said and still > max(self._least, TIMES * self.longest):
+        elif not self._said and still > max(self._least, FACTOR * self.longest):
             self._said = True
             return still
         return None
 
 
 class Watchdog:
-    """Watches, from a thread of its own, whether `advances()` still grows.
+    """Checks, in its own thread, that `advances()` keeps growing.
 
-    Where it has not for long (`Standstill`), one warning on stderr names what is under way, and the stacks of all
-    threads go to `stalled.txt` in the folder.
+    After a stall (`Standstill`), it prints one warning that names the running tasks, and writes the stacks of all
+    threads to `stalled.txt` in the folder.
 
     Args:
-      folder: of the run.
-      advances: a number that grows while there is progress.
-      least: seconds that are never long.
+      folder: the run folder.
+      advances: function that returns a number which grows with progress.
+      least: shortest stall, in seconds.
 
     Example:
       >>> with Watchdog(Path("runs/mine"), advances=lambda: 0) as watchdog, watchdog.watching("tune") as now:
       ...     now("tune, step 36")
     """
 
-    def __init__(self, folder: Path, advances: Callable[[], int], least: float = LEAST):
+    def __init__(self, folder: Path, advances: Callable[[], int], least: float = MIN_SECONDS):
         self._folder, self._advances, self._least = folder, advances, least
         self._under_way: dict[object, str] = {}
         self._ended = threading.Event()
@@ -72,7 +74,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Something is under way; call what this yields to say more of it than at its start."""
+        """Marks a task as running; call the yielded function to update its description."""
         key = object()
         self._under_way[key] = what
         try:

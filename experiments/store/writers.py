@@ -1,14 +1,14 @@
-"""Where metrics go while a training runs: line by line to a JSON file, and to what else was asked for.
+"""Writers of metrics during training: a file of JSON lines, and optionally TensorBoard and Weights & Biases.
 
     metrics.jsonl   always; one JSON object per call, {"run": …, "step": …, name: value, …}
     tensorboard/    for `tensorboard --logdir`, one folder per run
-    wandb/          for `wandb sync`; offline unless asked otherwise: nothing leaves the machine
+    wandb/          for `wandb sync`; offline by default: nothing leaves the machine
 
-A training that was interrupted is repeated, and reports its metrics again. What metrics.jsonl holds is not written a
-second time, there or elsewhere.
+An interrupted training is repeated and reports its metrics again. Metrics that metrics.jsonl already holds are not
+written again, by any writer.
 
-TensorBoard and Weights & Biases are an extra, imported when asked for. The results of a run are not here but in
-records.jsonl and result.json, which `experiments.store.record` writes.
+TensorBoard and Weights & Biases are optional packages, imported only on demand. Results are stored elsewhere:
+`experiments.store.record` writes records.jsonl and result.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Told = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def told(path: Path) -> Told:
-    """What a file of JSON lines holds, null as NaN; nothing where there is none."""
+    """The metrics in a file of JSON lines, with null as NaN; empty if the file does not exist."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for line in read_lines(path, "metrics.jsonl")[0]:
         values = {name: math.nan if value is None else float(value) for name, value in line.items() if name != "run"}
@@ -48,34 +48,34 @@ def told(path: Path) -> Told:
 
 
 class Writer(Protocol):
-    """Takes metrics in the order in which they come."""
+    """Writes metrics in the order of the calls."""
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """Writes what was measured.
+        """Writes metrics of one step.
 
         Args:
-          run: name of the training; a slash in it makes a folder in a folder where runs are folders.
-          step: how many steps the training has done; must not fall within a run.
-          values: number by name; NaN and infinity are fine.
+          run: name of the training; writers with one folder per run turn a slash into a subfolder.
+          step: number of steps taken; must not decrease within a run.
+          values: metrics by name; NaN and infinity are allowed.
         """
         ...
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until everything is written."""
         ...
 
 
 class JsonLines:
-    """One JSON object per call, which others may read while it grows; what is not finite is null.
+    """Writes one JSON object per line and call; numbers that are not finite become null.
 
     Args:
-      path: the file; what it holds is kept and added to. Its folder is made where it is missing.
+      path: the file; existing lines are kept. Its folder is created if needed.
     """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.notes = repair(path, "metrics.jsonl")
-        """What a crash had left half written and was cut off, one sentence; empty where all was whole."""
+        """A sentence about a half-written line that was cut off, or empty."""
         self._told = told(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (held until close)
 
@@ -93,12 +93,12 @@ class JsonLines:
 class TensorBoard:
     """Event files, one folder per run, flushed at every call.
 
-    Not `tensorboardX.SummaryWriter`, which writes from a thread and a queue of its own per run: a crash would lose up
-    to two minutes, and its flush does not wait for the queue.
+    This class does not use `tensorboardX.SummaryWriter`, which writes through a queue and a thread per run: a crash
+    would lose up to two minutes, and its flush does not wait for the queue.
 
     Args:
-      folder: what `tensorboard --logdir` is to be given. A run that goes on after a crash adds a second file there.
-      before: what of each run is there already, by step.
+      folder: the folder to pass to `tensorboard --logdir`. A run that resumes after a crash adds a second file there.
+      before: metrics of each run that are already written.
 
     Raises:
       ConfigError: tensorboardX is not installed.
@@ -133,7 +133,7 @@ class TensorBoard:
             raise ValueError(f"the run's name is {run!r}; use one that names a folder below, such as 'before/seed0'")
         folder = self._folder.joinpath(*parts)
         folder.mkdir(parents=True, exist_ok=True)
-        # tensorboardX's own name ends with second and host: a run reopened in that second would lose what it had.
+        # tensorboardX names files by second and host, so a run reopened within a second would overwrite its file.
         for number in itertools.count():
             suffix = f".{os.getpid()}.{number}"
             if not any(folder.glob(f"*{suffix}")):
@@ -141,12 +141,12 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases: one of its runs for each run here, all in one group.
+    """Weights & Biases: one wandb run per training, all in one group.
 
     Args:
-      folder: the runs lie in its subfolder wandb, and its name is the group's.
-      project: name of the project; characters that Weights & Biases forbids in it become `-`.
-      mode: `offline` writes files only, to be sent by `wandb sync FOLDER/wandb/offline-run-*`; `online` sends.
+      folder: the run folder; wandb writes to its subfolder wandb, and its name becomes the group's.
+      project: name of the project; forbidden characters become `-`.
+      mode: `offline` only writes files, which `wandb sync FOLDER/wandb/offline-run-*` can send; `online` sends.
 
     Raises:
       ConfigError: wandb is not installed.
@@ -154,7 +154,7 @@ class WandB:
 
     def __init__(self, folder: Path, project: str, mode: Literal["offline", "online"] = "offline"):
         if mode == "offline":
-            # Without this wandb 0.31 reports its own metrics to its makers even of an offline run.
+            # Without this, wandb 0.31 sends its own telemetry even for an offline run.
             os.environ["WANDB_ERROR_REPORTING"] = "false"
         self._wandb = _import("wandb", "wandb", "wandb")
         self._folder = folder.resolve()
@@ -176,40 +176,40 @@ class WandB:
         self._runs.clear()
 
     def _opened(self, run: str) -> Any:
-        """The run, under the id that it had before if there was one, and with all that it was told before.
+        """Opens the wandb run of a training under its stable id, and logs its earlier metrics again.
 
-        What a killed process was told is lost to wandb, which keeps it in memory; so a run that goes on is written
-        anew from metrics.jsonl, in place of what there is of it.
+        wandb keeps metrics in memory and loses them if the process is killed, so a resumed run is rewritten from
+        metrics.jsonl and replaces the old one.
         """
-        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)  # wandb would write to /tmp where it is missing
+        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)  # if it is missing, wandb writes to /tmp
         name = hashlib.sha256(f"{self._salt()}/{run}".encode()).hexdigest()[:16]
         for old in (self._folder / "wandb").glob(f"offline-run-*-{name}"):
             shutil.rmtree(old)
         opened = self._begun(
             project=self._project,
             id=name,
-            resume="allow",  # online, where the run is there already
+            resume="allow",  # for an online run that exists already
             name=run,
             group=self._folder.name,
             dir=self._folder,
             mode=self._mode,
-            reinit="create_new",  # the runs of an arm are under way side by side
+            reinit="create_new",  # the runs of an arm are open at the same time
             settings=self._wandb.Settings(
                 silent=True,
-                console="off",  # a run's output is the user's
+                console="off",  # do not capture the output
                 symlink=False,
                 save_code=False,
-                disable_git=True,  # env.json has the commit
+                disable_git=True,  # env.json holds the commit
                 x_disable_stats=True,  # one sampling thread per run
             ),
         )
         for step, values in self._before.get(run, {}).items():
-            if step >= opened.step:  # 0 but online
+            if step >= opened.step:  # opened.step is 0 unless the run is online
                 opened.log(values, step=step)
         return opened
 
     def _begun(self, **options: Any) -> Any:
-        """wandb.init; for 20 seconds again and again where its service has not let go of a finished run of that id."""
+        """Calls wandb.init, and retries for 20 seconds while its service still holds a finished run of the same id."""
         until = time.monotonic() + 20
         while True:
             try:
@@ -220,7 +220,7 @@ class WandB:
                 time.sleep(0.2)
 
     def _salt(self) -> str:
-        """Tells the runs of this folder from those of the same names in others; made once."""
+        """A random salt, created once per folder, that makes ids differ between folders with runs of the same names."""
         path = self._folder / "wandb" / "ids.txt"
         if not path.is_file():
             path.write_text(secrets.token_hex(8))
@@ -235,19 +235,19 @@ KNOWN: dict[str, Callable[[Path, str], Writer]] = {
 
 
 class Writers:
-    """Several writers as one, which threads may share."""
+    """Several writers as one; thread-safe."""
 
     def __init__(self, writers: Sequence[Writer]):
         self._writers = writers
         self._lock = threading.Lock()
         self.notes: list[str] = [note for writer in writers for note in getattr(writer, "notes", [])]
-        """What was repaired upon opening, one sentence each."""
+        """Repairs made when the files were opened, one sentence each."""
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """As `Writer.scalars`, for each of them.
+        """Calls `Writer.scalars` of each writer.
 
         Raises:
-          ValueError: a metric is called run or step.
+          ValueError: a metric is named run or step.
         """
         if taken := {"run", "step"} & values.keys():
             raise ValueError(f"a metric is called {taken.pop()!r}, which says where a line belongs; use another name")
@@ -256,7 +256,7 @@ class Writers:
                 writer.scalars(run, step, values)
 
     def close(self) -> None:
-        """Closes each of them, the others too where one fails."""
+        """Closes every writer, even if closing another one fails."""
         with self._lock, ExitStack() as stack:
             for writer in self._writers:
                 stack.callback(writer.close)
@@ -264,15 +264,15 @@ class Writers:
 
 @contextmanager
 def open_writers(names: Sequence[str], folder: Path, project: str) -> Iterator[Writers]:
-    """The JSON lines, and the writers asked for, as one; closed at the end, however that comes.
+    """Opens the writer of JSON lines and the named writers as one, and closes them on exit.
 
     Args:
-      names: of `tensorboard`, `wandb` and `jsonl`, which is always on.
+      names: any of `tensorboard`, `wandb` and `jsonl`; the last one is always on.
       folder: the run folder.
-      project: name of the project, for those who sort runs by it.
+      project: name of the project, which wandb uses.
 
     Yields:
-      The writer; its `notes` say what was repaired.
+      The writer; its `notes` describe repairs.
 
     Raises:
       ConfigError: a name is unknown, or its package is not installed.

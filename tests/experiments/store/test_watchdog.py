@@ -10,30 +10,30 @@ from small_arms import TINY
 
 from experiments import sweep
 from experiments.store import watchdog
-from experiments.store.watchdog import LEAST, STACKS, TIMES, Standstill, Watchdog
+from experiments.store.watchdog import FACTOR, MIN_SECONDS, STACKS, Standstill, Watchdog
 
 
 def spoken(advances, seconds):
     """The times at which a stall is reported, for a count that grows at `advances` and is read every second."""
-    found = Standstill(0, 0.0, LEAST)
+    found = Standstill(0, 0.0, MIN_SECONDS)
     counts = ((now, sum(at <= now for at in advances)) for now in range(1, seconds))
     return [now for now, count in counts if found.seconds(count, float(now)) is not None]
 
 
 def test_what_never_advances_is_said_once_after_the_least():
-    assert LEAST >= 120, "minutes"
-    assert spoken([], 5000) == [LEAST + 1]
+    assert MIN_SECONDS >= 120, "minutes"
+    assert spoken([], 5000) == [MIN_SECONDS + 1]
 
 
 def test_what_advances_slowly_is_long_only_by_its_own_measure():
     slow = 400
     steady = list(range(slow, 8001, slow))
-    assert spoken(steady, 8000 + TIMES * slow) == []
-    assert spoken(steady, 8002 + TIMES * slow) == [8001 + TIMES * slow]
+    assert spoken(steady, 8000 + FACTOR * slow) == []
+    assert spoken(steady, 8002 + FACTOR * slow) == [8001 + FACTOR * slow]
 
 
 def test_each_standstill_is_said_once():
-    assert spoken([1000], 1000 + 20_000) == [LEAST + 1, 1000 + TIMES * 1000 + 1]
+    assert spoken([1000], 1000 + 20_000) == [MIN_SECONDS + 1, 1000 + FACTOR * 1000 + 1]
 
 
 def wait_for(path, words):
@@ -58,7 +58,7 @@ def test_a_folder_that_is_gone_is_said_and_the_warning_comes_all_the_same(tmp_pa
 
 def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_path, monkeypatch, capsys):
     # Otherwise compiling, which takes longer than this limit, would lengthen it.
-    monkeypatch.setattr(watchdog, "TIMES", 0)
+    monkeypatch.setattr(watchdog, "FACTOR", 0)
     monkeypatch.setattr(sweep, "Watchdog", partial(Watchdog, least=0.2))
     training = dataclasses.replace(TINY.training, epochs=1)
     config = dataclasses.replace(TINY, training=training)
