@@ -235,7 +235,7 @@ def _start_up(peer: Peer, steps: int) -> float:
 
 @row(
     RUNNING,
-    "inference after 10 steps, momentum 0.99, debiased where there is an option: output has mean 0, std 1",
+    "inference after 10 steps, momentum 0.99 (debiased, if the library can): output has mean 0, std 1",
     "max error",
     0.1,
 )
@@ -289,7 +289,7 @@ def double_output(peer: Peer) -> float:
 
 @row(
     RUNNING,
-    "five steps, the second with a NaN in its batch, left out where there is an option: against the other four",
+    "statistics after five steps, one with a NaN, against the other four (with the option to skip it, if there is one)",
     "relative error",
     1e-5,
 )
