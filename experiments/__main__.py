@@ -1,4 +1,4 @@
-"""The command line: run an ablation, draw the report of a run again, or publish what is worth committing.
+"""The command line: run an ablation, draw the report of a run again, or publish a run.
 
 python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
 python -m experiments report runs/digits_placement
@@ -23,7 +23,7 @@ from experiments.store import record
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; errors are one line on stderr. Returns the exit status."""
+    """Runs one command and returns the exit status; prints an error as one line on stderr."""
     console = Console(highlight=False)
     try:
         perform(parse(arguments), console)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _complain(text: str, status: int) -> int:
-    """One line on stderr, whatever characters are in it."""
+    """Prints one line on stderr, whatever characters it contains, and returns `status`."""
     print(f"error: {text}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
     return status
 
@@ -65,8 +65,8 @@ def perform(command: Command, console: Console) -> None:
 
 
 def train(command: Run, folder: Path, console: Console) -> record.Run:
-    """The finished run; what is missing of it is trained."""
-    from experiments import sweep  # brings in jax
+    """Trains what is missing of the run, and returns the finished run."""
+    from experiments import sweep  # imports jax
     from experiments.training.devices import memory_errors, use_all_cores
 
     use_all_cores()
@@ -83,7 +83,7 @@ def draw(folder: Path, run: record.Run | None, console: Console) -> None:
 
 @contextlib.contextmanager
 def shown(console: Console, total: int) -> Iterator[tuple]:
-    """A progress bar with what is trained and the time left; only notes where the output is no terminal."""
+    """A progress bar with the present task and the time left; prints only notes if the output is not a terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
@@ -104,7 +104,7 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
 
 
 def entry() -> None:
-    """Where `python -m experiments` begins."""
+    """The entry point of `python -m experiments`."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  (folders may have any name)
     sys.exit(main(sys.argv[1:]))
 

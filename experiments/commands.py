@@ -1,4 +1,4 @@
-"""The commands and their arguments; tyro's complaint, which is a box of many lines, becomes one line."""
+"""The commands and their arguments. Tyro reports errors in boxes of many lines; here they become one line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PROGRAM = "python -m experiments"
 
 @dataclass(frozen=True)
 class Run:
-    """Trains, compares and reports what a config asks for, or what is still missing of it.
+    """Trains the arms of a config, compares them and writes the report; an unfinished run resumes.
 
-    Every field of the config can be set here, too, and `run CONFIG.py --help` says what the config says.
+    Options set fields of the config; `run CONFIG.py --help` lists them with the values that the file sets.
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.py")]
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """Draws the report of a run again, from its folder alone."""
+    """Draws the report of a run again; trains nothing."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Run folder."""
@@ -42,12 +42,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Publish:
-    """Copies what of a run is worth committing."""
+    """Copies the part of a run folder that is worth committing."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Run folder."""
     to: Path | None = None
-    """Folder that gets a folder of the config's name; by default experiments/published/ of this checkout."""
+    """Folder in which to create a folder of the config's name; by default experiments/published/ of this checkout."""
 
 
 Command = Run | Report | Publish
@@ -55,17 +55,17 @@ COMMANDS = {"run": Run, "report": Report, "publish": Publish}
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that the arguments name.
+    """Parses the arguments into a command.
 
     Raises:
-      ConfigError: they name none, or have a word too many, too few or misspelt.
-      SystemExit: they ask for help, which is printed.
+      ConfigError: the command is unknown or missing, or an argument is missing, misspelt or superfluous.
+      SystemExit: the arguments ask for help, which has been printed.
     """
     default = Config("mine")
     if arguments[:1] == ["run"] and len(arguments) > 1 and arguments[1] not in ("-h", "--help"):
         if arguments[1].startswith("-"):
             raise ConfigError(f"{arguments[1]} comes before the config; run: {PROGRAM} run CONFIG.py {arguments[1]}")
-        default = load(arguments[1])  # it decides what every flag is by default
+        default = load(arguments[1])  # the file sets the defaults of all flags
         _refuse_idle(default, arguments[1], arguments[2:])
     kinds: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=Run(tyro.MISSING, default))]
@@ -92,7 +92,7 @@ def _refuse_idle(config: Config, path: str, overrides: Sequence[str]) -> None:
 
 
 def _in_one_line(box: str, arguments: Sequence[str]) -> str:
-    """Tyro's complaint without its box and title; for an unknown word, the nearest known one."""
+    """Tyro's error message as one line, without box and title; for an unknown word, it adds the nearest known one."""
     if not arguments:
         return f"no command; run: {PROGRAM} run configs/digits_placement.py"
     command = arguments[0]
@@ -118,11 +118,11 @@ def _usage(command: str) -> str:
 
 
 def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
-    """The flag of every field; those of a field that is a dataclass follow its name after a dot."""
+    """The flag of every field; fields of a nested dataclass follow its name and a dot."""
     for field in fields(kind):
         if field.name == "config":
             yield from _flags(Config)
-        elif field.name not in ("file", "folder"):  # which have no flag
+        elif field.name not in ("file", "folder"):  # positional arguments have no flag
             yield (name := prefix + field.name.replace("_", "-"))
             if is_dataclass(field.default):
                 yield from _flags(field.default, f"{name}.")

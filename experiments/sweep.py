@@ -1,7 +1,7 @@
-"""The ablation: tune every arm on validation data, then train fresh seeds at the chosen rates, then read the test set.
+"""The ablation: tune every arm on validation data, train fresh seeds at the chosen rates, and read the test set.
 
-A run is restartable by construction: what is in the folder is not trained again, and whatever is missing is trained by
-the same program on the same lanes, so that a run that was stopped ends with the same numbers as one that was not.
+An interrupted run can resume: trainings in the folder are not repeated, and missing ones are trained by the same
+program on the same lanes, so the run ends with the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ class Stage(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What the sweep tells while it works; each may be replaced by a function that does nothing."""
+    """Callbacks of a sweep; `SILENT` ignores everything."""
 
     stage: Callable[[str], None]
-    """Called with what is trained now."""
+    """Called with a description of the stage that starts."""
     advance: Callable[[int], None]
-    """Called with the number of epochs, over all lanes, that were just finished."""
+    """Called with the number of epochs just finished, summed over lanes."""
     note: Callable[[str], None]
-    """Called with a sentence that the user should see: a repair, a resumed run."""
+    """Called with a sentence for the user, such as about a repair or a resumed run."""
 
 
 SILENT = Progress(lambda text: None, lambda epochs: None, lambda text: None)
 
 
 def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run:
-    """Runs the ablation, or what is still missing of it, and returns the finished run.
+    """Runs the ablation, or the missing part of it, and returns the finished run.
 
     Raises:
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
     data = load(config.data)
-    arms = describe(config, data)  # builds every network, before anything is written
+    arms = describe(config, data)  # builds every network before anything is written
     began = time.perf_counter()
     with record.opened(folder, config, device_name()) as (found, notes):
         for note in notes:
@@ -82,7 +82,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
                 engines = _engines(config, data, folder, progress)
             work = _Work(config, data, folder, progress, writer, engines, watchdog)
             records += work.complete(tuning_stages(config), records)
-            # Every choice is made before the first look at the test set.
+            # All points are chosen before the test set is read for the first time.
             records += work.complete(evaluation_stages(config, tuning.choose(config, records)), records)
 
         env = record.read(folder).env
@@ -108,7 +108,7 @@ def tuning_stages(config: Config) -> list[Stage]:
 
 
 def evaluation_stages(config: Config, chosen: dict[Arm, tuning.Choice]) -> list[Stage]:
-    """Every arm at what tuning chose for it, with every evaluation seed."""
+    """Every arm at its chosen point, with every evaluation seed."""
     stages = []
     for arm in config.arms:
         choice, seeds = chosen[arm], config.seeds(arm)[1]
@@ -118,7 +118,7 @@ def evaluation_stages(config: Config, chosen: dict[Arm, tuning.Choice]) -> list[
 
 
 def total_epochs(config: Config) -> int:
-    """Epochs over all lanes of the whole sweep."""
+    """The number of epochs of the whole sweep, summed over lanes."""
     sweep = config.sweep
     decays = max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
     trainings = sweep.learning_rate_points * decays * sweep.tuning_seeds + sweep.evaluation_seeds
@@ -126,7 +126,7 @@ def total_epochs(config: Config) -> int:
 
 
 class _Work:
-    """What all stages of a run share."""
+    """Trains stages; holds the state that all stages of a run share."""
 
     def __init__(
         self,
@@ -144,8 +144,8 @@ class _Work:
     def complete(self, stages: list[Stage], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Trains the stages that are missing, appends their records in the order of the stages, and returns them.
 
-        Two stages are under way at a time, so that one compiles, on one core, while the other one trains; their
-        programs take turns (`experiments.training.dispatch`).
+        Two stages run at a time, so that one compiles, on one core, while the other trains; their programs take turns
+        (`experiments.training.dispatch`).
         """
         done = {_key(r) for r in records}
         new: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ class _Work:
                 for finished in pool.map(lambda stage: self._train(stage, done), stages):
                     record.append(self.folder, finished)
                     new += finished
-            except BaseException:  # Ctrl-C, too: what has not begun must not begin
+            except BaseException:  # including Ctrl-C: stages that wait must not start
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return new
@@ -185,8 +185,8 @@ class _Work:
                 note=self.progress.note,
             )
         head = {"phase": stage.phase, **stage.arm._asdict()}
-        # A stage of which a crash left a part is trained whole, by the same program as before, so that its numbers are
-        # those of a run that was not stopped; only what is missing is kept.
+        # A stage that a crash interrupted is trained as a whole again, by the same program, so that the numbers equal
+        # those of an uninterrupted run; only missing records are kept.
         return [record.finite(head | r) for r in trained if _key(head | r) not in done]
 
     def _checkpoints(self, stage: Stage) -> Path:
@@ -195,13 +195,13 @@ class _Work:
 
 
 def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> dict[str, Engine]:
-    """How each kind of network runs on this device: as the folder says, else measured, and written there.
+    """The engine of each kind of network: read from the folder, or measured and written there.
 
-    A run that was stopped so goes on as it began, and ends with the same numbers.
+    So a resumed run uses the same engines as before, and ends with the same numbers.
     """
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
-    # The arm with most to do stands for its kind: one with a norm.
+    # Arms with a norm come first, because they do more work: the first arm represents its kind.
     for stage in sorted(tuning_stages(config), key=lambda stage: _without_norm(config.setup(stage.arm))):
         kind = _kind(config, stage.arm)
         if kind not in found:
@@ -213,7 +213,7 @@ def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> di
 
 
 def _kind(config: Config, arm: Arm) -> str:
-    """Networks of one kind run alike: where the norm sits makes no difference to how convolutions run."""
+    """A key of networks that share an engine; the placement of the norm does not change how convolutions run."""
     setup = config.setup(arm)
     model, training = setup.model, setup.training
     size = [f"depth {model.depth}"] if model.depth else []

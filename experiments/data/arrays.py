@@ -1,7 +1,7 @@
-"""Data as arrays: split once, standardized by the training set, ordered by the seed.
+"""Data as arrays: split once, standardized by the training set, shuffled by the seed.
 
-Standardization is batch norm's own mathematics, with the whole training set as the batch: `jbn.moments` of the training
-set, applied with `jbn.normalize` to every split.
+Standardization is batch norm with the whole training set as the batch: `jbn.moments` of the training set, applied to
+every split with `jbn.normalize`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """A split in batches of equal size, the last one filled up; `where` is True where an example counts."""
+    """A split in batches of equal size, the last one padded; `where` is False for padding."""
 
     x: Float[Array, "batches size ..."]
     y: Int[Array, "batches size"]
@@ -38,7 +38,7 @@ class Batches(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The three splits, standardized, and what standardization did, ready for data.json."""
+    """The three standardized splits, and a description of the data for data.json."""
 
     train: Split
     validation: Split
@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
 
 def load(config: DataConfig) -> Data:
-    """The data set of `config`, split with its seed, alike in the shares of the classes, and standardized."""
+    """Loads the data set of `config`, splits it by its seed with stratification by class, and standardizes it."""
     raw, source, classes, checksum = _digits(config) if config.name == "digits" else _images(config)
     if config.train_examples is not None:
         raw = (_first(raw[0], config), *raw[1:])
@@ -75,9 +75,9 @@ def load(config: DataConfig) -> Data:
 
 
 def standardize(x: Float[Array, "examples ..."], moments: jbn.Moments) -> Float[Array, "examples ..."]:
-    """`x` with each feature on the scale of `moments`: mean 0, variance 1 on the data that these were taken from.
+    """Standardizes each feature of `x` by `moments`: mean 0 and variance 1 on the data of the moments.
 
-    A feature that is constant there tells nothing, and is 0 in every split, whatever value it takes elsewhere.
+    A feature that is constant in that data becomes 0 in every split, whatever its value there.
     """
     varies = moments.var > 0
     var = jnp.where(varies, moments.var, 1)
@@ -86,10 +86,10 @@ def standardize(x: Float[Array, "examples ..."], moments: jbn.Moments) -> Float[
 
 
 def batches(split: Split, size: int) -> Batches:
-    """`split` in batches of `size`, in order: no example is lost or counted twice.
+    """Cuts `split` into batches of `size`, in order: no example is lost or counted twice.
 
-    The last batch is filled up with examples from the start, `where` being False there: real ones, so that batch
-    statistics of a padded batch are those of real data, too.
+    The last batch is padded with examples from the start, for which `where` is False. They are real examples so that
+    the batch statistics of a padded batch are realistic, too.
     """
     count = -(-len(split.y) // size)
     rows = jnp.arange(count * size)
@@ -101,12 +101,12 @@ def batches(split: Split, size: int) -> Batches:
 def batch_order(
     training: TrainingConfig, y: Int[np.ndarray, " examples"], seed: int, epoch: int
 ) -> Int[np.ndarray, "steps batch"]:
-    """Which examples each step of an epoch sees: the same for every arm, so that arms are paired.
+    """Indices of the examples of each step of an epoch, the same for every arm, so that arms are paired.
 
-    Drawn by NumPy, because it depends on the seed alone, not on the device, the number of lanes or the version of jax.
+    NumPy draws them, so they depend only on the seed and not on the device, the number of lanes or the version of jax.
 
     Raises:
-      ConfigError: a batch larger than the data, or classes that do not divide it.
+      ConfigError: `classes_per_batch` does not divide the batch, or exceeds what the data have.
     """
     size, rng = training.batch_size, np.random.default_rng((seed, epoch))
     steps = len(y) // size
@@ -118,7 +118,7 @@ def batch_order(
 
 
 def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, classes: int) -> np.ndarray:
-    """Batches of equally many examples of each of a few classes, which are drawn anew for each batch."""
+    """Batches with equal numbers of examples from a few classes, which are drawn for each batch."""
     labels, counts = np.unique(y, return_counts=True)
     if classes > len(labels) or size % classes or counts.min() < size // classes:
         raise ConfigError(
@@ -132,10 +132,10 @@ def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, cl
     for _ in range(steps):
         chosen = []
         left = np.array([len(rows) for rows in shuffled]) // part - used
-        if (left > 0).sum() < classes:  # the rest of the epoch draws from all classes once more
+        if (left > 0).sum() < classes:  # too few classes have examples left, so all start over
             used[:] = 0
             left = np.array([len(rows) for rows in shuffled]) // part
-        # Classes with more left are likelier, so that all run out together.
+        # Classes with more examples left are more likely, so that all run out together.
         for label in rng.choice(len(labels), classes, replace=False, p=left / left.sum()):
             chosen.append(shuffled[label][used[label] * part : (used[label] + 1) * part])
             used[label] += 1
@@ -153,7 +153,7 @@ def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, s
         x_validation, x_test, y_validation, y_test = train_test_split(
             x_rest, y_rest, test_size=share, random_state=seed, stratify=y_rest
         )
-    except ValueError:  # it stratifies no part that is smaller than the number of classes
+    except ValueError:  # sklearn cannot stratify a part smaller than the number of classes
         raise _too_small(config, f"of {len(y)} examples a part with fewer than the {len(set(y))} classes") from None
     parts = ((x_train, y_train), (x_validation, y_validation), (x_test, y_test))
     source = "scikit-learn load_digits (UCI handwritten digits, 8 x 8 pixels, 17 grey levels)"
@@ -169,7 +169,7 @@ def _too_small(config: DataConfig, leaves: str) -> ConfigError:
 
 
 def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
-    """A set of images in [0, 1]; validation is carved from train, test is the set's own."""
+    """A set of images in [0, 1]. Validation data comes from the training part; the test part is the set's own."""
     found = cache.load(
         config.name, image_column=config.image_column, label_column=config.label_column, subset=config.subset
     )
@@ -191,12 +191,12 @@ def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, s
 
 
 def _checksum(*arrays: np.ndarray) -> str:
-    """Tells one data set from another, so that a run goes on with the one that it began with."""
+    """Identifies a data set, so that a resumed run can check that it uses the same one."""
     return hashlib.sha256("".join(map(cache.fast_checksum, arrays)).encode()).hexdigest()
 
 
 def _shrunk(x: np.ndarray, by: int) -> np.ndarray:
-    """Images `[n, height, width, channels]` averaged over squares, as float32; what is left over at the edge is cut."""
+    """Images `[n, height, width, channels]` averaged over squares, as float32; incomplete squares are dropped."""
     n, height, width, channels = x.shape
     if by > min(height, width):
         raise ConfigError(f"data.shrink is {by}, but images have {height} x {width} pixels; use less")
@@ -227,13 +227,13 @@ def _first(train: Split, config: DataConfig) -> Split:
 
 
 def _features(config: DataConfig, ndim: int) -> tuple[int, ...]:
-    """The axes that keep statistics of their own: all but examples, or the last."""
+    """The axes that are not reduced: all but the examples, or only the channels."""
     return (ndim - 1,) if config.standardize == "channel" else tuple(range(1, ndim))
 
 
 def _describe(x: Float[Array, "examples ..."]) -> dict[str, list[float]]:
     values = np.asarray(x, np.float32).reshape(len(x), -1)
-    # Of many examples, some thousands give the same picture in a hundredth of the time.
+    # A subsample of at least 2000 examples gives the same histogram in a hundredth of the time.
     counts, edges = np.histogram(values[:: max(1, len(values) // 2000)], bins=48)
     return {
         "mean": values.mean(0, dtype=np.float64).tolist(),

@@ -1,8 +1,8 @@
-"""Augmentation: pure functions of (key, images), on the device, inside the training step if you like.
+"""Augmentation: pure functions of (key, images) that run on the device and may be part of the training step.
 
-Every image draws for itself; the same key gives the same images under jit, vmap and scan, on every device. The dtype
-stays: uint8 in, uint8 out. What moves in from outside an image, and what cutout removes, is 0: the mean colour where
-images are standardized already, black where they are raw. So standardize first, then augment.
+Each image is changed independently. The same key gives the same images under jit, vmap and scan, on every device. The
+dtype is kept: uint8 in, uint8 out. Padding and cutout fill with 0, which is the mean colour of standardized images but
+black in raw ones. So standardize first, then augment.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def augment(
 ) -> Images:
     """The usual augmentations, in the order flip, pad_crop, translate, cutout. All are off by default.
 
-    Each has its own key, derived from its place in that order: switching one on or off leaves the others' draws as they
-    were, so that two arms that differ in one augmentation are paired in all the rest.
+    Each augmentation derives its key from its position in that order, so switching one on or off does not change the
+    random draws of the others: two arms that differ in one augmentation stay paired in the rest.
 
     Args:
       key: one random key for the whole batch; `jax.random.fold_in(key, step)` gives each step its own.
       x: images [n, height, width, channels], of any real dtype.
-      pad_crop: pixels of zeros around the image before a crop of its old size; 0 is off, 4 is usual for CIFAR.
+      pad_crop: pixels of zero padding before a crop to the original size; 0 is off, 4 is usual for CIFAR.
       flip: whether to mirror left and right, with probability 1/2.
       cutout: side in pixels of the square that is set to 0; 0 is off, 16 is usual for CIFAR-10, 8 for CIFAR-100.
-      translate: furthest shift in pixels, along both axes or as (rows, columns); 0 is off.
+      translate: largest shift in pixels, along both axes or as (rows, columns); 0 is off.
 
     Returns:
       Images of the shape and dtype of `x`.
 
     Raises:
-      ConfigError: `x` is no batch of images, or a size is negative.
+      ConfigError: `x` is not a batch of images, or a size is negative.
 
     >>> x = jnp.ones((2, 32, 32, 3), jnp.uint8)
     >>> jax.jit(partial(augment, pad_crop=4, flip=True))(jax.random.key(0), x).shape
     (2, 32, 32, 3)
     """
-    # Flip comes first because XLA:CPU fuses a flip after two shifts into them, which is slow (14 ms against 3 for 512
-    # images of CIFAR); shifts are symmetric, so that the distribution is the same either way.
+    # Flip comes first because XLA:CPU would fuse it into the two shifts before it, which is slow (14 ms instead of 3
+    # for 512 images of CIFAR). Shifts are symmetric, so the distribution is the same in either order.
     steps = (
         _flip if flip else _same,
         partial(_translate, pixels=pad_crop) if pad_crop else _same,
@@ -70,7 +70,7 @@ def augment(
 
 
 def compose(*steps: Step) -> Step:
-    """One augmentation out of several, applied from left to right; step i draws from `fold_in(key, i)`.
+    """Composes augmentations, applied from left to right; step i uses the key `fold_in(key, i)`.
 
     >>> both = compose(flip, partial(cutout, size=8))
     >>> both(jax.random.key(0), jnp.ones((2, 32, 32, 3))).shape
@@ -86,19 +86,19 @@ def compose(*steps: Step) -> Step:
 
 
 def translate(key: Seed, x: Images, pixels: int | tuple[int, int], mode: Fill = "zero") -> Images:
-    """Each image moved by its own whole number of pixels, up to `pixels` either way, all shifts equally likely.
+    """Shifts each image by a random whole number of pixels, uniform from -`pixels` to `pixels` along each axis.
 
     Args:
       key: one random key for the batch.
       x: images [n, height, width, channels].
-      pixels: furthest shift along both axes, or (rows, columns).
-      mode: what moves in: `zero`, or the image mirrored at its border (`reflect`, the border itself not repeated).
+      pixels: largest shift along both axes, or (rows, columns).
+      mode: how to fill in: `zero`, or `reflect`, the image mirrored at its border, without repeating the border.
 
     Returns:
       Images of the shape and dtype of `x`.
 
     Raises:
-      ConfigError: `x` is no batch of images, `pixels` is negative, or too large to reflect.
+      ConfigError: `x` is not a batch of images, or `pixels` is negative, or too large to reflect.
     """
     _check_images(x)
     rows, columns = (pixels, pixels) if isinstance(pixels, int) else pixels
@@ -120,25 +120,25 @@ def translate(key: Seed, x: Images, pixels: int | tuple[int, int], mode: Fill = 
 
 
 def pad_crop(key: Seed, x: Images, pad: int, mode: Fill = "zero") -> Images:
-    """Each image padded by `pad` pixels on every side, then a crop of its old size, all (2 pad + 1)² equally likely.
+    """Pads each image by `pad` pixels on every side and crops it to its original size at a random position.
 
-    The same as `translate(key, x, pad, mode)`, under the name that papers on CIFAR use. Arguments as there.
+    The same as `translate(key, x, pad, mode)`, under the name that papers on CIFAR use.
     """
     return _translate(key, x, pad, mode)
 
 
 def flip(key: Seed, x: Images) -> Images:
-    """Each image mirrored left to right with probability 1/2. Twice with the same key is the identity."""
+    """Mirrors each image left to right with probability 1/2. Applied twice with the same key, it is the identity."""
     _check_images(x)
     mirrored = _draw(key, x.shape[0], 2) == 1
     return jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
 
 
 def cutout(key: Seed, x: Images, size: int) -> Images:
-    """A square of `size` by `size` pixels set to 0 in each image, its centre anywhere in the image, alike likely.
+    """Sets a square of `size` by `size` pixels to 0 in each image; its centre is uniform over all pixels.
 
-    What reaches over the border is lost, so near a border less is removed. The square around the centre (i, j) begins
-    in row i - size // 2 and column j - size // 2.
+    The square is clipped at the border, so less is removed there. The square around the centre (i, j) begins in row
+    i - size // 2 and column j - size // 2.
 
     Args:
       key: one random key for the batch.
@@ -149,7 +149,7 @@ def cutout(key: Seed, x: Images, size: int) -> Images:
       Images of the shape and dtype of `x`.
 
     Raises:
-      ConfigError: `x` is no batch of images, or `size` is negative.
+      ConfigError: `x` is not a batch of images, or `size` is negative.
 
     Reference: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
     """
@@ -168,7 +168,7 @@ def cutout(key: Seed, x: Images, size: int) -> Images:
     return jnp.where(removed, jnp.zeros((), x.dtype), x)
 
 
-# `augment` has arguments of the same names.
+# Aliases, because arguments of `augment` have the same names.
 _translate, _flip, _cutout = translate, flip, cutout
 
 
@@ -178,7 +178,7 @@ def _same(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _draw(key: jax.Array, n: int, choices: int) -> jax.Array:
-    return jax.random.randint(key, (n,), 0, choices, jnp.int32)  # int32: the same draws with and without x64
+    return jax.random.randint(key, (n,), 0, choices, jnp.int32)  # int32 gives the same draws with and without x64
 
 
 def _check_images(x: jax.Array) -> None:

@@ -1,13 +1,13 @@
 """Image data sets as arrays: decoded once, then memory-mapped from a cache in milliseconds.
 
-The first start reads a set with Hugging Face `datasets`, from a mirror folder if it is there, otherwise from the hub,
-and writes four .npy files and a meta.json into the cache folder. Every later start maps those files, and needs neither
-the network nor `datasets`. Nothing here imports jax.
+The first start reads a set with Hugging Face `datasets`, from a mirror folder that has it or else from the hub, and
+writes four .npy files and a meta.json into the cache folder. Every later start maps these files, and needs neither the
+network nor `datasets`. Nothing here imports jax.
 
-A cache is one folder, renamed into place when complete: nobody sees half of one. One process at a time writes it.
-Every start checks it against `fast_checksum` (3 ms for MNIST, where SHA-256 takes 75); SHA-256 is checked right after
-decoding, and with `verify=True`. A cache that fails is decoded again, and so is one whose files in the mirror have
-changed in size or time.
+The cache of a set is one folder, which is renamed into place when it is complete, so no process sees half of it. One
+process at a time writes it. Every start checks it against `fast_checksum` (3 ms for MNIST; SHA-256 takes 75); SHA-256
+is checked right after decoding, and with `verify=True`. A set is decoded again if its cache fails the check, or if
+its files in the mirror have changed in size or time.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from experiments.config.errors import near
 from experiments.data.hub import FULL, KNOWN, Request, decode, line, mirrored
 
 FORMAT = 1
-CHECKED_BYTES = 2**31  # of larger arrays, a start reads only every k-th block
+CHECKED_BYTES = 2**31  # for larger arrays, a start reads only every k-th block
 _BLOCK = 8192  # words of 8 bytes
 
 
 class Images(NamedTuple):
-    """An image-classification set, memory-mapped and read-only. Validation data is still in training."""
+    """An image-classification set, memory-mapped and read-only. Validation data is still part of the training data."""
 
     train_x: np.ndarray
     """uint8 [n, height, width, channels]; greyscale has one channel."""
     train_y: np.ndarray
-    """int32 [n]: the place of the class in `classes`."""
+    """int32 [n]: index of the class in `classes`."""
     test_x: np.ndarray
     test_y: np.ndarray
     classes: tuple[str, ...]
     """Names of the classes."""
     source: dict[str, Any]
-    """Where the arrays come from, for the record of a run: name, config, columns, sizes, SHA-256 of each array, whether
-    from the mirror or the hub, which files (the hub's commit), and the version of `datasets` that read them."""
+    """Provenance of the arrays: name, config, columns, sizes, SHA-256 of each array, mirror or hub, files (or the hub's
+    commit), and the version of `datasets` that read them."""
 
 
 def load(
@@ -61,26 +61,27 @@ def load(
     verify: bool = False,
     progress: bool = True,
 ) -> Images:
-    """The set `name`, from the cache if it is there; otherwise decoded into it, from the mirror or the hub.
+    """Loads the set `name` from the cache; if it is not there, first decodes it from the mirror or the hub.
 
     Args:
       name: mnist, fashion_mnist, cifar10, cifar100, or any set on the hub as owner/name.
-      image_column: column of the images; by default the known set's own, otherwise the only one that holds images.
-      label_column: column of the classes (whole numbers, names or true/false); by default likewise.
-      subset: which subset of it, where it has several.
+      image_column: column of the images; the default is that of a known set, or the only column with images.
+      label_column: column of the classes (whole numbers, names or booleans); the default is found likewise.
+      subset: the subset to use; needed if the set has several.
       cache: cache folder; by default `JBN_CACHE`, otherwise jbn in the user's cache folder.
-      mirror: folder laid out <owner>/<name>/<subset>/<split>-*.parquet, looked in before the hub; by default
-        `JBN_DATA`. Where its files are not those that the cache was decoded from, by size and time, they are read
-        again; a set of the hub is not: to read it anew, delete its folder in the cache.
-      verify: check the cache against SHA-256, not only against the faster `fast_checksum`.
-      progress: progress bars on stderr, where that is a terminal.
+      mirror: folder with files <owner>/<name>/<subset>/<split>-*.parquet, which precedes the hub; by default
+        `JBN_DATA`. If size or time of its files have changed since the cache was decoded, they are decoded again. A
+        set of the hub is not checked for changes; to read it again, delete its folder in the cache.
+      verify: whether to check the cache against SHA-256, too, not only against the faster `fast_checksum`.
+      progress: whether to show progress bars on stderr if it is a terminal.
 
     Returns:
-      The decoded set. Transparency is dropped; grey images of a set that has colour ones, too, get three channels.
+      The decoded set. Transparency is dropped. If a set has both grey and colour images, all get three channels.
 
     Raises:
-      ConfigError: an unknown set, subset or column; fewer than two classes; no training or test split; images of mixed
-        size; no room or no permission to write the cache; no network; the set is not cached and `datasets` missing.
+      ConfigError: the set, subset or column is unknown; there are fewer than two classes, or no training or test split;
+        images differ in size; the cache cannot be written; or the set is not cached and cannot be read, because there
+        is no network or `datasets` is not installed.
 
     Example:
       images = load("cifar10")  # images.train_x.shape is (50000, 32, 32, 3), images.classes[0] is 'airplane'
@@ -101,7 +102,7 @@ def load(
     try:
         with _disk(root), _sole_writer(folder):
             with contextlib.suppress(_Unusable):
-                return _open(folder, files, verify=True)  # another process was faster
+                return _open(folder, files, verify=True)  # another process has decoded it meanwhile
             _build(request, folder, place, files, progress)
             return _open(folder, files, verify=True)
     except _Unusable as damage:
@@ -115,8 +116,8 @@ def load(
 def fast_checksum(array: np.ndarray) -> str:
     """A checksum at the speed of memory: SHA-256 of the sums, modulo 2^64, of the 8-byte words of each 64 KiB block.
 
-    It finds every change within one word, and random damage to a block with probability 1 - 2^-64; words of one block
-    that change places escape. Of an array above 2 GiB it reads every k-th block, at most 2 GiB in all.
+    It detects every change within one word, and random damage to a block with probability 1 - 2^-64, but not words that
+    trade places within a block. For an array above 2 GiB it reads only every k-th block, at most 2 GiB in all.
     """
     flat = array.reshape(-1).view(np.uint8)
     words = flat[: flat.size // 8 * 8].view("<u8")
@@ -126,7 +127,7 @@ def fast_checksum(array: np.ndarray) -> str:
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache`, otherwise `JBN_CACHE`, otherwise jbn in the user's cache folder (`XDG_CACHE_HOME` or ~/.cache)."""
+    """The argument, or `JBN_CACHE`, or jbn in the user's cache folder (`XDG_CACHE_HOME` or ~/.cache)."""
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache or os.environ.get("JBN_CACHE") or Path(user) / "jbn")
 
@@ -149,11 +150,11 @@ def _key(request: Request) -> str:
 
 
 Stamps = dict[str, list[int]]
-"""Size in bytes and time of the last change in nanoseconds, by path."""
+"""For each path, the size in bytes and the time of the last change in nanoseconds."""
 
 
 def _stamps(request: Request, mirror: Path | None) -> Stamps:
-    """Those of the mirror's files of a set; none where it has none."""
+    """The stamps of a set's files in the mirror; empty if the mirror lacks the set."""
     if mirror is None or not mirror.is_dir():
         return {}
     parts = [part for split in mirrored(request, mirror).values() for part in split]
@@ -161,11 +162,11 @@ def _stamps(request: Request, mirror: Path | None) -> Stamps:
 
 
 class _Unusable(Exception):
-    """There is no cache (no message), or it is damaged, or of other files (what is wrong)."""
+    """The cache is missing (empty message), damaged, or was decoded from other files (the message says which)."""
 
 
 def _open(folder: Path, files: Stamps, verify: bool) -> Images:
-    """The cache, if it is whole, and decoded from these files, if there are any."""
+    """Opens the cache, and checks that it is intact and was decoded from `files` if there are any."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         if meta.pop("checksum") != _digest(meta):
@@ -188,7 +189,7 @@ def _open(folder: Path, files: Stamps, verify: bool) -> Images:
 
 
 def _build(request: Request, folder: Path, mirror: Path | None, files: Stamps, progress: bool) -> None:
-    """Decodes into a folder beside `folder`, and renames it. What a killed process left there is removed first."""
+    """Decodes into a temporary folder and renames it to `folder`; first removes leftovers of a killed process."""
     building, old = (folder.with_name(folder.name + suffix) for suffix in (".building", ".old"))
     for leftover in (building, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -205,7 +206,7 @@ def _build(request: Request, folder: Path, mirror: Path | None, files: Stamps, p
 
 
 def _write(file: Path, dtype: str, shape: Sequence[int], blocks: Iterable[np.ndarray]) -> dict[str, Any]:
-    """One .npy file, block by block; not through a memory map, which answers a full disk by killing Python."""
+    """Writes one .npy file block by block. A memory map would not do: with one, a full disk kills Python."""
     digest = hashlib.sha256()
     with file.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": tuple(shape)})
@@ -227,7 +228,7 @@ def _sha256(array: np.ndarray) -> str:
 
 @contextlib.contextmanager
 def _disk(root: Path) -> Iterator[None]:
-    """What can go wrong in writing to the cache, in one line."""
+    """Turns an OSError while writing to the cache into a one-line ConfigError."""
     try:
         yield
     except OSError as error:
@@ -239,7 +240,7 @@ def _disk(root: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _sole_writer(folder: Path) -> Iterator[None]:
     try:
-        import filelock  # comes with `datasets`, without which there is nothing to write
+        import filelock  # comes with `datasets`, which decoding needs anyway
     except ImportError:
         raise ConfigError(
             f"{folder} holds no cache, and `datasets` is not installed to make one; run pip install "

@@ -1,4 +1,4 @@
-"""Validation data, carved from a training set class by class."""
+"""Splits validation data off a training set, stratified by class."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from experiments.config import ConfigError
 
 
 def carve(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training set without its validation part, and of that part; the classes keep their shares.
+    """Splits the indices of a training set into training and validation indices, stratified by class.
 
     Args:
       y: class of each example, int [n].
-      fraction: share of the examples for validation, in (0, 1). Their number is `fraction` of n, rounded; each class
-        gives its share of it, rounded up or down.
-      seed: the same seed carves the same part, on every machine.
+      fraction: fraction of the examples for validation, in (0, 1). Their number is `fraction` · n, rounded; each class
+        contributes its share, rounded up or down.
+      seed: the same seed gives the same split on every machine.
 
     Returns:
-      Two arrays of int32, each ascending: every index from 0 to n - 1 is in exactly one.
+      Training and validation indices, int32 and ascending: every index from 0 to n - 1 is in exactly one of them.
 
     Raises:
-      ConfigError: `fraction` out of range, or such that validation, or a class in training, is left empty.
+      ConfigError: `fraction` is out of range, or leaves no validation data, or a class without training data.
 
     >>> train, validation = carve(np.array([0, 1, 0, 1, 0, 1, 0, 1]), 0.25, seed=0)
     >>> len(train), len(validation)

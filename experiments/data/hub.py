@@ -1,6 +1,6 @@
-"""Image data sets read with Hugging Face `datasets`, from a mirror folder or the hub, and decoded.
+"""Reads and decodes image data sets with Hugging Face `datasets`, from a mirror folder or the hub.
 
-`datasets` is imported within functions: to read decoded arrays (`experiments.data.cache`) needs none.
+Functions import `datasets` themselves, because reading decoded arrays (`experiments.data.cache`) does not need it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy as np
 from experiments.config import ConfigError
 from experiments.config.errors import near
 
-_ROWS = 1000  # decoded at a time
+_ROWS = 1000  # examples that are decoded at a time
 _TEST_SPLITS = ("test", "validation", "valid", "val")
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV")  # PIL's modes of 8 bits or less
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# One array into a file, in blocks along its first axis; returns what a later start needs to know of it.
+# Writes one array into a file, in blocks along its first axis; returns its entry in meta.json.
 Write = Callable[[Path, str, Sequence[int], Iterable[np.ndarray]], dict[str, Any]]
 
 
 class Request(NamedTuple):
-    """Which set, and which of its columns; None leaves it to the set."""
+    """A set and its subset and columns; None leaves the choice to `decode`."""
 
     name: str
     subset: str | None = None
@@ -50,7 +50,7 @@ def line(error: BaseException) -> str:
 
 
 def decode(request: Request, building: Path, mirror: Path | None, progress: bool, write: Write) -> dict[str, Any]:
-    """Decodes a set into the folder `building`, array by array through `write`; returns what belongs into meta.json."""
+    """Decodes a set into the folder `building`, array by array through `write`; returns the content of meta.json."""
     scratch = building / "datasets"
     found, origin = _read(request, mirror, scratch, progress)
     names = {"train": "train", "test": next((s for s in _TEST_SPLITS if s in found), "test")}
@@ -76,7 +76,7 @@ def decode(request: Request, building: Path, mirror: Path | None, progress: bool
 
 
 def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) -> tuple[Any, dict[str, Any]]:
-    """The set as a datasets.DatasetDict, and where it came from."""
+    """The set as a datasets.DatasetDict, and its provenance."""
     import datasets
     import huggingface_hub
 
@@ -90,12 +90,12 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
             data_files = {split: [str(file) for file in parts] for split, parts in files.items()}
             builder = datasets.load_dataset_builder("parquet", data_files=data_files, cache_dir=str(scratch))
         else:
-            # With hf://, a folder of that name in the working directory is not taken for the set.
+            # Without hf://, datasets would prefer a folder of that name in the working directory.
             place = f"hf://datasets/{request.name}"
             builder = datasets.load_dataset_builder(place, request.subset, cache_dir=str(scratch))
         builder.download_and_prepare()
         found = builder.as_dataset()
-    except Exception as error:  # whatever a disk, a network and four libraries may raise
+    except Exception as error:  # the disk, the network and four libraries may raise anything
         raise _unreadable(request, error, mirror, bool(files)) from error
     finally:
         for module in shown:
@@ -105,12 +105,16 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
         read = [part.relative_to(mirror).as_posix() for part in parts]
         origin = {"config": parts[0].parent.name, "from": "mirror", "files": read}
     else:
-        origin = {"config": builder.config.name, "from": "hub", "files": [builder.base_path]}  # with the commit
+        origin = {
+            "config": builder.config.name,
+            "from": "hub",
+            "files": [builder.base_path],
+        }  # its base_path contains the commit
     return found, origin | {"datasets": datasets.__version__}
 
 
 def mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:
-    """The mirror's parquet files by split; none if it lacks the set, or its subset."""
+    """The mirror's parquet files by split; empty if the mirror lacks the set or its subset."""
     if mirror is None:
         return {}
     if not mirror.is_dir():
@@ -157,7 +161,7 @@ def _unreadable(request: Request, error: Exception, mirror: Path | None, mirrore
 
 
 def _column(request: Request, features: Any, kind: str) -> str:
-    """The column asked for; without one, the only one of its kind, or the one of that name: `image`, `label`."""
+    """The requested column; by default the only column of its kind, or else the column named `image` or `label`."""
     from datasets import ClassLabel, Image
 
     wanted, columns = getattr(request, kind), ", ".join(features)
@@ -202,7 +206,7 @@ def _labels(request: Request, splits: dict[str, Any], column: str) -> tuple[dict
 
 
 class _Frame(NamedTuple):
-    """What all images of a set share."""
+    """The size that all images of a set share."""
 
     height: int
     width: int
@@ -210,13 +214,13 @@ class _Frame(NamedTuple):
 
 
 class _Colour(Exception):
-    """A colour image in a set that began grey."""
+    """Raised for a colour image in a set whose first image is grey."""
 
 
 def _pixels(
     splits: dict[str, Any], column: str, building: Path, progress: bool, write: Write
 ) -> dict[str, dict[str, Any]]:
-    """Writes the pixels of each split; returns what belongs into meta.json."""
+    """Writes the pixels of each split; returns their entries in meta.json."""
     from datasets import Image
 
     try:
