@@ -50,7 +50,7 @@ def verdict(judged: Judged) -> str:
     interaction = judged.contrast.kind == "interaction"
     what = "interaction" if interaction else "difference"
     says = f"{_says(judged)} by {number(abs(estimate.estimate))} pp"
-    tost = f"TOST {p_text(judged.adjusted_tost_p)}"
+    tost = f"TOST {p_text(judged.adjusted_tost_p)}{' after Holm' if judged.family > 1 else ''}"
     match finding(judged):
         case "different":
             said = says

@@ -93,6 +93,10 @@ def test_one_contrast_keeps_its_level_and_so_do_copies_of_it():
     x = np.random.default_rng(0).normal(0, 1, (9, 1))
     assert single_level([x], 0.05) == pytest.approx(0.05, abs=0.003)
     assert single_level([np.hstack([x, 2 * x, -x])], 0.05) == pytest.approx(0.05, abs=0.003)
+    # The simulation's own error makes no level larger than that of a single interval, nor smaller than Bonferroni's.
+    assert all(single_level([x], 0.05, draws) <= 0.05 for draws in range(20, 60))
+    apart = np.linalg.qr(np.vstack([np.eye(8), -np.ones(8)]))[0]  # eight contrasts without correlation
+    assert all(single_level([apart], 0.05, draws) >= 0.05 / 8 for draws in range(20, 1000, 20))
 
 
 @pytest.mark.parametrize(("k", "alpha"), [(3, 0.05), (7, 0.1)])

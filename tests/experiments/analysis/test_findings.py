@@ -58,7 +58,7 @@ def test_a_simple_contrast_in_words(difference, se, found, said):
 def test_an_interaction_in_words():
     assert verdict(interaction(1.5)) == "after - before is larger in relu than in tanh by 1.50 pp"
     assert verdict(interaction(-1.5)) == "after - before is larger in tanh than in relu by 1.50 pp"
-    assert verdict(interaction(0.1)) == "no interaction beyond ±1 pp (TOST p < 0.001)"
+    assert verdict(interaction(0.1)) == "no interaction beyond ±1 pp (TOST p < 0.001 after Holm)"
     assert verdict(interaction(0.9, 0.5)).startswith("no detectable interaction; equivalence at ±1 pp not shown")
     assert verdict(interaction(0.0, 0.0)) == "no interaction at all: neither seed nor bag makes one"
 

@@ -43,6 +43,13 @@ def test_guessing_and_a_constant_answer_are_not_learning_and_what_lies_above_is(
     )
 
 
+def test_rounding_to_float32_does_not_make_chance_a_success():
+    for examples in range(100, 400, 7):
+        limit = chance_limit(examples, 0.1)
+        rounded = [np.float32(limit), np.float32(limit + 100 / examples)]
+        assert learned(rounded, examples=examples, majority_share=0.1).by_seed == (False, True)
+
+
 def test_one_seed_of_ten_at_chance_is_found():
     """Ten trainings of which one ended at 10.0%: the mean tells of neither kind."""
     values = [26.1, 24.8, 27.5, 25.9, 10.0, 28.3, 26.6, 27.0, 25.2, 28.1]
