@@ -191,16 +191,16 @@ def _sum(parts: VarianceParts, df_seeds: float, df_examples: float) -> tuple[flo
 
 
 def _of_arm(counts: NDArray[np.int64], scores: Scores, right: NDArray[np.bool_]) -> Floats:
-    """t_b is linear in the bits, with weights N_bj / n at the chosen setting; so is all that is projected of it."""
+    """t_b is linear in the bits, with weights N_bj / drawn at the chosen setting; so is what `project` makes of it."""
     bags, n = counts.shape
-    settings = right.shape[1]
+    drawn, settings = counts[0].sum(), right.shape[1]
     weights = np.zeros((bags, n, settings))
-    weights[np.arange(bags), :, choose(counts, scores)] = counts / n
+    weights[np.arange(bags), :, choose(counts, scores)] = counts / drawn
     weights = weights.reshape(bags, n * settings)
-    centred = counts - 1.0
+    centred = counts - drawn / n
     rows, mean = centred - centred.mean(axis=0), weights.mean(axis=0)
-    influence = np.linalg.lstsq(rows, weights - mean, rcond=1e-9)[0]
-    of_seeds = mean - centred.mean(axis=0) @ influence + n * influence
+    slopes = np.linalg.lstsq(rows, weights - mean, rcond=1e-9)[0]
+    of_seeds = mean - centred.mean(axis=0) @ slopes + drawn * slopes  # n cov_b(N_bj, ...) is drawn times the slope
     return of_seeds @ (100.0 * right.reshape(n * settings, -1))
 
 

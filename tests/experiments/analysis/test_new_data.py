@@ -29,9 +29,9 @@ def arm_of(right, rng=None, seeds=None):
     return Scores(seeds, validation, accuracy), pack(right)
 
 
-def run(arms, bags=40):
+def run(arms, bags=40, drawn=None):
     scores, bits = ({name: arm[k] for name, arm in arms.items()} for k in (0, 1))
-    bagged = bag(scores, bags=bags)
+    bagged = bag(scores, bags=bags, drawn=drawn)
     return bagged, by_example(bagged, scores, bits)
 
 
@@ -82,17 +82,18 @@ def test_without_a_choice_the_parts_are_the_mean_squares_of_a_two_way_table():
     assert found.p == pytest.approx(2 * scipy.stats.t.sf(abs(x.mean()) / np.sqrt(variance), df))
 
 
-def test_with_a_choice_each_example_is_bagged_as_the_accuracy_is():
+@pytest.mark.parametrize("drawn", [5, 3])
+def test_with_a_choice_each_example_is_bagged_as_the_accuracy_is(drawn):
     """By hand: each example's own t_b, by a loop over bags, projected on the counts like that of the accuracy."""
     rng = np.random.default_rng(2)
     right = rng.random((5, 3, 13)) < np.array([0.6, 0.7, 0.8])[:, None]
     scores, bits = arm_of(right, rng)
-    bagged, values = run({"a": (scores, bits)}, bags=80)
+    bagged, values = run({"a": (scores, bits)}, bags=80, drawn=drawn)
     assert 0.1 < bagged.arms["a"].shares.max() < 0.95
     counts = bagged.counts[scores.seeds]
-    choices = [int(np.argmax(np.round(row @ np.asarray(scores.validation) / 5, 4))) for row in counts]
+    choices = [int(np.argmax(np.round(row @ np.asarray(scores.validation) / drawn, 4))) for row in counts]
     for i in range(13):
-        t = [100 * row @ right[:, choice, i] / 5 for row, choice in zip(counts, choices, strict=True)]
+        t = [100 * row @ right[:, choice, i] / drawn for row, choice in zip(counts, choices, strict=True)]
         mean, influence, _ = project(counts, t)
         assert values["a"][:, i] == pytest.approx(mean + 5 * influence)
     assert values["a"].mean(axis=1) == pytest.approx(bagged.arms["a"].values)
