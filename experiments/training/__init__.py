@@ -1,1 +1,1 @@
-"""One arm trained: the step, the loop over epochs, many seeds as one compiled program, checkpoints."""
+"""Trains one arm: the step, the loop over epochs, many seeds as one compiled program, checkpoints."""

@@ -1,8 +1,8 @@
-"""How steps and seeds run, decided by a short measurement on this device with this network.
+"""Chooses how steps and seeds run, by a short measurement of this network on this device.
 
-On a CPU, XLA runs a convolution's gradient 5 to 28 times slower in a compiled loop, and
-vmap over seeds makes convolutions grouped ones, 2 to 6 times slower than one seed after another; for dense layers both
-gain; on a GPU seeds side by side fill the device.
+On a CPU, XLA runs a convolution's gradient 5 to 28 times slower in a compiled loop, and vmap over seeds turns
+convolutions into grouped ones, 2 to 6 times slower than one seed after another. Dense layers gain from both. On a GPU,
+vmap over seeds fills the device.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ REPEATS = 2
 
 
 class Measured(NamedTuple):
-    """An engine, and the milliseconds per step of one lane of each that was tried; None where it did not fit."""
+    """The chosen engine, and milliseconds per step and lane of each one tried; None if it did not fit into memory."""
 
     engine: Engine
     milliseconds: dict[str, float | None]
 
 
 def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
-    """The fastest way to run these lanes. What the config fixes is not measured.
+    """The fastest engine for these lanes, among those that the config allows.
 
     Raises:
-      ConfigError: no way fits into memory.
+      ConfigError: no engine fits into memory.
     """
     steps, sides = setup.training.steps, setup.training.lanes
     candidates = [
@@ -63,14 +63,14 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
 
 
 def _width(setup: Setup, lanes: Sequence[Lane], engine: Engine) -> int:
-    """Lanes at once, those that fill up the devices included."""
+    """The number of lanes that run together, including copies that fill up the devices."""
     size = mesh_of(len(lanes)).size
     at_once = min(engine.at_once(size, setup.training.vmap_lanes), max(len(lanes), size))
     return -(-at_once // size) * size
 
 
 def _fits(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> bool:
-    """Whether at least the states of these lanes have room: of a CPU, memory that is not there may end the process."""
+    """Whether the states of these lanes fit into memory; on a CPU, running out of memory may kill the process."""
     state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     shared = 1 if jax.default_backend() == "cpu" else mesh_of(len(lanes)).size

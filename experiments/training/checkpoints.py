@@ -1,13 +1,13 @@
-"""Checkpoints of a training: the last few of its states, whole or not at all, bit for bit.
+"""Checkpoints of a training: the last few of its states, atomic and bit for bit.
 
-Orbax writes the arrays. A checkpoint gets its name when all of it is on the disk, so a crash leaves no half of one; and
-it holds the checksum of each of its files, so later damage is found: `restore` then takes the checkpoint before, and
-says so.
+Orbax writes the arrays. A checkpoint gets its final name only when all of it is on the disk, so a crash never leaves
+half of one. It holds the checksum of each of its files, so later damage is detected: `restore` then uses the previous
+checkpoint, and says so.
 
-    FOLDER/7/state          the arrays by name, such as `[0].mu['Dense_0']['kernel']`; orbax alone reads them, too:
+    FOLDER/7/state          the arrays by name, such as `[0].mu['Dense_0']['kernel']`; orbax alone can read them, too:
                             `orbax.checkpoint.StandardCheckpointer().restore(path)`
-    FOLDER/7/leaves.json    dtype and shape of every array: refuses the state of another model before it is read
-    FOLDER/7/SHA256SUMS     of all files; `sha256sum -c SHA256SUMS` verifies it without this program
+    FOLDER/7/leaves.json    dtype and shape of every array, to refuse the state of another model before reading it
+    FOLDER/7/SHA256SUMS     checksums of all files; `sha256sum -c SHA256SUMS` verifies them without this program
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ SUMS = "SHA256SUMS"
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found."""
+    """The result of `Checkpoints.restore`."""
 
     step: int | None
-    """Step of the newest whole checkpoint; None where there is none."""
+    """Step of the newest intact checkpoint; None if there is none."""
     state: Any
-    """Its state, in the structure and on the shardings of `like`; None where there is none."""
+    """Its state, with the structure and shardings of `like`; None if there is none."""
     notes: list[str]
-    """One sentence per checkpoint that is broken and was passed over, newest first."""
+    """One sentence per damaged checkpoint that was skipped, newest first."""
 
 
 class Checkpoints:
     """The last `keep` states of one training, in a folder of their own.
 
-    One writer per folder; several trainings may write at once, in threads or processes, each to its own.
+    A folder must have only one writer. Several trainings may write at once, in threads or processes, each to its own
+    folder.
 
     Args:
-      folder: where; made by the first `save`. Nothing else may lie in it.
-      keep: how many to keep, at least 1. With 2 or more a damaged one costs some steps, not the training.
+      folder: the folder of the checkpoints; `save` creates it. It must hold nothing else.
+      keep: number of checkpoints to keep, at least 1. With 2 or more, a damaged one costs some steps, not the training.
 
     Raises:
       ConfigError: `keep` is below 1.
@@ -66,27 +67,27 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         if keep < 1:
             raise ConfigError(f"{keep} checkpoints are to be kept; use at least 1, better 2")
-        self.folder = Path(folder).resolve()  # orbax takes absolute paths only
+        self.folder = Path(folder).resolve()  # orbax accepts only absolute paths
         self._keep = keep
         self._broken: set[int] = set()
 
     def save(self, step: int, state: Any) -> None:
         """Writes `state`, waits until it is on the disk, and deletes all checkpoints but the last `keep`.
 
-        Those of a later step go, too: they belong to a past that was left when `restore` passed over them.
+        It also deletes checkpoints of later steps: `restore` skipped them, so the training has restarted before them.
 
         Args:
-          step: what `restore` gives back with the state; 0 or more.
-          state: jax or NumPy arrays in any structure; they may lie on several devices of this process.
+          step: step of the state, 0 or more; `restore` returns it.
+          state: a tree of jax or NumPy arrays, which may lie on several devices of this process.
         """
         arrays = {name: np.asarray(leaf) for name, leaf in jax.device_get(_named(state)).items()}
-        for path in self.folder.glob("*.tmp"):  # a process was killed while it wrote
+        for path in self.folder.glob("*.tmp"):  # left by a process that was killed while it wrote
             shutil.rmtree(path)
         partial, whole = self.folder / f"{step}.tmp", self.folder / str(step)
         partial.mkdir(parents=True)
         leaves = {name: _leaf(array) for name, array in arrays.items()}
         (partial / "leaves.json").write_text(json.dumps(leaves, indent=1) + "\n", encoding="utf-8")
-        # Orbax refuses arrays without elements; dtype and shape say all there is of them.
+        # Orbax refuses arrays without elements; leaves.json describes them completely.
         written = {name: array for name, array in arrays.items() if array.size}
         if written:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -102,18 +103,19 @@ class Checkpoints:
         self._delete_all_but_the_last(step)
 
     def restore(self, like: Any) -> Restored:
-        """The newest checkpoint that is whole; nothing is written.
+        """Reads the newest intact checkpoint; writes nothing.
 
         Args:
-          like: the structure wanted, of arrays or `jax.ShapeDtypeStruct`. Where a leaf has a sharding the array is put
-            on it; where it has none, on the default device; a NumPy array gives a NumPy array.
+          like: a tree of arrays or `jax.ShapeDtypeStruct` with the expected structure, shapes and dtypes. Each array
+            gets the sharding of its leaf, or lies on the default device if the leaf has none. A NumPy leaf gives a
+            NumPy array.
 
         Returns:
-          Step and state, every array equal to what was saved, bit for bit (but a weak type becomes a strong one); and a
-          note for every newer checkpoint that is broken.
+          Step and state, equal to the saved ones bit for bit (except that weak types become strong), and a note for
+          every newer checkpoint that is damaged.
 
         Raises:
-          ConfigError: the checkpoint is of another structure than `like`, or of other shapes or dtypes.
+          ConfigError: structure, shapes or dtypes of the checkpoint differ from those of `like`.
         """
         wanted = _named(like)
         reasons: dict[int, str] = {}
@@ -129,7 +131,7 @@ class Checkpoints:
         return Restored(None, None, self._notes(reasons, "no earlier one is whole, so the training begins anew"))
 
     def clear(self) -> None:
-        """Deletes the folder, when the training is finished; where there is none, nothing happens."""
+        """Deletes the folder, if it exists; for a finished training."""
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
@@ -145,9 +147,9 @@ class Checkpoints:
             self._broken.discard(other)
 
     def _read(self, folder: Path, wanted: dict[str, list[Any]]) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint, if its files are what was written and its arrays are what is wanted."""
-        _verify(folder)  # first: what orbax makes of damaged files is any exception, and pages on stderr
-        leaves = json.loads((folder / "leaves.json").read_text(encoding="utf-8"))  # as written: see its checksum
+        """Reads a checkpoint, after checking its files against their checksums and its arrays against `wanted`."""
+        _verify(folder)  # first, because orbax may raise anything on damaged files, and prints pages on stderr
+        leaves = json.loads((folder / "leaves.json").read_text(encoding="utf-8"))  # its checksum is right, so it parses
         if leaves != wanted:
             raise ConfigError(
                 f"the checkpoints in {self.folder} are of another state ({_first_difference(leaves, wanted)}); "
@@ -168,7 +170,7 @@ class Checkpoints:
 
 
 class _BrokenError(Exception):
-    """A checkpoint is not what was written; the message says where."""
+    """A checkpoint is damaged; the message names the file."""
 
 
 def _verify(folder: Path) -> None:
@@ -186,7 +188,7 @@ def _verify(folder: Path) -> None:
 
 
 def _digests(folder: Path, sync: bool = False) -> dict[str, str]:
-    """SHA-256 of every file of a checkpoint, by its path within it."""
+    """SHA-256 of every file of a checkpoint, by relative path."""
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != SUMS:
@@ -199,8 +201,8 @@ def _digests(folder: Path, sync: bool = False) -> dict[str, str]:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or what a folder lists, is on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders, and needs none
+    """Waits until a file, or the entries of a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders, and need not
         return
     file = os.open(path, os.O_RDONLY)
     try:
@@ -210,7 +212,7 @@ def _sync(path: Path) -> None:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves, arrays of numbers all, by their path."""
+    """The leaves by path; raises TypeError if one is not an array of numbers."""
     named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for name, leaf in named.items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
@@ -221,7 +223,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _leaf(array: Any) -> list[Any]:
-    """Dtype and shape, as JSON knows them."""
+    """Dtype and shape as JSON values."""
     return [str(array.dtype), list(array.shape)]
 
 

@@ -1,6 +1,6 @@
-"""The compiled programs: what `step` and `observe` do for one lane, for many lanes, spread over the devices.
+"""The compiled programs: `step` and `observe` handle one lane; these handle many, spread over the devices.
 
-A *lane* is one training: what tuning chooses and a seed, all of them array arguments.
+A *lane* is one training: the tuned values and a seed, all of them array arguments.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Engine(NamedTuple):
     """How lanes run."""
 
     steps: str
-    """`scan`, an epoch as one compiled loop; or `loop`, one compiled step called from Python."""
+    """`scan` compiles an epoch as one loop; `loop` calls one compiled step from Python."""
     lanes: str
-    """`vmap`, side by side; or `sequence`, one after another on each device."""
+    """`vmap` runs many lanes in one program; `sequence` runs one after another on each device."""
 
     def at_once(self, devices: int, limit: int) -> int:
-        """Lanes that run together."""
+        """The number of lanes that run together."""
         return devices if self.lanes == "sequence" else max(devices, limit)
 
 
 def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:
-    """The states of some lanes before their first step, and what tuning chose for each, spread over the devices."""
+    """Initial states and tuned values of some lanes, spread over the devices."""
 
     def field(name: str, dtype: Any) -> jax.Array:
         values = np.array([getattr(lane, name) for lane in lanes], dtype)
@@ -70,7 +70,7 @@ def run_steps(
     order: jax.Array,
     train: Split,
 ) -> tuple[State, Any]:
-    """Steps on the examples of `order` `[lanes, steps, batch]`; the new state, and the mean loss of each lane."""
+    """Trains on the examples of `order` `[lanes, steps, batch]`; returns the new state and each lane's mean loss."""
     if engine.steps == "scan":
         return scan_lanes(setup, classes, mesh, total, state, tuned, order, train)
     losses = []
@@ -81,10 +81,10 @@ def run_steps(
 
 
 def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0) -> Any:
-    """`function` for every lane at once: vmap within a device, shard_map across devices.
+    """Applies `function` to all lanes at once, with vmap within a device and shard_map across devices.
 
-    The last `shared` arguments are the same for all lanes; the others have a leading axis `lanes`. With one lane on
-    each device there is no vmap, under which convolutions become grouped ones, slow on a CPU.
+    The last `shared` arguments are the same for all lanes; the others have a leading axis of lanes. With one lane per
+    device there is no vmap, which would turn convolutions into grouped ones, slow on a CPU.
     """
     own = len(arguments) - shared
     count = jax.tree.leaves(arguments[0])[0].shape[0] // mesh.size
@@ -144,7 +144,7 @@ def population_lanes(setup, classes, mesh, state, train):
     return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train, shared=1)
 
 
-# One lane a call: on a CPU, a convolution's gradient is slow in a compiled loop, and slow under vmap.
+# One lane per call, because on a CPU a convolution's gradient is slow in a compiled loop and under vmap.
 @program(_OFTEN, static_argnums=(0, 1))
 def observe_lane(setup, classes, state, examples):
     return observe(setup, classes, state, examples)

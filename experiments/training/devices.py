@@ -1,4 +1,4 @@
-"""The devices there are: how many, how much memory, and how arrays are spread over them."""
+"""The devices: their number and memory, and the placement of arrays on them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from experiments.training.dispatch import dispatch
 
 
 def use_all_cores() -> None:
-    """One jax device per CPU core, so that the lanes of a sweep use them all; accelerators are left as they are."""
-    with contextlib.suppress(RuntimeError):  # already started, as in the tests
+    """Makes one jax device per CPU core, so that the lanes of a sweep use all cores; does not affect accelerators."""
+    with contextlib.suppress(RuntimeError):  # jax has started already, as in the tests
         jax.config.update("jax_num_cpu_devices", cores())
 
 
 def device_name() -> str:
-    """The devices that the lanes are spread over, such as "NVIDIA H100 x 1"."""
+    """Kind and number of the devices, such as "NVIDIA H100 x 1"."""
     devices = jax.devices()
     return f"{devices[0].device_kind} x {len(devices)}"
 
 
 def memory() -> int | None:
-    """Bytes of the memory in which arrays lie: the accelerator's, or what this process may have; None if unknown."""
+    """Bytes of memory for arrays: the accelerator's, or the limit of this process; None if unknown."""
     limits = [(jax.devices()[0].memory_stats() or {}).get("bytes_limit")]
     if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -45,7 +45,7 @@ def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raises a MemoryError, as the host does, where an array has no room on a device."""
+    """Turns a device's out-of-memory error into a MemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -55,15 +55,15 @@ def memory_errors() -> Iterator[None]:
 
 
 def mesh_of(lanes: int) -> Mesh:
-    """Devices for so many lanes: all, or as many as there are lanes, so that one alone has no idle copies beside it."""
+    """A mesh of all devices, or of as many as there are lanes, so that no device trains an unused copy."""
     return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
 
 
 def put_by_lane(tree: Any, mesh: Mesh) -> Any:
-    """Arrays with a leading axis of lanes, spread over the devices."""
+    """Spreads arrays with a leading axis of lanes over the devices."""
     return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec("lanes")))
 
 
 def put_on_all(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that all lanes share, whole on every device."""
+    """Replicates arrays that all lanes share on every device."""
     return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec()))

@@ -1,10 +1,10 @@
-"""Programs and transfers reach the devices one at a time.
+"""Dispatches programs and transfers one at a time, to avoid a deadlock.
 
-A program that spans several CPU devices takes a number, then a place in the queue of each device, and runs when the
-numbers before it have run; a queue has 32 places. If two threads do so at once, the later number may take all places of
-one device while the earlier one still wants its own: each waits for the other, for ever. So one thread at a time
-dispatches, and all devices meet all programs in one order. What takes long, compiling and waiting for results, needs no
-device's queue and happens outside, in as many threads as there are.
+A program that spans several CPU devices takes a number, then a slot in the queue of each device, and runs when all
+programs with lower numbers have run; a queue has 32 slots. If two threads dispatch at once, programs with later numbers
+may fill the queue of one device while an earlier one still needs a slot in it: each waits for the other forever. So
+only one thread dispatches at a time, and all devices get all programs in the same order. Compiling and waiting for
+results take long but need no queue, so they happen outside of the lock, in any number of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _count = 0
 
 
 def dispatch(function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)`, while no other thread dispatches; it must not compile for long, nor call `dispatch`."""
+    """Calls `function(*arguments)` under the lock; `function` must not compile for long, nor call `dispatch`."""
     global _count
     with _turn:
         result = function(*arguments)
@@ -30,15 +30,15 @@ def dispatch(function: Callable, *arguments: Any) -> Any:
 
 
 def dispatched() -> int:
-    """How often `dispatch` has come back so far: where this stands still, nothing advances."""
+    """The number of calls of `dispatch` that have returned; while it does not grow, the sweep makes no progress."""
     return _count
 
 
 class Program:
-    """A jitted function that compiles in the thread that first calls it, and then is dispatched like all others.
+    """A jitted function that compiles in the calling thread, outside of the lock, and is then dispatched.
 
-    Its optimization level holds on a CPU; elsewhere it would cost speed, and was not measured. Made when it is first
-    used: before, it is not known which device that will be.
+    The optimization level applies only on a CPU; its effect on other devices has not been measured. `jitted` is created
+    at the first use, because the device is not known before.
     """
 
     def __init__(self, function: Callable, level: int, options: dict[str, Any]):
@@ -56,17 +56,17 @@ class Program:
         leaves, structure = jax.tree.flatten(arguments[static:])
         called = (arguments[:static], structure, tuple(leaf.shape for leaf in leaves))
         if called not in self._compiled:
-            # jit finds what was compiled here; what it does not, such as for another dtype, it compiles itself.
+            # jit reuses this compilation; if it cannot (such as for another dtype), it compiles by itself.
             self.jitted.lower(*arguments).compile()
             self._compiled.add(called)
         return dispatch(self.jitted, *arguments)
 
 
 def program(level: int, **options: Any) -> Callable[[Callable], Program]:
-    """Decorates a function that becomes a `Program`.
+    """Decorator that makes a `Program` of a function.
 
     Args:
-      level: of XLA's optimization on a CPU.
-      options: of `jax.jit`; `static_argnums` are the first arguments.
+      level: XLA's optimization level on a CPU.
+      options: options of `jax.jit`; `static_argnums` must be the first arguments.
     """
     return lambda function: Program(function, level, options)

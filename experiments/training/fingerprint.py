@@ -1,4 +1,4 @@
-"""What each arm computes, read from its jaxprs before anything is trained: its size, a hash, and whether it can run."""
+"""Describes each arm by its jaxprs before anything is trained: size, hash of the computation, whether it can run."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ TRACERS = ("jbn", "jax", "flax", "optax")
 
 
 def describe(config: Config, data: Data) -> dict[str, Any]:
-    """What arms.json holds: parameters, multiply-adds and a hash of what is computed of every arm's network.
+    """The content of arms.json: parameters, multiply-adds and a hash of the computation for every arm.
 
     Raises:
-      ConfigError: a batch that is larger than the data, a network that cannot be built for it, or does not fit into
-        memory.
+      ConfigError: a batch is larger than the data, or a network cannot be built or does not fit into memory.
     """
     traced_by = {package: version(package) for package in TRACERS}
     found = {}
@@ -46,7 +45,7 @@ def describe(config: Config, data: Data) -> dict[str, Any]:
             found[str(arm)] = _describe(config, arm, data) | {"traced_by": traced_by}
         except ConfigError as error:
             raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
-        except Exception as error:  # of a network that may be the user's
+        except Exception as error:  # the user's network may raise anything
             own = model.own or not isinstance(error, ValueError | TypeError)
             reason = raised(error) if own else next(filter(str.strip, str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"arm {arm} on {config.data.name}: {reason}") from None
@@ -61,7 +60,7 @@ def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
         f"training.epochs is {setup.training.epochs}, which are {steps:,} steps; use fewer, for at most "
         f"{2**31 - 1:,} steps",
     )
-    batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # refuses classes that do not divide the batch
+    batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # raises if the classes do not divide the batch
     for field in ("pad_crop", "translate", "cutout"):
         pixels = getattr(setup.augmentation, field)
         require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; use fewer")
@@ -81,9 +80,9 @@ def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
 
 
 def _refuse_large(setup: Setup, parameters: int) -> None:
-    """Refuses a network of which not even the least that training needs fits into memory."""
+    """Refuses a network if not even its parameters, gradients and optimizer state fit into memory."""
     moments = 1 if setup.optimizer.name == "sgd" else 2
-    needed = 4 * parameters * (2 + moments)  # with gradients
+    needed = 4 * parameters * (2 + moments)  # the 2 stands for parameters and gradients
     if setup.probes.eigenvalues:
         needed += 4 * parameters * max(LANCZOS_STEPS, 2 * setup.probes.eigenvalues)
     there = memory()
@@ -95,7 +94,7 @@ def _refuse_large(setup: Setup, parameters: int) -> None:
 
 
 def _fingerprint(setup: Setup, data: Data) -> str:
-    """SHA-256 of the programs as jax writes them, and of the constants in them, which it does not write."""
+    """SHA-256 of the printed jaxprs and of their constants, which are not printed."""
     begin = partial(init, setup, data.classes)
     started, state = jax.make_jaxpr(begin, return_shape=True)(jnp.int32(0), data.train.x)
     layer_names(setup, data.classes, state, Split(*data.train))
@@ -113,7 +112,7 @@ def _fingerprint(setup: Setup, data: Data) -> str:
 
 
 def _walked(traced: Any) -> Iterator[Any]:
-    """The constants of a program and of those within it; raises what jbn would when it is compiled."""
+    """The constants of a jaxpr and of its sub-jaxprs; raises the error that jbn would raise at compilation."""
     yield from getattr(traced, "consts", ())
     for equation in traced.eqns:
         if equation.primitive.name == "jbn_refused":

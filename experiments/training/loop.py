@@ -1,8 +1,8 @@
-"""Many trainings at once: their epochs, what is written down of them, and how they go on after a crash.
+"""Runs many trainings at once: epochs, records, checkpoints, and resuming after a crash.
 
-The lanes of an arm run side by side under vmap, or one after another, and are spread over the devices there are
-(`autotune` decides), so one compiled program per arm serves tuning and evaluation alike. Initial weights,
-batch order and augmentation depend on the seed alone: arms are paired.
+The lanes of an arm run under vmap or one after another (`autotune` decides), spread over the devices, so one compiled
+program per arm serves tuning and evaluation. Initial weights, batch order and augmentation depend only on the seed, so
+arms are paired.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ EVALUATION_BATCH = 512
 
 
 class Epoch(NamedTuple):
-    """What is told after every epoch of some lanes."""
+    """The report of an epoch of some lanes."""
 
     lanes: Sequence[Lane]
     step: int
     metrics: list[dict[str, float]]
-    """By lane: train_loss, val_loss, val_accuracy."""
+    """For each lane: train_loss, val_loss, val_accuracy; empty if the epoch was not trained now."""
 
 
 def train_arm(
@@ -64,17 +64,17 @@ def train_arm(
     """Trains every lane of an arm.
 
     Args:
-      setup: of the arm.
+      setup: the config of the arm.
       data: standardized splits.
       lanes: the trainings.
-      engine: how they run.
-      test: whether to read the test set, after the last step, and to probe the first seeds.
+      engine: how lanes and steps run.
+      test: whether to read the test set after the last step, and to probe the first seeds.
       on_epoch: called after every epoch.
-      checkpoints: folder in which a training that is killed leaves what it goes on from; None is off.
-      note: called with a sentence that the user should see.
+      checkpoints: folder of the checkpoints from which a killed training resumes; None is off.
+      note: called with sentences for the user.
 
     Returns:
-      One record per lane: learning rate, seed, and the curves (see `experiments.store.record`).
+      One record per lane, as in records.jsonl (`experiments.store.schema.Training`).
     """
     mesh = mesh_of(len(lanes))
     at_once = engine.at_once(mesh.size, setup.training.vmap_lanes)
@@ -83,7 +83,7 @@ def train_arm(
         some = lanes[first : first + at_once]
         folder = checkpoints / f"lanes_{first}" if checkpoints else None
         probed = max(0, min(setup.probes.seeds - first, len(some))) if test else 0
-        # Every device takes equally many lanes, and every round the same number: fill up, and drop those results.
+        # Every device and every round takes the same number of lanes: repeat lanes to fill up, and drop their results.
         width = -(-min(at_once, len(lanes)) // mesh.size) * mesh.size
         filled = [some[i % len(some)] for i in range(width)]
         group = _LaneGroup(setup, data, filled, len(some), engine, mesh, probed, test, folder, note)
@@ -92,7 +92,7 @@ def train_arm(
 
 
 class _LaneGroup:
-    """Lanes that run at the same time, through their epochs."""
+    """Trains lanes that run at the same time."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _LaneGroup:
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
         observations: Observations = [[] for _ in range(self.probed)]
         done, state, curves, observations = self._restore(state, curves, observations)
-        for epoch in range(done):  # the program that was stopped has told them
+        for epoch in range(done):  # the interrupted process has reported their metrics
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), []))
         if not done:
             self._observe(state, observations)
@@ -136,7 +136,7 @@ class _LaneGroup:
             metrics = [{name: values[-1] for name, values in c.items()} for c in curves]
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), metrics))
             diverged = np.asarray(state.diverged)[: self.real]
-            if (diverged >= 0).all():  # nothing will come of them: what they ended at stands for the rest
+            if (diverged >= 0).all():  # all have diverged: repeat their last values to the end
                 for c in curves:
                     for values in c.values():
                         values += values[-1:] * (setup.training.epochs - epoch - 1)
@@ -152,7 +152,7 @@ class _LaneGroup:
         return [record | {"seconds": round(seconds, 4)} for record in records]
 
     def _epoch(self, state: State, tuned: Tuned, epoch: int, split: Split) -> tuple[State, Any]:
-        """The state after one pass over the training set, and the mean loss of each lane."""
+        """Trains one epoch; returns the new state and the mean loss of each lane."""
         made: dict[int, np.ndarray] = {}
         for lane in self.lanes:
             if lane.seed not in made:
@@ -207,7 +207,7 @@ class _LaneGroup:
     def _batches(self, split: Split, size: int) -> Batches:
         return put_on_all(in_batches(size, split), self.mesh)
 
-    # A checkpoint is the state, by orbax; what grows (curves, observations) is a JSON file beside it, written before.
+    # A checkpoint holds the state; curves and observations, which grow, go into a JSON file that is written before it.
     def _restore(
         self, state: State, curves: Curves, observations: Observations
     ) -> tuple[int, State, Curves, Observations]:
@@ -234,7 +234,7 @@ class _LaneGroup:
         Checkpoints(self.folder, self.setup.training.keep_checkpoints).save(epoch, state)
 
     def _delete_checkpoints(self) -> None:
-        """The records are to come; until they are written, a kill costs this training once more."""
+        """Deletes the checkpoints. A kill before the records are written repeats this training."""
         if self.folder is not None:
             Checkpoints(self.folder, 1).clear()
             delete_past(self._past)
@@ -250,5 +250,5 @@ def _first(split: Split, count: int) -> Split:
 
 
 def _lane(tree: Any, i: int) -> Any:
-    """One lane of arrays on the host: on the devices it would be one more program, and a collective."""
+    """One lane of host arrays; on devices, indexing would be one more program, with a collective."""
     return jax.tree.map(lambda a: a[i], tree)

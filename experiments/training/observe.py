@@ -1,4 +1,4 @@
-"""What is observed inside one network while it trains: pure functions of its state, like the training step."""
+"""Observations inside one network in training: pure functions of its state, like the training step."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from experiments.probes import activations, curvature, gradients
 from experiments.training.step import State, apply, batch_loss
 from jbn.placement import Block
 
-MAX_VALUES = 2**17  # of an activation's input, that percentiles are taken of
-STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # along the gradient; Santurkar et al. 2018 do not report theirs
+MAX_VALUES = 2**17  # values of an activation's input that are kept for percentiles
+STEP_SIZES = (0.05, 0.1, 0.2, 0.4)  # steps along the gradient; Santurkar et al. 2018 do not report theirs
 LANCZOS_STEPS = 30
-MAX_EXAMPLES = 2048  # examples observed as one batch; curvature goes through all, batch by batch
+MAX_EXAMPLES = 2048  # examples that are observed as one batch; curvature uses all of them in batches
 
 
 class Observation(NamedTuple):
-    """The network on the probed examples as one batch. Lists are over layers, or norms, in the order of the names.
+    """Statistics of the network on the probed examples as one batch. Lists run over layers or norms, sorted by name.
 
     Attributes:
-      inputs: of each activation, at most `MAX_VALUES` numbers of it.
-      saturation, skewness, dead, zero_share: of each activation's output.
-      sparsity: of the output of the block that it is in.
+      inputs: input of each activation, subsampled to at most `MAX_VALUES` values.
+      saturation, skewness, dead, zero_share: statistics of each activation's output.
+      sparsity: sparsity of the output of the activation's block.
       mean_gap: per norm, mean over channels of |running mean - true mean| / true standard deviation.
       var_ratio: per norm, median over channels of running variance / true variance.
-      scale: per norm, mean |scale|; 1 for norms without.
-      gradient_norms: by layer; empty where they are off.
-      predictiveness: empty where it is off.
+      scale: per norm, mean |scale|; 1 for norms without scale.
+      gradient_norms: norm of the gradient by layer; empty if off.
+      predictiveness: see `gradients.Predictiveness`; empty if off.
     """
 
     inputs: list[Array]
@@ -51,9 +51,9 @@ class Observation(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """The loss surface at the end, with the statistics of the batch (`batch`), and with the population's (`frozen`).
+    """Curvature after the last step, with batch statistics (`batch`) and with frozen population statistics (`frozen`).
 
-    No eigenvalue is farther from the one that is given than its residual.
+    The Hessian has an eigenvalue within the residual of each value in `eigenvalues`.
     """
 
     eigenvalues: dict[str, Array]
@@ -62,7 +62,7 @@ class Curvature(NamedTuple):
 
 
 def observe(setup: Setup, classes: int, state: State, data: Split) -> Observation:
-    """Activations, gradients, and how far the running statistics are from the true ones of the probed examples."""
+    """Observes activations, gradients, and the distance of running statistics from those of the probed examples."""
     data = Split(*(a[:MAX_EXAMPLES] for a in data))
     model = build(as_plain_batch_norm(setup.model), classes, train=True)
     activation = ACTIVATIONS[setup.model.activation]
@@ -109,12 +109,12 @@ def observe(setup: Setup, classes: int, state: State, data: Split) -> Observatio
 
 
 def measure_curvature(setup: Setup, classes: int, state: State, frozen: State, data: Split) -> Curvature:
-    """Top eigenvalues of the Hessian, and ‖∂ mean(logit 0) / ∂W‖² of each layer, as far as the config wants them.
+    """Top eigenvalues of the Hessian, and ‖∂ mean(logit 0) / ∂W‖² of each layer, if the config asks for them.
 
     Args:
-      state: after the last step.
-      frozen: the same with population statistics.
-      data: probed examples; the Hessian is that of their loss in training batches.
+      state: the state after the last step.
+      frozen: the same state with population statistics.
+      data: the probed examples; the Hessian is that of their mean loss over batches of the training batch size.
     """
     size = min(setup.training.batch_size, len(data.y))
     count = len(data.y) // size
@@ -136,7 +136,7 @@ def measure_curvature(setup: Setup, classes: int, state: State, frozen: State, d
                 def of(x):
                     return apply(model, at._replace(params=params), x, *collections)[0].mean(0)
 
-                # Batch by batch, and computed again for the derivative: the memory of one batch will do.
+                # Batch by batch and with recomputation, so that the derivative needs the memory of only one batch.
                 return jax.lax.map(jax.checkpoint(of, prevent_cse=False), batched.x).mean(0)
 
             mean_logit[name] = gradients.mean_logit_gradients(mean_logits, at.params)
@@ -144,7 +144,7 @@ def measure_curvature(setup: Setup, classes: int, state: State, frozen: State, d
 
 
 def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[list[str], list[str]]:
-    """Names of the activations and of the norms, in the order in which `observe` gives them. Nothing is computed."""
+    """Names of the activations and of the norms, in the order of `observe`, from abstract traces."""
     model = build(as_plain_batch_norm(setup.model), classes, train=True)
 
     def trace(state, x):
@@ -157,7 +157,7 @@ def layer_names(setup: Setup, classes: int, state: State, data: Split) -> tuple[
 
 
 def _activations(intermediates: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, activation's input, and output of its block, for each activation but that of a head, which is none."""
+    """Name, input, and output of the block of each activation; a head's block has no activation and is left out."""
     found = []
     flat = _flat(intermediates)
     for *path, kind in sorted(flat):

@@ -1,6 +1,6 @@
-"""From a config to an optimizer whose learning rate and weight decay are arrays.
+"""Makes the optimizer of a config, with learning rate and weight decay as arrays.
 
-Trainings that differ in them alone are lanes of one program.
+Trainings that differ only in these can so be lanes of one program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Number = Float[Array, ""] | float
 
 
 class Tuned(NamedTuple):
-    """What tuning chooses."""
+    """The tuned values."""
 
     learning_rate: Number
     weight_decay: Number
@@ -30,10 +30,10 @@ def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int, *called: Any) -
     """The optimizer of a config; `tuned` may be traced.
 
     Args:
-      config: all but learning rate and weight decay.
+      config: the optimizer's config, without learning rate and weight decay.
       tuned: learning rate before the schedule, weight decay, and whether it acts on scale and bias of the norms.
-      steps: of the whole training, which the schedule spans.
-      *called: the network and its input, whose layers tell which parameters are a norm's; without them, names decide.
+      steps: number of steps of the whole training, which the schedule spans.
+      *called: the network and its input, whose modules tell which parameters belong to norms; without them, names do.
     """
     shape = schedule(config, steps)
     decay = _decay(tuned, *called)
@@ -52,7 +52,7 @@ def optimizer(config: OptimizerConfig, tuned: Tuned, steps: int, *called: Any) -
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate as a multiple of the tuned one, by step."""
+    """The learning rate at each step, as a multiple of the tuned one."""
     peak = max(1, round(config.warmup * steps))
     match config.schedule:
         case "constant":
@@ -71,7 +71,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def _decay(tuned: Tuned, *called: Any) -> optax.GradientTransformation:
-    """Adds the weight decay: to kernels, and to scale and bias of norms where that is decided."""
+    """Adds weight decay to kernels, and to scale and bias of norms if `tuned.decay_scale_bias`."""
 
     def add(updates: PyTree, params: PyTree | None) -> PyTree:
         kernels, all_that_may = decay_mask(params), decay_mask(params, *called, norms=True)

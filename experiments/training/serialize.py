@@ -1,4 +1,4 @@
-"""What was observed in a network, as the JSON values of a record."""
+"""Turns observations of a network into the JSON values of a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PERCENTILES = (15, 50, 85)
 
 
 def as_json(seen: Observation) -> dict[str, Any]:
-    """One observation of one lane as JSON values; percentiles by NumPy: on a CPU, selection beats sorting."""
+    """One observation of one lane as JSON values. NumPy computes percentiles, because it need not sort all values."""
     values = {name: value for name, value in seen._asdict().items() if name != "inputs"}
     values = jax.tree.map(float, {k: v for k, v in values.items() if k != "predictiveness"})
     if seen.predictiveness:
@@ -24,7 +24,7 @@ def as_json(seen: Observation) -> dict[str, Any]:
 
 
 def series(steps: int, layers: list[str], norms: list[str], seen: list[dict[str, Any]], setup: Setup) -> dict[str, Any]:
-    """The observations of one lane over time."""
+    """The observations of one lane over time, as "probes" of its record."""
     times = ("percentiles", "saturation", "sparsity", "skewness", "dead", "zero_share")
     series: dict[str, Any] = {"steps": [steps * epoch for epoch in range(len(seen))], "layers": layers, "norms": norms}
     series |= {field: [s[field] for s in seen] for field in times}
@@ -40,7 +40,7 @@ def series(steps: int, layers: list[str], norms: list[str], seen: list[dict[str,
 
 
 def at_end(found: Any) -> dict[str, Any]:
-    """Curvature at the end of one lane."""
+    """Curvature of one lane after the last step, as part of "probes"."""
     if found is None:
         return {"eigenvalues": None, "eigenvalue_residuals": None, "mean_logit": None}
     values, residuals = (

@@ -1,6 +1,6 @@
 """One training as pure functions of arrays: initialize, step, evaluate.
 
-Learning rate, weight decay and seed are arrays, so that `loop` can run many trainings as one program.
+Learning rate, weight decay and seed are arrays, so that `loop` can run many trainings in one program.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from experiments.networks import whiten
 from experiments.networks.build import as_plain_batch_norm, build, without_virtual_batches
 from experiments.training.optimizers import Tuned, optimizer
 
-WHITENED = 5000  # training images that a whitening layer is computed from
+WHITENED = 5000  # number of training images from which a whitening layer is computed
 
 
 class State(NamedTuple):
-    """All that a training step changes, and its seed.
+    """Everything that a training step changes, and the seed.
 
     Attributes:
       params, batch_stats: collections of the network's variables.
-      constants: collection that is set before the first step and then stays: the kernel of a whitening layer.
-      opt_state: of the optimizer.
-      step: optimizer steps taken, `[]`, int32.
-      diverged: the first step with a loss that is not finite, `[]`, int32; -1 while there is none.
-      seed: of initial weights, batch order and augmentation, `[]`, int32.
+      constants: collection that is set before the first step and never changes: the kernel of a whitening layer.
+      opt_state: state of the optimizer.
+      step: number of optimizer steps taken, `[]`, int32.
+      diverged: the first step with a loss that is not finite, `[]`, int32; -1 if there is none so far.
+      seed: seed of initial weights, batch order and augmentation, `[]`, int32.
     """
 
     params: PyTree
@@ -47,17 +47,17 @@ class State(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy in nats, and how many examples were classified correctly."""
+    """Mean cross-entropy in nats, and the number of correctly classified examples."""
 
     loss: Float[Array, ""]
     correct: Int[Array, ""]
 
 
 def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, "examples ..."]) -> State:
-    """Initial weights, running statistics and optimizer state; a function of the seed and the names of the layers.
+    """Initial weights, running statistics and optimizer state; weights depend on the seed and the names of the layers.
 
     Args:
-      images: the training set; of a network that whitens, the first ones decide its constants.
+      images: the training set; the kernel of a whitening layer is computed from the first images.
     """
     model = build(without_virtual_batches(setup.model), classes, train=True)
     x = jnp.zeros((2, *images.shape[1:]))
@@ -79,7 +79,7 @@ def train_step(
     indices: Int[Array, " batch"],
     train: Split,
 ) -> tuple[State, Float[Array, ""]]:
-    """One step on the examples of these indices; returns the loss before it. `steps`: of the whole training."""
+    """One step on the examples at `indices`; also returns the loss before it. `steps` is that of the whole training."""
     x, y = train.x[indices], train.y[indices]
     if setup.augmentation.on:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.step)
@@ -106,7 +106,7 @@ def train_step(
 
 
 def smoothed_loss(setup: Setup, logits: Float[Array, "batch classes"], y: Int[Array, " batch"]) -> Float[Array, ""]:
-    """Mean cross-entropy that is trained on, in nats, labels smoothed as the config says."""
+    """The training loss: mean cross-entropy in nats, with the label smoothing of the config."""
     smoothing = setup.optimizer.label_smoothing
     if not smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
@@ -115,11 +115,11 @@ def smoothed_loss(setup: Setup, logits: Float[Array, "batch classes"], y: Int[Ar
 
 
 def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batch: bool = False) -> Evaluation:
-    """Loss and correct answers over every example of a split.
+    """Mean loss and number of correct answers over all examples of a split.
 
     Args:
       data: the split in batches.
-      by_batch: normalize each batch by its own statistics, in place of the running ones.
+      by_batch: whether to normalize each batch by its own statistics instead of the running ones.
     """
     model = build(as_plain_batch_norm(setup.model) if by_batch else setup.model, classes, train=by_batch)
 
@@ -127,7 +127,7 @@ def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batc
         logits, _ = apply(model, state, batch.x, *(["batch_stats"] if by_batch else []))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
         correct = (logits.argmax(-1) == batch.y) & batch.where
-        # where, not a product: what does not count may give any loss, and 0 · NaN is no 0.
+        # `where` instead of a product: the loss of padding may be NaN, and 0 · NaN is NaN.
         return jnp.where(batch.where, loss, 0).sum(), correct.sum()
 
     loss, correct = jax.lax.map(sums, data)
@@ -135,7 +135,7 @@ def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batc
 
 
 def with_population_statistics(setup: Setup, classes: int, state: State, data: Batches) -> State:
-    """The state with the statistics of all whole batches of a data set in place of the running ones.
+    """Replaces the running statistics by the statistics of all complete batches of a data set.
 
     ::
 
@@ -148,7 +148,7 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
     def of(x):
         return apply(model, state, x, "batch_stats")[1]["batch_stats"]
 
-    whole = data.x[: max(1, len(data.x) - 1)]  # the last batch is filled up
+    whole = data.x[: max(1, len(data.x) - 1)]  # without the last batch, which is padded
     measured: dict[tuple, Any] = flatten_dict(jax.lax.map(of, whole))  # type: ignore[assignment]
     flat: dict[tuple, Any] = flatten_dict(state.batch_stats)  # type: ignore[assignment]
     for *norm, field in measured:
@@ -159,7 +159,7 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
 
 
 def apply(model: nn.Module, state: State, x: Array, *mutable: str, **options: Any) -> tuple[Array, dict[str, Any]]:
-    """Logits, and the collections that the call may change."""
+    """Logits, and the updated mutable collections."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     return cast(tuple[Array, dict[str, Any]], model.apply(variables, x, mutable=list(mutable), **options))
 
@@ -167,7 +167,7 @@ def apply(model: nn.Module, state: State, x: Array, *mutable: str, **options: An
 def batch_loss(
     setup: Setup, classes: int, state: State, *, train: bool = True
 ) -> Callable[[PyTree, Split], Float[Array, ""]]:
-    """The loss as a function of parameters and a batch: by its statistics, or with `train=False` by the state's."""
+    """The loss as a function of parameters and a batch, with batch statistics or, if not `train`, with the state's."""
     model = build(as_plain_batch_norm(setup.model) if train else setup.model, classes, train=train)
 
     def loss(params, batch):
