@@ -88,7 +88,7 @@ def _refuse_idle(config: Config, path: str, overrides: Sequence[str]) -> None:
         flag = f"--{field.replace('_', '-')}"
         if any(word == flag or word.startswith(f"{flag}=") for word in overrides):
             instead = f"edit {instead} in {path}" if instead in ("contexts", "treatments") else f"use --{instead}"
-            raise ConfigError(f"{flag} would have no effect, for every arm sets its own; {instead}")
+            raise ConfigError(f"{flag} would have no effect, because every arm sets its own; {instead}")
 
 
 def _in_one_line(box: str, arguments: Sequence[str]) -> str:

@@ -170,15 +170,15 @@ def _column(request: Request, features: Any, kind: str) -> str:
     if wanted is not None:
         hint = near(wanted, features) or f"; set {kind}_column to one of them"
         raise ConfigError(f"{request.name} has no column {wanted!r}, only {columns}{hint}")
-    alike = [
+    candidates = [
         name for name, feature in features.items() if isinstance(feature, Image if kind == "image" else ClassLabel)
     ]
-    if len(alike) != 1 and kind in features:
+    if len(candidates) != 1 and kind in features:
         return kind
-    if len(alike) != 1:
-        which = " and ".join(alike) or "none"
+    if len(candidates) != 1:
+        which = " and ".join(candidates) or "none"
         raise ConfigError(f"of the columns {columns} of {request.name}, {which} holds {kind}s; set {kind}_column=<one>")
-    return alike[0]
+    return candidates[0]
 
 
 def _labels(request: Request, splits: dict[str, Any], column: str) -> tuple[dict[str, np.ndarray], list[str]]:

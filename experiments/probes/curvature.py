@@ -126,8 +126,8 @@ def ritz(tridiagonal: Tridiagonal) -> Ritz:
       [ 2. -2.] [0. 0.]
     """
     alpha, beta = tridiagonal
-    beside = jnp.diag(beta[:-1], 1)
-    values, vectors = jnp.linalg.eigh(jnp.diag(alpha) + beside + beside.T)
+    off_diagonal = jnp.diag(beta[:-1], 1)
+    values, vectors = jnp.linalg.eigh(jnp.diag(alpha) + off_diagonal + off_diagonal.T)
     return Ritz(values[::-1], jnp.abs(beta[-1] * vectors[-1, ::-1]))
 
 

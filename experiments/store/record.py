@@ -37,12 +37,12 @@ AGAIN = "delete it and run again: "
 REMEDIES = {
     "config.json": "restore it, or delete the run folder and run again",
     "env.json": "restore it, or delete it: the report then does not say where the numbers come from",
-    "data.json": "delete it: a run that goes on writes it anew",
-    "arms.json": "delete it: a run that goes on writes it anew",
-    "engine.json": AGAIN + "how to run is measured anew",
+    "data.json": "delete it: the next run writes it again",
+    "arms.json": "delete it: the next run writes it again",
+    "engine.json": AGAIN + "the next run measures again how to run",
     "records.jsonl": "delete that line, and result.json if it is there, and run again: only that training is repeated",
     "metrics.jsonl": "delete that line",
-    "result.json": AGAIN + "it is computed anew from records.jsonl",
+    "result.json": AGAIN + "it is computed again from records.jsonl",
 }
 """Advice for each file with invalid content."""
 

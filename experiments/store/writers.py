@@ -34,11 +34,11 @@ from experiments.config import ConfigError
 from experiments.config.errors import near
 from experiments.store.record import finite, read_lines, repair
 
-Told = Mapping[str, Mapping[int, Mapping[str, float]]]
+Metrics = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Metrics by run and step."""
 
 
-def told(path: Path) -> Told:
+def read_metrics(path: Path) -> Metrics:
     """The metrics in a file of JSON lines, with null as NaN; empty if the file does not exist."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for line in read_lines(path, "metrics.jsonl")[0]:
@@ -76,11 +76,11 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.notes = repair(path, "metrics.jsonl")
         """A sentence about a half-written line that was cut off, or empty."""
-        self._told = told(path)
+        self._written = read_metrics(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (held until close)
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        if step in self._told.get(run, ()):
+        if step in self._written.get(run, ()):
             return
         line = {"run": run, "step": step} | {name: finite(float(value)) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -104,7 +104,7 @@ class TensorBoard:
       ConfigError: tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path, before: Told = MappingProxyType({})):
+    def __init__(self, folder: Path, before: Metrics = MappingProxyType({})):
         self._events = _import("tensorboard", "tensorboardX", "tensorboardX.event_file_writer")
         self._event = _import("tensorboard", "tensorboardX", "tensorboardX.proto.event_pb2").Event
         self._scalar = _import("tensorboard", "tensorboardX", "tensorboardX.summary").scalar
@@ -161,7 +161,7 @@ class WandB:
         self._project = re.sub(r"[/\\#?%:]", "-", project)
         self._mode: Literal["offline", "online"] = mode
         self._runs: dict[str, Any] = {}
-        self._before = told(self._folder / "metrics.jsonl")
+        self._before = read_metrics(self._folder / "metrics.jsonl")
 
     def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
         if run not in self._runs:
@@ -229,7 +229,7 @@ class WandB:
 
 KNOWN: dict[str, Callable[[Path, str], Writer]] = {
     "jsonl": lambda folder, project: JsonLines(folder / "metrics.jsonl"),
-    "tensorboard": lambda folder, project: TensorBoard(folder / "tensorboard", told(folder / "metrics.jsonl")),
+    "tensorboard": lambda folder, project: TensorBoard(folder / "tensorboard", read_metrics(folder / "metrics.jsonl")),
     "wandb": lambda folder, project: WandB(folder, project),
 }
 

@@ -128,7 +128,7 @@ class Checkpoints:
             leaves = [_put(arrays[name], leaf) for name, leaf in wanted.items()]
             state = jax.tree.unflatten(jax.tree.structure(like), leaves)
             return Restored(step, state, self._notes(reasons, f"going on from step {step}"))
-        return Restored(None, None, self._notes(reasons, "no earlier one is whole, so the training begins anew"))
+        return Restored(None, None, self._notes(reasons, "no earlier one is intact, so the training starts again"))
 
     def clear(self) -> None:
         """Deletes the folder, if it exists; for a finished training."""

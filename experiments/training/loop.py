@@ -221,7 +221,7 @@ class _LaneGroup:
         try:
             curves, observations = read_past(self._past, found.step, len(curves), len(observations))
         except (OSError, ValueError) as error:
-            self.note(f"{self._past} cannot be used ({error}); this training begins anew")
+            self.note(f"{self._past} cannot be used ({error}); this training starts again")
             return 0, state, curves, observations
         self.note(f"{self.folder}: going on after epoch {found.step}")
         return found.step, found.state, curves, observations

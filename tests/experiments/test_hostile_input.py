@@ -188,7 +188,7 @@ def test_a_damaged_file_is_accepted_or_refused_in_one_line(folders, capsys, dama
         ("records.jsonl", '{"seed": 1}', "line 33 of 33 lacks phase; delete that line"),
         ("env.json", "[]", r"env.json holds \[\]: input should be an object; restore it"),
         ("env.json", '{"commit": 1}', "env.json holds commit = 1: input should be a valid string"),
-        ("result.json", "{}", "result.json lacks metric; delete it and run again: it is computed anew"),
+        ("result.json", "{}", "result.json lacks metric; delete it and run again: it is computed again"),
         ("result.json", "null", "result.json holds None: input should be an object"),
         ("config.json", "[]", r"config.json.* \[\]"),
         ("config.json", '{"nmae": "x"}', "Config has no field 'nmae'; did you mean 'name'"),

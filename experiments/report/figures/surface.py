@@ -47,16 +47,16 @@ def predictiveness(config: Config, seen: Seen) -> Drawing:
     sizes: list[float] = []
     for row, (context, found) in zip(grid, seen.items(), strict=True):
         for treatment, probes in found.items():
-            told = [probe["predictiveness"] for probe in probes]
-            steps, sizes = told[0]["steps"], told[0]["step_sizes"]
+            measured = [probe["predictiveness"] for probe in probes]
+            steps, sizes = measured[0]["steps"], measured[0]["step_sizes"]
             style, marks = look[treatment], evenly_spaced(len(steps), MAX_MARKS)
             for axes, key in zip(row, ("losses", "gradient_distances"), strict=False):
-                values = finite_mean(array([each[key] for each in told]))  # [time, step size]
+                values = finite_mean(array([each[key] for each in measured]))  # [time, step size]
                 axes.fill_between(steps, values.min(1), values.max(1), color=style.colour, alpha=0.12, lw=0)
                 for edge in (values.min(1), values.max(1)):
                     axes.plot(steps, edge, color=style.colour, lw=0.7, alpha=0.7)
                 axes.plot(steps, values.mean(1), markevery=marks, **style.line | {"lw": 1.5, "ms": 4})
-            smoothness = finite_mean(array([each["smoothness"] for each in told]))
+            smoothness = finite_mean(array([each["smoothness"] for each in measured]))
             row[2].plot(steps, smoothness, markevery=marks, **style.line | {"lw": 1.5, "ms": 4})
             ends.setdefault(treatment, []).append(float(smoothness[-1]))
         for axes in row:
@@ -124,11 +124,11 @@ def mean_logit(config: Config, seen: Seen) -> Drawing:
     largest: dict[str, list[float]] = {}
     kinds: set[str] = set()
     for context, found in seen.items():
-        told = {t: _by_kind(probes, "mean_logit") for t, probes in found.items()}
-        every = [value for by_kind in told.values() for values in by_kind.values() for value in values]
+        measured = {t: _by_kind(probes, "mean_logit") for t, probes in found.items()}
+        every = [value for by_kind in measured.values() for values in by_kind.values() for value in values]
         # Networks may lack some layers, so the one with the most sets the order.
         names = forward_order(dict.fromkeys(name for value in sorted(every, key=len, reverse=True) for name in value))
-        for treatment, by_kind in told.items():
+        for treatment, by_kind in measured.items():
             for kind, values in by_kind.items():
                 kinds.add(kind)
                 mean = finite_mean(array([[value.get(name) for name in names] for value in values]))
@@ -172,8 +172,8 @@ def _by_kind(probes: Probes, key: str) -> dict[str, list[Any]]:
     kinds: dict[str, list[Any]] = {}
     for probe in probes:
         value = probe[key]
-        told = isinstance(value, Mapping) and set(value) <= KINDS.keys()
-        for kind, each in value.items() if told else [("", value)]:
+        by_kind = isinstance(value, Mapping) and set(value) <= KINDS.keys()
+        for kind, each in value.items() if by_kind else [("", value)]:
             if each:
                 kinds.setdefault(kind, []).append(each)
     return kinds

@@ -218,7 +218,7 @@ def test_where_all_are_broken_there_is_none_and_every_one_is_said(tmp_path):
     step, restored, notes = checkpoints.restore(small(0))
     assert step is None and restored is None
     assert [re.findall(r"step \d", note) for note in notes] == [["step 2"], ["step 1"]]
-    assert all("no earlier one is whole, so the training begins anew" in note for note in notes)
+    assert all("no earlier one is intact, so the training starts again" in note for note in notes)
 
 
 @pytest.mark.parametrize(

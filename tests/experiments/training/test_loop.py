@@ -187,7 +187,7 @@ def test_what_lies_beside_a_checkpoint_and_is_of_another_shape_is_said_and_the_t
             train_arm(setup, data, lanes, SCAN, test=True, on_epoch=kill, checkpoints=tmp_path)
         (tmp_path / "lanes_0.json").write_text(text)
         again = train_arm(setup, data, lanes, SCAN, test=True, checkpoints=tmp_path, note=notes.append)
-        assert len(notes) == 1 and "lanes_0.json cannot be used" in notes[0] and "begins anew" in notes[0]
+        assert len(notes) == 1 and "lanes_0.json cannot be used" in notes[0] and "starts again" in notes[0]
         assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
 
 
