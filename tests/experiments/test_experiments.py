@@ -204,7 +204,7 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for field in dataclasses.fields(SweepConfig):
         assert f"--sweep.{field.name.replace('_', '-')}" in text
-    assert "Seeds trained at each learning rate, judged on validation data." in text
+    assert "Number of seeds trained at each point of the grid and judged by validation accuracy." in text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import synthetic
 
-from experiments.analysis import stats
+from experiments.analysis import stats, tuning
 from experiments.analysis.comparison import compare, holm
 from experiments.config import Arm, ConfigError, Published, SweepConfig, vary
 
@@ -103,7 +103,7 @@ def test_weight_decays_at_the_ends_of_the_list_are_warned_of_with_a_longer_list(
             r["val_accuracy"][-1] -= 0.05 * (r["weight_decay"] != best[r["treatment"]])
         else:
             r["weight_decay"] = best[r["treatment"]]
-    choices = stats.choose(config, records)
+    choices = tuning.choose(config, records)
     for r in records:
         if r["phase"] == "evaluate":
             r["learning_rate"] = choices[Arm(r["treatment"], "relu")].learning_rate
