@@ -10,28 +10,29 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING or {"jaxtyping", "pytest"} <= sys.modules.keys():
-    from jax import Array
+    import numpy as np
     from jaxtyping import Bool, Float, Inexact, Shaped
 
+    Array = jax.Array if TYPE_CHECKING else jax.Array | np.ndarray  # users may pass what NumPy holds, too
     Given = Shaped[Array, "*shape"]  # x of the caller, before its dtype is checked
     Input = Inexact[Array, "*shape"]  # x or y
     Vector = Inexact[Array, "*features"]  # a mean, a factor or an offset
-    Param = Inexact[Array, "*#features"]  # scale or bias, the same for all virtual batches
+    Param = Inexact[Array, "..."]  # scale or bias; with virtual batches it broadcasts against the features
     RealVector = Float[Array, "*features"]  # a variance
     Parts = Inexact[Array, "parts *features"]  # vectors of several parts of a batch
     Mask = Bool[Array, "..."]
 else:
-    from jax import Array
-
-    Given = Input = Param = Vector = RealVector = Parts = Mask = Array
+    Given = Input = Param = Vector = RealVector = Parts = Mask = jax.Array
 
 
 def checked(function: F) -> F:
     """Decorates a function whose shapes pytest checks at every call."""
-    if not TYPE_CHECKING and Input is not Array:
+    if not TYPE_CHECKING and Input is not jax.Array:
         from beartype import beartype
         from jaxtyping import jaxtyped
 

@@ -84,9 +84,10 @@ def test_each_pass_and_its_derivatives_are_those_of_the_plain_twin(shape, axis, 
 
 def test_derivatives_of_few_features_agree_with_finite_differences(x64):
     x, shift, factor, offset = arguments((1024, 8, 3), -1, "float64")
-    assert passes._rows_to_pack(x, -1) == 8
-    check_grads(lambda *a: passes.affine(*a, -1), (x, shift, factor, offset), order=2)
-    check_grads(lambda x: passes.power_sums(x, shift, -1), (x,), order=2)
+    axes = _axes.canonical(-1, x.ndim)
+    assert passes._rows_to_pack(x, axes) == 8
+    check_grads(lambda *a: passes.affine(*a, axes), (x, shift, factor, offset), order=2)
+    check_grads(lambda x: passes.power_sums(x, shift, axes), (x,), order=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
