@@ -31,7 +31,8 @@ HEAD = """
 """
 
 STEPS = """
-    from experiments.training.compiled import mesh_of, over_lanes, program, put_by_lane
+    from experiments.training.compiled import over_lanes, program
+    from experiments.training.devices import mesh_of, put_by_lane
 
     @program(1, static_argnums=(0,), donate_argnums=1)
     def step(mesh, x):
