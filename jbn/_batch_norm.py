@@ -185,7 +185,9 @@ def batch_norm(
         y = _normalize_by_running(x, scale, bias, stats, how)
         batch = _moments_of_constant(x, how) if update else None
     else:
-        y, batch = _normalize_by_batch(x, scale, bias, how, _correction.get())
+        correction = _correction.get()
+        with corrected(None):  # it is for this call, and not for a batch norm within the activation
+            y, batch = _normalize_by_batch(x, scale, bias, how, correction)
     info = _info(batch, stats, epsilon)
     if stats is None or batch is None or not update:
         return y, stats, info
@@ -277,7 +279,7 @@ def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> In
 
 
 @contextlib.contextmanager
-def corrected(by: Correction) -> Generator[None]:
+def corrected(by: Correction | None) -> Generator[None]:
     """A context in which `batch_norm` passes scale and bias through `by`, together with the moments of the batch."""
     token = _correction.set(by)
     try:

@@ -125,3 +125,10 @@ def test_nothing_seen_is_nothing_to_correct():
     y, stats, _ = jbn.batch_renorm(x, scale, bias, statistics(), train=True, where=jnp.zeros((5, 3), bool))
     assert np.isfinite(y).all()
     jax.tree.map(np.testing.assert_array_equal, stats, statistics())
+
+
+def test_renorm_corrects_its_own_call_and_no_batch_norm_within_the_activation():
+    x, stats = batch((13, 3)), statistics()
+    inner = lambda h: jbn.batch_norm(h, None, None, None, train=True)[0]  # noqa: E731
+    within = jbn.batch_renorm(x, None, None, stats, train=True, activation=inner)[0]
+    assert_close(within, inner(jbn.batch_renorm(x, None, None, stats, train=True)[0]), 3e-6)
