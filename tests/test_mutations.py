@@ -1,6 +1,8 @@
 """The table of mutations still matches the source; `make mutants` runs them."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from mutations import MUTATIONS, ROOT
@@ -19,3 +21,11 @@ def test_a_mutation_changes_one_place_to_what_is_python_and_names_a_test(mutatio
 
 def test_ten_laws_or_more_are_broken_each_in_its_own_way():
     assert len(MUTATIONS) == len({(m.file, m.old, m.new) for m in MUTATIONS}) >= 10
+
+
+def test_pytest_finds_every_named_test():
+    """The ids of parametrized cases, too, which change with the parameters."""
+    tests = sorted({m.test for m in MUTATIONS})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-m", "", *tests]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
