@@ -57,14 +57,14 @@ def adaptive_batch_norm(
       x: `[..., features, ...]`, floating or complex.
       scale: gamma, `[*features]`, or None for 1.
       bias: beta, `[*features]`, or None for 0.
-      stats: running statistics of the source; they stay as they are.
-      source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone. For N source examples' worth of
-        trust against a test batch of n: N / (N + n). May be traced. One value per feature needs more than 0: by itself
-        it has no variance.
+      stats: running statistics of the source data; they do not change.
+      source_weight: w, in [0, 1]: 1 is inference as usual, 0 uses the test batch alone. N / (N + n) weighs the running
+        statistics as N examples against the n of the test batch. May be traced. With one value per feature, which
+        has no variance, it must be larger than 0.
       epsilon: added to the variance.
       axis: the feature axis or axes.
-      where: boolean, broadcastable to `x`: True where an element counts. A feature with nothing to count, or of one
-        value where w is 0, is normalized by the source's statistics alone.
+      where: boolean, broadcastable to `x`: True where an element counts. A feature with no such element, or with a
+        single one if w is 0, is normalized by the running statistics alone.
       axis_name: mapped axis or axes that the batch is spread over.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
       dtype: of y; by default that of `x`.

@@ -1,4 +1,4 @@
-"""Several domains in one layer: each with running statistics, and if wanted scale and bias, of its own.
+"""Several domains in one layer, each with its own running statistics and, optionally, its own scale and bias.
 
     y = (x - mean_d) / sqrt(var_d + epsilon) · scale_d + bias_d,      d the domain of the batch, or of each example
 
@@ -51,20 +51,20 @@ def domain_batch_norm(
       bias: beta, likewise.
       stats: running statistics of all domains, each leaf with a leading axis of domains: `init_domain_stats`.
       domain: `[]`, int, the domain of this batch; or `[batch]`, one for each example (along the first reduced axis):
-        then each domain's examples are a batch of their own, at the cost of one batch norm a domain. May be traced; a
-        traced number out of range gives NaN and moves no statistics.
+        then the examples of each domain form one batch, at the cost of one batch norm per domain. May be traced; if a
+        traced number is out of range, y is NaN and the statistics stay.
       train: as in `batch_norm`. In training only the statistics of domains with examples move.
       update: as in `batch_norm`.
       axis: the feature axis or axes.
       where: boolean, broadcastable to `x`: True where an element counts.
-      **options: all others of `batch_norm`. A batch is one for all domains: `skip_nonfinite` leaves it out, and counts
-        it, for all or none, and every call is one of the micro-batches of `accumulate_steps`, whatever its domain.
+      **options: all others of `batch_norm`. They apply to all domains together: `skip_nonfinite` skips and counts a
+        batch for all domains, and every call is one micro-batch of `accumulate_steps`, whatever its domain.
 
     Returns:
       y, the running statistics of all domains, and Info: of the domain, or with a leading axis of domains.
 
     Raises:
-      ValueError: as `batch_norm`; and a domain that is no whole number, out of range, or shaped otherwise.
+      ValueError: as `batch_norm`; and a domain that is not an integer, is out of range, or has another shape.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn
@@ -145,7 +145,7 @@ def init_domain_stats(domains: int, features: int | tuple[int, ...], **options: 
 
 
 def _follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
-    """The statistics of all domains after one batch: moments `[domains, ...]`, of count 0 without examples."""
+    """The statistics of all domains after one batch of moments `[domains, ...]`; count is 0 without examples."""
 
     def alike(a: jax.Array) -> jax.Array:
         worst = jnp.max(jnp.abs(a), initial=0)
@@ -161,7 +161,7 @@ def _follow(stats: BatchStats, batch: Moments, rule: UpdateRule) -> BatchStats:
 
 
 def _stacked(*records: T) -> T:
-    """Records alike, each leaf with a leading axis of them."""
+    """The records as one, each leaf with a leading axis."""
 
     def stack(*leaves: jax.Array) -> jax.Array:
         return jnp.stack(leaves)

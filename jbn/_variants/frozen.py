@@ -2,11 +2,11 @@
 
     y = (x - stats.mean) / sqrt(stats.var + epsilon) · scale + bias          (all four constants)
 
-Fine-tuning with batches too small for statistics of their own keeps those of pretraining (He et al. 2017, "Mask R-CNN",
-section 3.1). The gradient dx = dy · scale / sqrt(stats.var + epsilon) takes no pass over the batch.
+Fine-tuning with batches that are too small for batch statistics keeps the statistics of pretraining (He et al.
+2017, "Mask R-CNN", section 3.1). The gradient dx = dy · scale / sqrt(stats.var + epsilon) takes no pass over the batch.
 
-Constants are so to differentiation. Scale and bias in the hands of an optimizer that moves what has no gradient, by
-weight decay, say, are kept still by `jbn.optim.frozen_mask`.
+They are constants to differentiation only. An optimizer may still change parameters that have no gradient, as weight
+decay does; `jbn.optim.frozen_mask` prevents that.
 """
 
 from __future__ import annotations

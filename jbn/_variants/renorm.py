@@ -3,8 +3,9 @@
     y = ((x - E[x]) / σ_B · r + d) · scale + bias,       σ_B = sqrt(Var[x] + epsilon),  σ = sqrt(stats.var + epsilon)
     r = clip(σ_B / σ, 1/r_max, r_max),    d = clip((E[x] - stats.mean) / σ, -d_max, d_max)
 
-r and d are constants to the gradient. Within the limits y is what inference gives, (x - stats.mean) / σ · scale + bias;
-with r_max = 1 and d_max = 0 it is batch norm. Training begins there, and a ramp over the steps opens the limits.
+r and d are constants to the gradient. Within the limits, y equals the output of inference, (x - stats.mean) / σ · scale
++ bias; with r_max = 1 and d_max = 0 this is batch norm. Training starts there, and a ramp over the steps widens the
+limits.
 
 Reference: Ioffe 2017, "Batch Renormalization" (https://arxiv.org/abs/1702.03275).
 """
@@ -33,8 +34,8 @@ def renorm_ramp(final: float, *, start: int, end: int, initial: float) -> Callab
 
     Args:
       final: the limit from step `end` on.
-      start: step (number of updates) at which it begins to open.
-      end: step at which it is open.
+      start: step (number of updates) at which the limit begins to grow.
+      end: step at which it reaches `final`.
       initial: the limit before: 1 for r_max, 0 for d_max, which is batch norm.
 
     Returns:
@@ -112,7 +113,7 @@ def batch_renorm(
     """
     if stats is None:
         raise ValueError("stats is None, but batch_renorm corrects towards them; pass jbn.init_stats(features)")
-    # Inference corrects nothing: state without a step, as a module reads it there, will do.
+    # Inference corrects nothing, so the state needs no step there.
     r_limit, d_limit = (
         _limit(name, limit, least, stats) if train or not callable(limit) else least
         for name, limit, least in (("r_max", r_max, 1.0), ("d_max", d_max, 0.0))
@@ -129,7 +130,7 @@ def batch_renorm(
         sigma = jnp.sqrt(var + epsilon)
         r = jnp.clip(jnp.sqrt(batch.var + epsilon) / sigma, 1 / r_limit, r_limit)
         d = jnp.clip(((shift - mean) + batch.mean) / sigma, -d_limit, d_limit)
-        # A feature of which nothing was seen has nothing to be corrected.
+        # Features with no unmasked element are not corrected.
         seen = batch.count.reshape(batch.count.shape + (1,) * (r.ndim - batch.count.ndim)) > 0
         r, d = jnp.where(seen, r, 1), jnp.where(seen, d, 0)
         if scale is not None:

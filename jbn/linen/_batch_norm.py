@@ -56,28 +56,28 @@ class BatchNorm(nn.Module):
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap); None under jit with sharded
         arrays.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
-      use_fast_variance: accepted and ignored: one algorithm serves, as exact as the slow and as short of collectives as
-        the fast one.
+      use_fast_variance: accepted and ignored: the only algorithm is as accurate as Flax's slow one, and needs as few
+        collectives as the fast one.
       force_float32_reductions: False keeps `batch_stats` in `param_dtype`, as in Flax. Sums are in float32 or wider in
         any case.
 
     Attributes beyond Flax's, all off by default; see `jbn.batch_norm` and `jbn.update_stats`:
       update_running_average: whether this batch moves the running statistics; by default where it normalizes.
       trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
-      debias: running statistics right from the first batch on. Of a checkpoint without `weight`, such as Flax's, the
-        first batch takes the place.
+      debias: running statistics that are right from the first batch on. In a checkpoint without `weight`, such as
+        Flax's, the first batch replaces the statistics.
       variance: "biased" or "unbiased" running variance; `BatchNorm(**jbn.preset("torch"))` is torch's layer.
-      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
+      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count these batches.
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
       sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info` in the collection `intermediates`.
 
-    These keep more in `batch_stats` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
-    `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
+    Some options add to `batch_stats`: `momentum=None` and `debias` add `weight`, a schedule `step`,
+    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending` moments.
 
     Raises:
-      ValueError: see `jbn.batch_norm`; and `batch_stats` that are to be updated but were not made mutable.
+      ValueError: as `jbn.batch_norm`; and if the running statistics are to be updated and `batch_stats` is not mutable.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn.linen
@@ -89,8 +89,8 @@ class BatchNorm(nn.Module):
       [1. 1. 1.] [0.5 0.5 0.5]
 
     Differs from Flax: the variance is right also where the mean is large; a mask together with `axis_name` gives the
-    statistics of the whole batch, not the mean of the devices' means; a batch with nothing unmasked leaves the running
-    statistics alone; NaN under the mask comes out as bias; `axis_index_groups` also work under vmap and shard_map.
+    statistics of the whole batch, not the mean of the devices' means; a fully masked batch leaves the running
+    statistics as they are; NaN under the mask becomes bias; `axis_index_groups` also work under vmap and shard_map.
 
     Reference: Ioffe & Szegedy 2015, "Batch Normalization" (https://arxiv.org/abs/1502.03167).
     """

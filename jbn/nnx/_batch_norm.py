@@ -71,8 +71,8 @@ class BatchNorm(nnx.Module):
       axis_name: mapped axis or axes that the batch is spread over (vmap, shard_map, pmap); None under jit with sharded
         arrays.
       axis_index_groups: groups of indices of `axis_name`, each a batch of its own.
-      use_fast_variance: accepted and ignored: one algorithm serves, as exact as the slow and as short of collectives as
-        the fast one.
+      use_fast_variance: accepted and ignored: the only algorithm is as accurate as Flax's slow one, and needs as few
+        collectives as the fast one.
       promote_dtype: called with `(x, mean, var, scale, bias)` and `dtype=`, as in Flax; where `dtype` is None, what it
         returns decides the dtype of the result. The arithmetic is float32 or wider in any case.
       rngs: gives the keys of the initializers.
@@ -84,7 +84,7 @@ class BatchNorm(nnx.Module):
       trainable: False makes scale and bias constants to differentiation; see `FrozenBatchNorm` for weight decay.
       debias: running statistics right from the first batch on.
       variance: "biased" or "unbiased" running variance; `BatchNorm(n, **jbn.preset("torch"), rngs=rngs)` is torch's.
-      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
+      skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count these batches.
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
@@ -92,8 +92,8 @@ class BatchNorm(nnx.Module):
         called through `nnx.capture(model, nnx.Intermediate)` (in a step of `nnx.scan`, inside of it). Elsewhere
         nothing is kept, so that the module stays as it is and a compiled step is traced once.
 
-    These hold more `nnx.BatchStat` than mean and var: a momentum of None and `debias` a `weight`, a schedule a `step`,
-    `skip_nonfinite` a number `skipped`, `accumulate_steps` the `pending` moments.
+    Some options add an `nnx.BatchStat`: `momentum=None` and `debias` add `weight`, a schedule `step`,
+    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending` moments.
 
     Raises:
       ValueError: see `jbn.batch_norm`.
