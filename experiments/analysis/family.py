@@ -36,8 +36,7 @@ from numpy.typing import NDArray
 from experiments.analysis.bagging import Bagged, Estimate, equivalence_p
 from experiments.analysis.bagging import contrast as estimated
 from experiments.analysis.comparison import RESOLUTION_PP, Interval, holm
-from experiments.analysis.contrasts import Contrast
-from experiments.config import Arm
+from experiments.config import Arm, Question
 
 Floats = NDArray[np.float64]
 SpeaksOf = Literal["new seeds", "new seeds and splits", "new data, too"]
@@ -47,7 +46,7 @@ DRAWS = 20_000
 class Judged(NamedTuple):
     """A contrast with its estimate, and what the family makes of it."""
 
-    contrast: Contrast
+    contrast: Question
     estimate: Estimate
     speaks_of: SpeaksOf
     """What the interval, and with it p, takes as drawn anew."""
@@ -68,7 +67,7 @@ class Judged(NamedTuple):
 
 
 def judge(
-    contrasts: Sequence[Contrast],
+    contrasts: Sequence[Question],
     estimates: Sequence[Estimate],
     *,
     margin_pp: float,
@@ -123,7 +122,7 @@ def judge(
 
 def judge_bagged(
     bagged: Bagged[Arm],
-    contrasts: Sequence[Contrast],
+    contrasts: Sequence[Question],
     *,
     margin_pp: float,
     alpha: float,
@@ -148,7 +147,7 @@ def interval(estimate: Estimate, alpha: float) -> Interval:
     return estimate.estimate - half, estimate.estimate + half
 
 
-def parts(bagged: Bagged[Arm], contrasts: Sequence[Contrast]) -> list[Floats]:
+def parts(bagged: Bagged[Arm], contrasts: Sequence[Question]) -> list[Floats]:
     """Each seed's part in each contrast of the family `[seeds, contrasts]`, for each set of seeds."""
     family = [c for c in contrasts if c.primary and not c.same_arm]
     return [

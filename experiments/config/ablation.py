@@ -9,30 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from experiments.config.analysis import AnalysisConfig
+from experiments.config.contrasts import Question, questions
 from experiments.config.data import AugmentationConfig, DataConfig
 from experiments.config.effects import EFFECT, effective, without_effect
 from experiments.config.errors import ConfigError, configuration, near, require
 from experiments.config.model import ModelConfig
-from experiments.config.setup import Setup
-from experiments.config.sweep import AnalysisConfig, SweepConfig
+from experiments.config.setup import Arm, Setup
+from experiments.config.sweep import SweepConfig
 from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
 from experiments.vocabulary import RESIDUAL, Activation, Placement, Unit
 
 Value = bool | int | float | str | None | tuple[int, ...] | tuple[float, ...]
-MAX_RESAMPLED = 10**8  # numbers that the bootstrap holds in memory at once
-DEFAULT_CONTRASTS = (("after", "before"), ("before", "none"), ("after", "none"))
-
-
-class Arm(NamedTuple):
-    """One cell of the ablation: the names of a treatment and of a context."""
-
-    treatment: str
-    context: str
-
-    def __str__(self) -> str:
-        return f"{self.treatment}/{self.context}"
+DEFAULT_PAIRS = (("after", "before"), ("before", "none"), ("after", "none"))
 
 
 @configuration
@@ -109,34 +100,25 @@ class Config:
         for treatment in self.treatments:
             if treatment.first_seed is not None:
                 self.sweep.check_seeds(f"first_seed of treatment {treatment.name!r}", treatment.first_seed)
-        drawn = self.analysis.resamples * self.sweep.evaluation_seeds
-        require(
-            drawn <= MAX_RESAMPLED,
-            f"analysis.resamples is {self.analysis.resamples}, of {self.sweep.evaluation_seeds} evaluation seeds each: "
-            f"{8e-9 * drawn:.3g} GB; use at most {MAX_RESAMPLED // self.sweep.evaluation_seeds}, better 9999",
-        )
         self._refuse_what_has_no_effect()
         for arm in self.arms:
             self.setup(arm)
         self._refuse_idle()
-        for pair in self.analysis.contrasts:
+        known = [setting.name for setting in self.all_treatments]
+        for pair in self.analysis.pairs:
             for name in pair:
-                known = [setting.name for setting in self.all_treatments]
                 require(
                     name in known or name in Placement.__args__,  # type: ignore[attr-defined]
-                    f"analysis.contrasts names {name!r}, which is no treatment; choose one of {', '.join(known)}"
+                    f"analysis.pairs names {name!r}, which is no treatment; choose one of {', '.join(known)}"
                     + near(name, known),
                 )
+        asked = [contrast.name for contrast in self.contrasts]
         for row in self.analysis.published:
-            for name, known in (
-                (row.a, [s.name for s in self.all_treatments]),
-                (row.b, [s.name for s in self.all_treatments]),
-                (row.context, [s.name for s in self.all_contexts]),
-            ):
-                require(
-                    name in known,
-                    f"analysis.published names {name!r}; choose one of {', '.join(known)}{near(name, known)}",
-                )
+            require(
+                row.contrast in asked,
+                f"analysis.published names the contrast {row.contrast!r}, which the run does not ask about; choose one "
+                f"of {', '.join(map(repr, asked))}{near(row.contrast, asked)}",
+            )
 
     @property
     def all_treatments(self) -> tuple[Setting, ...]:
@@ -162,10 +144,25 @@ class Config:
         return tuple(Arm(t.name, c.name) for c in self.all_contexts for t in self.all_treatments)
 
     @property
-    def contrasts(self) -> tuple[tuple[str, str], ...]:
-        """The contrasts between treatments that this run trains."""
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of treatments that this run compares in each context."""
         names = {setting.name for setting in self.all_treatments}
-        return tuple(pair for pair in self.analysis.contrasts or DEFAULT_CONTRASTS if set(pair) <= names)
+        return tuple(pair for pair in self.analysis.pairs or DEFAULT_PAIRS if set(pair) <= names)
+
+    @property
+    def contrasts(self) -> list[Question]:
+        """All contrasts of the run: those declared, then differences and interactions of each pair.
+
+        Raises:
+          ConfigError: a declared contrast cannot be read.
+        """
+        same_arms = [pair for pair in self.pairs if self._same_arm(*pair)]
+        return questions(self.arms, self.pairs, self.analysis.contrasts, same_arms=same_arms)
+
+    def _same_arm(self, a: str, b: str) -> bool:
+        """Whether a - b is an A/A test: both treatments have equal settings in every context and disjoint seeds."""
+        both = [(Arm(a, context.name), Arm(b, context.name)) for context in self.all_contexts]
+        return all(self.setup(x) == self.setup(y) and not set(self.seeds(x)) & set(self.seeds(y)) for x, y in both)
 
     def settings(self, arm: Arm) -> tuple[Setting, Setting]:
         """The arm's treatment and its context."""
@@ -213,10 +210,11 @@ class Config:
         )
         return setup
 
-    def seeds(self, arm: Arm) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tuning seeds and evaluation seeds of an arm; all arms share them, except treatments with a `first_seed`."""
+    def seeds(self, arm: Arm) -> tuple[int, ...]:
+        """The seeds of an arm; all arms share them, except treatments with a `first_seed`."""
         first = self.settings(arm)[0].first_seed
-        return self.sweep.tuning(first), self.sweep.evaluation(first)
+        first = self.sweep.first_seed if first is None else first
+        return tuple(range(first, first + self.sweep.seeds))
 
     def differences(self) -> dict[str, dict[Arm, Any]]:
         """The fields in which arms differ, each with its value in every arm."""

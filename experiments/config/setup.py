@@ -1,4 +1,4 @@
-"""The config of one training, with the settings of its arm."""
+"""An arm, and the config of one of its trainings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from experiments.config.data import AugmentationConfig, DataConfig
 from experiments.config.errors import require
 from experiments.config.model import ModelConfig
 from experiments.config.training import OptimizerConfig, ProbesConfig, TrainingConfig
+
+
+class Arm(NamedTuple):
+    """One cell of the ablation: the names of a treatment and of a context."""
+
+    treatment: str
+    context: str
+
+    def __str__(self) -> str:
+        return f"{self.treatment}/{self.context}"
 
 
 class Setup(NamedTuple):

@@ -8,7 +8,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.bagging import Estimate, Scores, bag, contrast
-from experiments.analysis.contrasts import Contrast, Declared, contrasts
+from experiments.config import Question, Declared, contrasts
 from experiments.analysis.family import interval, judge, judge_bagged, parts, single_level
 from experiments.config import Arm
 

@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 from experiments.analysis.bagging import Estimate
-from experiments.analysis.contrasts import Declared, contrasts
+from experiments.config.contrasts import Declared, contrasts
 from experiments.analysis.family import judge
 from experiments.analysis.findings import finding, interval_text, sentence, verdict
 from experiments.config import Arm

@@ -6,7 +6,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.bagging import Estimate
-from experiments.analysis.contrasts import contrasts
+from experiments.config.contrasts import contrasts
 from experiments.analysis.family import judge
 from experiments.analysis.published_differences import Reported, judge_published, published_sentence
 from experiments.config import Arm, ConfigError

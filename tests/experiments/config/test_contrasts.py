@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from experiments.analysis.contrasts import Contrast, Declared, contrasts
+from experiments.config import Question, Declared, contrasts
 from experiments.config import Arm, ConfigError
 
 ARMS = [Arm(*names) for names in product(("before", "after", "none"), ("relu", "tanh", "sigmoid"))]

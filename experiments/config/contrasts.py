@@ -19,8 +19,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
 
-from experiments.config import Arm
+from experiments.config.analysis import Contrast
 from experiments.config.errors import ConfigError, near
+from experiments.config.setup import Arm
 from experiments.formatting import join
 
 Kind = Literal["simple", "interaction", "mean"]
@@ -28,19 +29,7 @@ POSITIVE_SUM: dict[Kind, float] = {"simple": 1.0, "mean": 1.0, "interaction": 2.
 TOLERANCE = 1e-9  # of sums of weights: thirds are not exact
 
 
-class Declared(NamedTuple):
-    """A contrast as a config writes it."""
-
-    name: str
-    weights: Mapping[str, float]
-    """By "treatment/context"; they sum to 0."""
-    primary: bool = True
-    """Whether it belongs to the family that p values are adjusted over. A secondary one is worded as an exploration."""
-    margin_pp: float | None = None
-    """Its own equivalence margin, pp; None for that of the run."""
-
-
-class Contrast(NamedTuple):
+class Question(NamedTuple):
     """A contrast of arms that the run trains."""
 
     name: str
@@ -55,33 +44,31 @@ class Contrast(NamedTuple):
     """An A/A test: both arms are set alike and differ in their seeds alone, so any difference found is a false one."""
 
 
-def contrasts(
+def questions(
     arms: Sequence[Arm],
     pairs: Iterable[tuple[str, str]],
-    declared: Iterable[Declared] = (),
+    declared: Iterable[Contrast] = (),
     *,
     same_arms: Collection[tuple[str, str]] = (),
-    interactions_are_primary: bool = True,
-) -> list[Contrast]:
+) -> list[Question]:
     """All contrasts of a run: those declared, then the simple ones of each pair, then the interactions of each pair.
 
     A declared contrast takes the place of one that would come by itself and asks the same (with its sign turned, too):
-    its name, its margin, and whether it is primary, hold.
+    its name, its margin, and whether it is primary, hold. Interactions that come by themselves are secondary: there are
+    many, and a family of all of them would hide the differences that the run was made for.
 
     Args:
       arms: what the run trains.
       pairs: treatments (a, b), compared as a - b in each context that has both.
       declared: further contrasts.
       same_arms: those of the pairs that are A/A tests; they have no interactions.
-      interactions_are_primary: whether interactions that come by themselves belong to the family. They do unless
-        the config says otherwise, before the run: their sentences read like results, so they pay like results.
 
     Raises:
       ConfigError: a contrast that cannot be read; the message says what to write.
     """
     first = [_read(d, arms) for d in declared]
     _refuse_duplicates(first)
-    by_themselves = _of_pairs(arms, dict.fromkeys(pairs), same_arms, interactions_are_primary)
+    by_themselves = _of_pairs(arms, dict.fromkeys(pairs), same_arms)
     asked = {key for contrast in first for key in _both_ways(contrast)}
     rest = [contrast for contrast in by_themselves if not asked & _both_ways(contrast)]
     for contrast in rest:
@@ -94,8 +81,8 @@ def contrasts(
 
 
 def _of_pairs(
-    arms: Sequence[Arm], pairs: Iterable[tuple[str, str]], same_arms: Collection[tuple[str, str]], primary: bool
-) -> list[Contrast]:
+    arms: Sequence[Arm], pairs: Iterable[tuple[str, str]], same_arms: Collection[tuple[str, str]]
+) -> list[Question]:
     simple, interactions = [], []
     for a, b in pairs:
         of_a, of_b = ([arm.context for arm in arms if arm.treatment == treatment] for treatment in (a, b))
@@ -103,7 +90,7 @@ def _of_pairs(
         same = (a, b) in same_arms
         for context in shared:
             weights = {Arm(a, context): 1.0, Arm(b, context): -1.0}
-            simple.append(Contrast(f"{context}: {a} - {b}", "simple", weights, _says_simple(weights), same_arm=same))
+            simple.append(Question(f"{context}: {a} - {b}", "simple", weights, _says_simple(weights), same_arm=same))
         for one, other in combinations([] if same else shared, 2):
             weights = {Arm(a, one): 1.0, Arm(b, one): -1.0, Arm(a, other): -1.0, Arm(b, other): 1.0}
             says = (
@@ -111,21 +98,22 @@ def _of_pairs(
                 f"{a} - {b} is larger in {other} than in {one}",
             )
             name = f"({a} - {b} in {one}) - (the same in {other})"
-            interactions.append(Contrast(name, "interaction", weights, says, primary))
+            interactions.append(Question(name, "interaction", weights, says, primary=False))
     return simple + interactions
 
 
-def _read(declared: Declared, arms: Sequence[Arm]) -> Contrast:
+def _read(declared: Contrast, arms: Sequence[Arm]) -> Question:
     name, by_name = declared.name, {str(arm): arm for arm in arms}
     about = f"contrast {name!r}"
-    for key in declared.weights:
+    weights_of = dict(declared.weights)
+    for key in weights_of:
         if key not in by_name:
             known = list(by_name)
             raise ConfigError(
                 f"{about} has a weight for {key!r}, which is no arm of the run; write treatment/context, one of "
                 f"{', '.join(known)}{near(key, known)}"
             )
-    weights = {by_name[key]: float(weight) for key, weight in declared.weights.items() if weight}
+    weights = {by_name[key]: float(weight) for key, weight in weights_of.items() if weight}
     total = sum(weights.values())
     if not weights:
         raise ConfigError(
@@ -139,7 +127,7 @@ def _read(declared: Declared, arms: Sequence[Arm]) -> Contrast:
     if declared.margin_pp is not None and not declared.margin_pp > 0:
         raise ConfigError(f"{about} has margin_pp {declared.margin_pp:g}; choose one above 0, or None for the run's")
     kind = _kind(about, weights)
-    return Contrast(name, kind, weights, _says(name, kind, weights), declared.primary, declared.margin_pp)
+    return Question(name, kind, weights, _says(name, kind, weights), declared.primary, declared.margin_pp)
 
 
 def _kind(about: str, weights: Mapping[Arm, float]) -> Kind:
@@ -173,12 +161,12 @@ def _says_simple(weights: Mapping[Arm, float]) -> tuple[str, str]:
     return f"{a} is better", f"{b} is better"
 
 
-def _both_ways(contrast: Contrast) -> set[frozenset[tuple[Arm, float]]]:
+def _both_ways(contrast: Question) -> set[frozenset[tuple[Arm, float]]]:
     """The weights, and the same with their signs turned."""
     return {frozenset((arm, sign * round(w, 9)) for arm, w in contrast.weights.items()) for sign in (1, -1)}
 
 
-def _refuse_duplicates(declared: Sequence[Contrast]) -> None:
+def _refuse_duplicates(declared: Sequence[Question]) -> None:
     for one, other in combinations(declared, 2):
         if one.name == other.name:
             raise ConfigError(f"two contrasts have the name {one.name!r}; use each name once")
