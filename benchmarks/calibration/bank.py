@@ -67,7 +67,8 @@ def train(config: Config, seeds: int, file: Path, about: dict[str, Any], note: C
             own = setup.optimizer
             lanes = [Lane(rate, own.weight_decay, own.decay_scale_bias, seed) for seed in block for rate in bank.rates]
             engine = autotune.choose(setup, data, lanes).engine
-            records = train_arm(setup, data, lanes, engine, test=True)
+            # The width of a whole block, so that networks do not depend on where blocks begin and end.
+            records = train_arm(setup, data, lanes, engine, width=BLOCK * len(bank.rates))
             values = [_scores(record) for record in records]
             found[:, index] = np.reshape(values, (len(block), len(bank.rates), len(SCORES))).transpose(2, 0, 1)
         joined = (np.concatenate([getattr(bank, name), found[i]], 1) for i, name in enumerate(SCORES))

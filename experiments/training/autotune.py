@@ -19,8 +19,8 @@ import numpy as np
 
 from experiments.config import ConfigError, Setup
 from experiments.data.arrays import Data, batch_order
-from experiments.training.compiled import Engine, Lane, run_steps, start
-from experiments.training.devices import is_out_of_memory, memory, mesh_of, put_by_lane, put_on_all
+from experiments.training.compiled import Engine, Lane, filled, layout, run_steps, start
+from experiments.training.devices import is_out_of_memory, memory, put_by_lane, put_on_all
 from experiments.training.step import init
 
 MEASURED_STEPS = {"mlp": 30}
@@ -35,7 +35,10 @@ class Measured(NamedTuple):
 
 
 def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
-    """The fastest engine for these lanes, among those that the config allows.
+    """The fastest engine, among those that the config allows.
+
+    Args:
+      lanes: as many as the `width` of `train_arm`.
 
     Raises:
       ConfigError: no engine fits into memory.
@@ -62,25 +65,18 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
     return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
 
 
-def _width(setup: Setup, lanes: Sequence[Lane], engine: Engine) -> int:
-    """The number of lanes that run together, including copies that fill up the devices."""
-    size = mesh_of(len(lanes)).size
-    at_once = min(engine.at_once(size, setup.training.vmap_lanes), max(len(lanes), size))
-    return -(-at_once // size) * size
-
-
 def _fits(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> bool:
     """Whether the states of these lanes fit into memory; on a CPU, running out of memory may kill the process."""
     state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    shared = 1 if jax.default_backend() == "cpu" else mesh_of(len(lanes)).size
-    return _width(setup, lanes, engine) * size <= shared * (memory() or math.inf)
+    mesh, width = layout(setup, engine, len(lanes))
+    memories = 1 if jax.default_backend() == "cpu" else mesh.size
+    return width * size <= memories * (memory() or math.inf)
 
 
 def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> float | None:
-    mesh = mesh_of(len(lanes))
-    width = _width(setup, lanes, engine)
-    some = [lanes[i % len(lanes)] for i in range(width)]
+    mesh, width = layout(setup, engine, len(lanes))
+    some = filled(lanes, width)
     count = MEASURED_STEPS.get(setup.model.network, 3)
     y = np.asarray(data.train.y)
     order = batch_order(setup.training, y, some[0].seed, 0)[:count]

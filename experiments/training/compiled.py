@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from experiments.config import Setup
 from experiments.data.arrays import Split, batches
-from experiments.training.devices import put_by_lane
+from experiments.training.devices import mesh_of, put_by_lane
 from experiments.training.dispatch import program
 from experiments.training.observe import measure_curvature, observe
 from experiments.training.optimizers import Tuned
@@ -44,6 +44,30 @@ class Engine(NamedTuple):
     def at_once(self, devices: int, limit: int) -> int:
         """The number of lanes that run together."""
         return devices if self.lanes == "sequence" else max(devices, limit)
+
+
+class Layout(NamedTuple):
+    """Where lanes run, and how many at once."""
+
+    mesh: Mesh
+    lanes: int
+    """Number of lanes of the compiled program, a multiple of the number of devices."""
+
+
+def layout(setup: Setup, engine: Engine, width: int) -> Layout:
+    """The devices and the number of lanes of a program for (up to) `width` lanes.
+
+    It depends on no number of trainings, so that all stages of an arm use the same program. This program gives a lane
+    the same bits wherever and beside whatever other lanes it runs.
+    """
+    mesh = mesh_of(width)
+    together = min(engine.at_once(mesh.size, setup.training.vmap_lanes), width)
+    return Layout(mesh, -(-together // mesh.size) * mesh.size)
+
+
+def filled(lanes: Sequence[Lane], width: int) -> list[Lane]:
+    """These lanes and copies of them, `width` lanes in all; the results of copies are dropped."""
+    return [lanes[i % len(lanes)] for i in range(width)]
 
 
 def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:

@@ -55,7 +55,7 @@ def memory_errors() -> Iterator[None]:
 
 
 def mesh_of(lanes: int) -> Mesh:
-    """A mesh of all devices, or of as many as there are lanes, so that no device trains an unused copy."""
+    """A mesh of all devices, or of as many as there are lanes: more would train unused copies."""
     return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
 
 

@@ -1,8 +1,8 @@
 """Runs many trainings at once: epochs, records, checkpoints, and resuming after a crash.
 
-The lanes of an arm run under vmap or one after another (`autotune` decides), spread over the devices, so one compiled
-program per arm serves tuning and evaluation. Initial weights, batch order and augmentation depend only on the seed, so
-arms are paired.
+The lanes of an arm run under vmap or one after another (`autotune` decides), spread over the devices. All stages of an
+arm use the same compiled program, so a training that is repeated in another stage gives the same bits. Initial weights,
+batch order and augmentation depend only on the seed, so arms are paired.
 """
 
 from __future__ import annotations
@@ -19,24 +19,28 @@ from jax.sharding import Mesh
 from experiments.config import Setup
 from experiments.data.arrays import Batches, Data, Split, batch_order
 from experiments.store.past import CURVES, Curves, Observations, delete_past, read_past, write_past
+from experiments.store.right import pack_right
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import (
     Engine,
     Lane,
     curvature_lane,
     evaluate_lanes,
+    filled,
     in_batches,
+    layout,
     observe_lane,
     population_lanes,
     run_steps,
     start,
 )
-from experiments.training.devices import mesh_of, put_by_lane, put_on_all
+from experiments.training.devices import put_by_lane, put_on_all
 from experiments.training.dispatch import dispatch
 from experiments.training.observe import layer_names
 from experiments.training.optimizers import Tuned
 from experiments.training.serialize import as_json, at_end, series
 from experiments.training.step import State
+from experiments.vocabulary import Metric
 
 EVALUATION_BATCH = 512
 
@@ -56,43 +60,43 @@ def train_arm(
     lanes: Sequence[Lane],
     engine: Engine,
     *,
-    test: bool,
+    width: int,
+    metric: Metric = "test_accuracy",
+    probe: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     checkpoints: Path | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Trains every lane of an arm.
+    """Trains every lane, and reads the test set after its last step.
 
     Args:
       setup: the config of the arm.
       data: standardized splits.
       lanes: the trainings.
       engine: how lanes and steps run.
-      test: whether to read the test set after the last step, and to probe the first seeds.
+      width: the most lanes that any stage of the arm trains. With equal `width`, a lane that is trained again gives the
+        same bits, whatever lanes are trained with it, and nothing is compiled again.
+      metric: the accuracy whose correctly classified test examples are recorded as "right".
+      probe: whether to observe and probe the networks of all these lanes; it changes none of their other numbers.
       on_epoch: called after every epoch.
-      checkpoints: folder of the checkpoints from which a killed training resumes; None is off.
+      checkpoints: folder, of these lanes alone, of the checkpoints from which a killed training resumes; None is off.
       note: called with sentences for the user.
 
     Returns:
-      One record per lane, as in records.jsonl (`experiments.store.schema.Training`).
+      One record per lane, as in records.jsonl (`experiments.store.schema.Training`), without the names of the arm.
     """
-    mesh = mesh_of(len(lanes))
-    at_once = engine.at_once(mesh.size, setup.training.vmap_lanes)
+    mesh, together = layout(setup, engine, width)
     records = []
-    for first in range(0, len(lanes), at_once):
-        some = lanes[first : first + at_once]
+    for first in range(0, len(lanes), together):
+        some = lanes[first : first + together]
         folder = checkpoints / f"lanes_{first}" if checkpoints else None
-        probed = max(0, min(setup.probes.seeds - first, len(some))) if test else 0
-        # Every device and every round takes the same number of lanes: repeat lanes to fill up, and drop their results.
-        width = -(-min(at_once, len(lanes)) // mesh.size) * mesh.size
-        filled = [some[i % len(some)] for i in range(width)]
-        group = _LaneGroup(setup, data, filled, len(some), engine, mesh, probed, test, folder, note)
+        group = _LaneGroup(setup, data, filled(some, together), len(some), engine, mesh, metric, probe, folder, note)
         records += group.train(on_epoch)
     return records
 
 
 class _LaneGroup:
-    """Trains lanes that run at the same time."""
+    """Trains lanes that run at the same time; the first `real` of them are no copies."""
 
     def __init__(
         self,
@@ -102,13 +106,14 @@ class _LaneGroup:
         real: int,
         engine: Engine,
         mesh: Mesh,
-        probed: int,
-        test: bool,
+        metric: Metric,
+        probe: bool,
         folder: Path | None,
         note: Callable[[str], None],
     ):
         self.setup, self.data, self.lanes, self.real, self.engine = setup, data, lanes, real, engine
-        self.mesh, self.probed, self.test, self.folder, self.note = mesh, probed, test, folder, note
+        self.mesh, self.metric, self.folder, self.note = mesh, metric, folder, note
+        self.probed = real if probe else 0
         self.train_y = np.asarray(data.train.y)
         self.examples: Split = jax.device_get(dispatch(_first, data.train, setup.probes.examples))
         self.steps = setup.steps_per_epoch(len(self.train_y))
@@ -145,8 +150,7 @@ class _LaneGroup:
                 break
             self._save(epoch + 1, state, curves, observations)
         records = self._records(np.asarray(state.diverged), curves)
-        if self.test:
-            self._read_test_set(records, state, split, observations)
+        self._read_test_set(records, state, split, observations)
         self._delete_checkpoints()
         seconds = (time.perf_counter() - began) / self.real
         return [record | {"seconds": round(seconds, 4)} for record in records]
@@ -181,6 +185,8 @@ class _LaneGroup:
             found["_batch"] = evaluate_lanes(setup, classes, mesh, True, state, by_batch)
         found = jax.device_get(found)
         state, frozen = jax.device_get((state, frozen))
+        # A network without running statistics has only one accuracy.
+        judged = found.get(self.metric.removeprefix("test_accuracy"), found[""])
         layers, norms = layer_names(setup, classes, _lane(state, 0), self.examples)
         for i, record in enumerate(records):
             for kind in ("", "_population", "_batch"):
@@ -188,6 +194,7 @@ class _LaneGroup:
                 record[f"test_loss{kind}"] = None if evaluation is None else float(evaluation.loss[i])
                 accuracy = None if evaluation is None else int(evaluation.correct[i]) / len(data.test.y)
                 record[f"test_accuracy{kind}"] = accuracy
+            record["right"] = pack_right(judged.right[i].ravel()[: len(data.test.y)])  # the padding comes last
             record["probes"] = None
             if i < self.probed:
                 end = None

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from experiments.config import Setup
 from experiments.data.arrays import Batches, Split
@@ -47,10 +47,18 @@ class State(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy in nats, and the number of correctly classified examples."""
+    """The evaluation of a network on a split.
+
+    Attributes:
+      loss: mean cross-entropy in nats, `[]`.
+      correct: number of correctly classified examples, `[]`, int32.
+      right: whether each example is classified correctly, `[batches, size]` in the order of the split, bool; False for
+        padding.
+    """
 
     loss: Float[Array, ""]
     correct: Int[Array, ""]
+    right: Bool[Array, "batches size"]
 
 
 def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, "examples ..."]) -> State:
@@ -115,7 +123,7 @@ def smoothed_loss(setup: Setup, logits: Float[Array, "batch classes"], y: Int[Ar
 
 
 def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batch: bool = False) -> Evaluation:
-    """Mean loss and number of correct answers over all examples of a split.
+    """Mean loss over all examples of a split, and the examples that are classified correctly.
 
     Args:
       data: the split in batches.
@@ -123,15 +131,15 @@ def evaluate(setup: Setup, classes: int, state: State, data: Batches, *, by_batc
     """
     model = build(as_plain_batch_norm(setup.model) if by_batch else setup.model, classes, train=by_batch)
 
-    def sums(batch: Batches):
+    def of(batch: Batches):
         logits, _ = apply(model, state, batch.x, *(["batch_stats"] if by_batch else []))
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-        correct = (logits.argmax(-1) == batch.y) & batch.where
+        right = (logits.argmax(-1) == batch.y) & batch.where
         # `where` instead of a product: the loss of padding may be NaN, and 0 · NaN is NaN.
-        return jnp.where(batch.where, loss, 0).sum(), correct.sum()
+        return jnp.where(batch.where, loss, 0).sum(), right
 
-    loss, correct = jax.lax.map(sums, data)
-    return Evaluation(loss.sum() / data.where.sum(), correct.sum())
+    loss, right = jax.lax.map(of, data)
+    return Evaluation(loss.sum() / data.where.sum(), right.sum(), right)
 
 
 def with_population_statistics(setup: Setup, classes: int, state: State, data: Batches) -> State:

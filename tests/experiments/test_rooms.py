@@ -22,7 +22,7 @@ ROOMS = {
     "data": {"config"},
     "networks": {"config", "vocabulary"},
     "probes": {"vocabulary"},
-    "training": {"config", "data", "networks", "probes", "store"},
+    "training": {"config", "data", "networks", "probes", "store", "vocabulary"},
     "sweep": {"analysis", "config", "data", "store", "training"},
     "__main__": {"commands", "config", "report", "store", "sweep", "training"},
 }

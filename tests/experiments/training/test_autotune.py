@@ -10,7 +10,7 @@ from small_arms import BEFORE, lane, make_data
 
 from experiments import sweep
 from experiments.config import ConfigError, TrainingConfig, load
-from experiments.training import autotune
+from experiments.training import autotune, compiled
 from experiments.training.compiled import Engine
 from experiments.training.step import init
 
@@ -53,7 +53,7 @@ def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
     state = init(BEFORE, 3, jax.numpy.int32(0), data.train.x)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    monkeypatch.setattr(autotune, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
+    monkeypatch.setattr(compiled, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
     monkeypatch.setattr(autotune, "memory", lambda: 2 * size)  # two devices, one lane each
     found = autotune.choose(fixed(), data, lanes)
     assert {way.lanes for way in tried} == {"sequence"} and found.milliseconds["scan, vmap"] is None

@@ -16,10 +16,15 @@ from experiments.config import (
     TrainingConfig,
 )
 from experiments.data.arrays import batch_order, batches
-from experiments.training import compiled, devices
+from experiments.store.right import unpack_right
+from experiments.training import compiled, devices, loop
 from experiments.training.compiled import Engine, start
 from experiments.training.loop import Epoch, train_arm
 from experiments.training.step import init
+
+
+def trained(setup, data, lanes, engine, **options):
+    return train_arm(setup, data, lanes, engine, **{"width": len(lanes), **options})
 
 
 class Plain(nn.Module):
@@ -38,7 +43,7 @@ class Plain(nn.Module):
 def test_a_lane_equals_a_plain_flax_and_optax_loop(engine):
     data, rate, seed = make_data(), 0.3, 5
     lanes = [lane(0.1, 3), lane(rate, seed), lane(0.3, 4)]
-    record = train_arm(BEFORE, data, lanes, engine, test=True)[1]
+    record = trained(BEFORE, data, lanes, engine)[1]
 
     start = init(BEFORE, 3, jnp.int32(seed), data.train.x)
     rename = {"block_0": ("dense_0", "norm_0"), "block_1": ("dense_1", "norm_1")}
@@ -82,8 +87,8 @@ def test_a_lane_equals_a_plain_flax_and_optax_loop(engine):
 
 def test_a_lane_does_not_depend_on_the_lanes_beside_it_not_even_on_a_diverged_one():
     data = make_data()
-    alone = train_arm(NONE, data, [lane(0.05, 2)], SCAN, test=False)[0]
-    beside = train_arm(NONE, data, [lane(1e9, 1), lane(0.05, 2), lane(0.2, 2)], SCAN, test=False)
+    alone = trained(NONE, data, [lane(0.05, 2)], SCAN)[0]
+    beside = trained(NONE, data, [lane(1e9, 1), lane(0.05, 2), lane(0.2, 2)], SCAN)
     assert not math.isfinite(beside[0]["train_loss"][-1])
     assert beside[1]["diverged"] is None
     np.testing.assert_allclose(beside[1]["train_loss"], alone["train_loss"], rtol=1e-5)
@@ -93,8 +98,8 @@ def test_a_lane_does_not_depend_on_the_lanes_beside_it_not_even_on_a_diverged_on
 def test_lanes_take_no_more_devices_than_there_are_lanes_and_the_number_changes_nothing():
     data = make_data()
     assert [devices.mesh_of(n).size for n in (1, 3, 8, 20)] == [1, 3, 8, 8]
-    alone = train_arm(BEFORE, data, [lane(0.1, 3)], SCAN, test=True)[0]
-    beside = train_arm(BEFORE, data, [lane(0.1, seed) for seed in range(3, 11)], SCAN, test=True)[0]
+    alone = trained(BEFORE, data, [lane(0.1, 3)], SCAN)[0]
+    beside = trained(BEFORE, data, [lane(0.1, seed) for seed in range(3, 11)], SCAN)[0]
     assert (alone["seed"], beside["seed"]) == (3, 3)
     np.testing.assert_allclose(alone["train_loss"], beside["train_loss"], rtol=1e-5)
     assert alone["test_accuracy"] == beside["test_accuracy"]
@@ -105,7 +110,7 @@ def test_divergence_ends_a_training_with_its_first_step_and_the_others_go_on(eng
     """At a rate of 1e30 the first update leaves float32's range: the loss of step 1 is the first that is not finite."""
     data, epochs = make_data(), []
     lanes = [lane(1e30, seed) for seed in range(8)] + [lane(0.1, 8)] if engine.lanes == "sequence" else [lane(1e30, 1)]
-    records = train_arm(NONE, data, lanes, engine, test=True, on_epoch=epochs.append)
+    records = trained(NONE, data, lanes, engine, on_epoch=epochs.append)
     assert records[0]["diverged"] == 1
     assert all(len(records[0][curve]) == 3 for curve in ("train_loss", "val_loss", "val_accuracy", "steps"))
     assert records[0]["test_accuracy"] == int((data.test.y == 0).sum()) / 23  # the argmax of NaN is class 0
@@ -118,12 +123,53 @@ def test_divergence_ends_a_training_with_its_first_step_and_the_others_go_on(eng
 
 def test_more_lanes_than_fit_side_by_side_run_in_rounds_with_the_same_numbers():
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(11)]
-    whole = train_arm(BEFORE, data, lanes, SCAN, test=True)
+    whole = trained(BEFORE, data, lanes, SCAN)
     some = BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=3, vmap_lanes=8))
-    for a, b in zip(whole, train_arm(some, data, lanes, SCAN, test=True), strict=True):
-        assert a["seed"] == b["seed"] and (a["probes"] is None) == (b["probes"] is None)
+    for a, b in zip(whole, trained(some, data, lanes, SCAN), strict=True):
+        assert a["seed"] == b["seed"]
         np.testing.assert_allclose(a["val_loss"], b["val_loss"], rtol=1e-5)
         np.testing.assert_allclose(a["test_loss_population"], b["test_loss_population"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", TESTED)
+def test_a_lane_that_is_trained_again_gives_the_same_bits_whatever_runs_beside_it_and_whether_it_is_probed(engine):
+    """The later stages of an arm train some of its lanes again, or others; they use the program of the first stage."""
+    data, lanes = make_data(), [lane(rate, seed) for rate in (0.1, 0.3) for seed in range(9)]
+    first = trained(BEFORE, data, lanes, engine)
+    order = np.random.default_rng(0).permutation(len(lanes))
+    for chosen, probe in ((order, False), ([17, 4, 9], False), ([3, 11], True)):
+        again = trained(BEFORE, data, [lanes[i] for i in chosen], engine, width=len(lanes), probe=probe)
+        for a, b in zip([first[i] for i in chosen], again, strict=True):
+            assert (b["probes"] is not None) is probe
+            assert {**a, "seconds": 0, "probes": 0} == {**b, "seconds": 0, "probes": 0}
+
+
+def test_all_stages_of_an_arm_use_one_compiled_program(monkeypatch):
+    setup = BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=3, vmap_lanes=16))
+    shapes = set()
+    run_steps = loop.run_steps
+    monkeypatch.setattr(loop, "run_steps", lambda *a: shapes.add((a[2], a[7].shape)) or run_steps(*a))
+    for lanes in (1, 3, 20):
+        trained(setup, make_data(), [lane(0.1, seed) for seed in range(lanes)], SCAN, width=20)
+    ((mesh, shape),) = shapes
+    assert (mesh.size, shape) == (8, (16, 4, 10))
+
+
+@pytest.mark.parametrize("metric", ["test_accuracy", "test_accuracy_population", "test_accuracy_batch"])
+def test_the_examples_that_are_recorded_as_right_are_those_of_the_metric(metric):
+    """23 test examples do not fill the last batch of 10: the padding must not be read."""
+    data = make_data()
+    lanes = [lane(0.01, seed) for seed in range(3)]
+    for record in trained(BEFORE, data, lanes, SCAN, metric=metric):
+        assert unpack_right(record["right"], 23).sum() / 23 == record[metric]
+    for record in trained(NONE, data, lanes, SCAN, metric=metric):  # without a norm, it has only one accuracy
+        assert unpack_right(record["right"], 23).sum() / 23 == record["test_accuracy"]
+
+
+def test_what_is_right_is_in_the_order_of_the_test_split():
+    data = make_data()
+    (record,) = trained(NONE, data, [lane(1e30, 1)], SCAN)  # it diverges, and the argmax of NaN is class 0
+    np.testing.assert_array_equal(unpack_right(record["right"], 23), np.asarray(data.test.y) == 0)
 
 
 class Killed(Exception):
@@ -139,12 +185,12 @@ def test_a_killed_training_goes_on_from_its_checkpoint_with_bit_equal_results(en
         if epoch.step == 4 * 5:
             raise Killed
 
-    whole = train_arm(setup, data, lanes, engine, test=True)
+    whole = trained(setup, data, lanes, engine)
     with pytest.raises(Killed):
-        train_arm(setup, data, lanes, engine, test=True, on_epoch=kill, checkpoints=tmp_path / "stage")
+        trained(setup, data, lanes, engine, on_epoch=kill, checkpoints=tmp_path / "stage")
     assert list((tmp_path / "stage" / "lanes_0").iterdir())
     epochs = []
-    again = train_arm(setup, data, lanes, engine, test=True, on_epoch=epochs.append, checkpoints=tmp_path / "stage",
+    again = trained(setup, data, lanes, engine, on_epoch=epochs.append, checkpoints=tmp_path / "stage",
                       note=notes.append)  # fmt: skip
     assert [epoch.step for epoch in epochs if epoch.metrics] == [20], "the first four epochs are not trained again"
     assert any("going on after epoch 4" in note for note in notes)
@@ -161,12 +207,12 @@ def test_a_broken_last_checkpoint_falls_back_and_says_so(tmp_path):
         if epoch.step == 4 * 4:
             raise Killed
 
-    whole = train_arm(setup, data, lanes, SCAN, test=True)
+    whole = trained(setup, data, lanes, SCAN)
     with pytest.raises(Killed):
-        train_arm(setup, data, lanes, SCAN, test=True, on_epoch=kill, checkpoints=tmp_path)
+        trained(setup, data, lanes, SCAN, on_epoch=kill, checkpoints=tmp_path)
     last = tmp_path / "lanes_0" / "3"
     (next(p for p in sorted(last.rglob("*")) if p.is_file() and p.name != "SHA256SUMS")).write_bytes(b"")
-    again = train_arm(setup, data, lanes, SCAN, test=True, checkpoints=tmp_path, note=notes.append)
+    again = trained(setup, data, lanes, SCAN, checkpoints=tmp_path, note=notes.append)
     assert any("the checkpoint of step 3 is broken" in note for note in notes)
     assert any("going on after epoch 2" in note for note in notes)
     assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
@@ -180,13 +226,13 @@ def test_what_lies_beside_a_checkpoint_and_is_of_another_shape_is_said_and_the_t
         if epoch.step == 4 * 3:
             raise Killed
 
-    whole = train_arm(setup, data, lanes, SCAN, test=True)
+    whole = trained(setup, data, lanes, SCAN)
     for text in ("[]", "{", '{"curves": [], "looks": []}', '{"curves": [{"val_loss": [1.0]}], "looks": []}'):
         notes = []
         with pytest.raises(Killed):
-            train_arm(setup, data, lanes, SCAN, test=True, on_epoch=kill, checkpoints=tmp_path)
+            trained(setup, data, lanes, SCAN, on_epoch=kill, checkpoints=tmp_path)
         (tmp_path / "lanes_0.json").write_text(text)
-        again = train_arm(setup, data, lanes, SCAN, test=True, checkpoints=tmp_path, note=notes.append)
+        again = trained(setup, data, lanes, SCAN, checkpoints=tmp_path, note=notes.append)
         assert len(notes) == 1 and "lanes_0.json cannot be used" in notes[0] and "starts again" in notes[0]
         assert {**whole[0], "seconds": 0} == {**again[0], "seconds": 0}
 

@@ -26,6 +26,8 @@ def test_evaluation_is_exact_whatever_the_batches(size):
     expected = evaluate(BEFORE, 3, state, whole)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
     assert int(found.correct) == int(expected.correct)
+    np.testing.assert_array_equal(found.right.ravel()[:23], expected.right[0])
+    assert int(found.correct) == int(found.right.sum())
 
 
 def test_a_diverged_network_has_no_finite_loss_but_its_accuracy_is_counted():
