@@ -16,6 +16,12 @@ from pydantic.dataclasses import dataclass
 T = TypeVar("T")
 KINDS: dict[str, Any] = {}
 """The config classes by name."""
+REPLACED = {
+    "sweep.tuning_seeds": "every seed is trained at every learning rate: set sweep.seeds",
+    "sweep.evaluation_seeds": "every seed is trained at every learning rate: set sweep.seeds",
+    "analysis.resamples": "leave it out, and set sweep.seeds for intervals that are narrower",
+}
+"""Fields of older versions, and what to do instead."""
 
 
 class ConfigError(Exception):
@@ -84,6 +90,8 @@ def explain(error: ValidationError) -> str:
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(error.errors(), key=lambda e: e["type"] not in unknown)  # a misspelt field before the missing one
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] in unknown and (path := _path(error.title, where)) in REPLACED:
+        return f"{path} is a field of older versions; {REPLACED[path]}"
     if first["type"] in unknown:
         known = _fields(KINDS.get(error.title, KINDS["Config"]), first["loc"][:-1])
         word = str(first["loc"][-1])

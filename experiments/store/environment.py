@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Commit of the code, whether it has uncommitted changes, date, device, platform and versions."""
+    """What the numbers of a run may depend on, besides its config: `experiments.store.schema.Environment`."""
     commit = _git("rev-parse", "HEAD")
     return {
         "commit": commit,
@@ -27,9 +27,27 @@ def environment(device: str) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "cores": cores(),
+        "processor": processor(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The model of the CPU, such as "AMD EPYC 7763 64-Core Processor"; None if it cannot be found out.
+
+    Args:
+      cpuinfo: where Linux describes its processors; on ARM it names no model.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    if models and models[0]:
+        return models[0]
+    return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or None
 
 
 def version(package: str) -> str | None:
@@ -41,9 +59,14 @@ def version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the repository of this code; None without git or without a repository."""
+    return _output("git", *arguments)
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None if there is no such command, or if it fails."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

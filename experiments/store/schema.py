@@ -22,6 +22,17 @@ Kind = Literal["batch", "frozen"]
 
 
 @_known
+class Extension(TypedDict):
+    """A run was given more seeds."""
+
+    seeds: Count
+    """How many it had, or was to have."""
+    date: str
+    finished: bool
+    """Whether it had a result with them."""
+
+
+@_known
 class Environment(TypedDict):
     """env.json: the provenance of the numbers."""
 
@@ -30,10 +41,15 @@ class Environment(TypedDict):
     date: str
     device: str
     cores: Count
+    processor: NotRequired[str | None]
+    """Model of the CPU; None if unknown."""
+    xla_flags: NotRequired[str]
+    """The environment variable XLA_FLAGS."""
     platform: str
     versions: dict[str, str | None]
     wall_seconds: NotRequired[Amount]
     resumed: NotRequired[list[Environment]]
+    extended: NotRequired[list[Extension]]
 
 
 @_known

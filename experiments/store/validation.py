@@ -1,4 +1,4 @@
-"""Checks everything that is read from a run folder, against its type and against the other files.
+"""Checks the type of everything that is read from a run folder; `fitting` checks it against the config.
 
 A file that was edited, truncated or damaged raises an error of one sentence that says where, before it is used.
 """
@@ -12,34 +12,32 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from experiments.config import Arm, Config
 from experiments.config.errors import shortened
 from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Result, Training
 
 
 def _check_description(data: Description) -> Description:
-    _check(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
+    check(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
     for part in (data["raw"], data["standardized"], data["standardized_test"]):
-        _check(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
+        check(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
     for part in (data["raw"], data["standardized"]):
         edges, counts = part["edges"], part["counts"]
-        _check(len(edges) == len(counts) + 1 and sum(counts) > 0, "has counts that do not fit their edges")
-        _check(all(a < b for a, b in pairwise(edges)), "has edges that do not grow")
+        check(len(edges) == len(counts) + 1 and sum(counts) > 0, "has counts that do not fit their edges")
+        check(all(a < b for a, b in pairwise(edges)), "has edges that do not grow")
     return data
 
 
 def _check_metrics(line: dict[str, Any]) -> dict[str, Any]:
-    _check(isinstance(line.get("run"), str), "does not say the run, by name")
-    _check(type(line.get("step")) is int and line["step"] >= 0, "does not say the step, from 0 up")
-    _check(not any(isinstance(line[name], str) for name in line.keys() - {"run"}), "holds a metric that is no number")
+    check(isinstance(line.get("run"), str), "does not say the run, by name")
+    check(type(line.get("step")) is int and line["step"] >= 0, "does not say the step, from 0 up")
+    check(not any(isinstance(line[name], str) for name in line.keys() - {"run"}), "holds a metric that is no number")
     return line
 
 
 def _check_training(record: Training) -> Training:
     epochs = len(record["steps"])
     for curve in (record["train_loss"], record["val_loss"], record["val_accuracy"]):
-        _check(len(curve) == epochs, f"has a curve without the {epochs} values that steps has")
-    _check(record["phase"] == "tune" or "test_accuracy" in record, "lacks test_accuracy")
+        check(len(curve) == epochs, f"has a curve without the {epochs} values that steps has")
     if probes := record.get("probes"):
         _check_probes(probes)
     return record
@@ -53,18 +51,18 @@ def _check_probes(probes: Probes) -> None:
     for name, width in wanted.items():
         if (rows := found[name]) is not None:
             right = len(rows) == times and all(len(row) == width for row in rows)
-            _check(right, f"has {name} that are not {times} lists of {width}")
+            check(right, f"has {name} that are not {times} lists of {width}")
     for name, values in (probes["gradient_norms"] or {}).items():
-        _check(len(values) == times, f"has gradient_norms of {name} that are not {times}")
+        check(len(values) == times, f"has gradient_norms of {name} that are not {times}")
     if along := probes["predictiveness"]:
         times, sizes = len(along["steps"]), len(along["step_sizes"])
         for rows in (along["losses"], along["gradient_distances"]):
-            _check(
+            check(
                 len(rows) == times and all(len(row) == sizes for row in rows), "has a predictiveness of unequal lengths"
             )
-        _check(len(along["smoothness"]) == times, "has a predictiveness of unequal lengths")
+        check(len(along["smoothness"]) == times, "has a predictiveness of unequal lengths")
     for name in ("eigenvalues", "mean_logit"):
-        _check(
+        check(
             not found[name] or found[name].keys() == {"batch", "frozen"}, f"has {name} that are not of batch and frozen"
         )
 
@@ -109,62 +107,21 @@ def parse(text: bytes, name: str) -> Any:
             raise ValueError(f"holds {given}: {message[0].lower()}{message[1:]}")
 
 
-def fit_result(config: Config, result: Result) -> None:
-    """Raises ValueError if the result does not belong to this config."""
-    arms, rows = config.arms, result["arms"]
-    _check(
-        [Arm(row["treatment"], row["context"]) for row in rows] == list(arms),
-        "has arms that are not those of the config",
-    )
-    for arm, row in zip(arms, rows, strict=True):
-        n = len(config.seeds(arm)[1])
-        counts = {len(row[name]) for name in ("values", "seeds", "diverged_at")} | {row["n"]}
-        _check(counts == {n}, f"has not the {n} trainings of {arm} that the config says")
-        rates = [point["learning_rate"] for point in row["tuning"]]
-        _check(rates == list(config.sweep.learning_rates), f"has rates of {arm} that are not those of the config")
-        _check(row["learning_rate"] in rates, f"has a rate of {arm} that is none of the config")
-        _check(
-            len({len(point["values"]) for point in row["tuning"]}) == 1,
-            f"has points of {arm} with more seeds than others",
-        )
-        _check(
-            len({len(row["validation_curve"][name]) for name in ("steps", "mean", "sd")}) == 1,
-            f"has a curve of {arm} of unequal lengths",
-        )
-        _check_alike(row["end"], f"probes of {arm}")
-    treatments, contexts = {arm.treatment for arm in arms}, {arm.context for arm in arms}
-    for row in (*result["comparisons"], *result["published"]):
-        known = {row["a"], row["b"]} <= treatments and row["context"] in contexts
-        _check(known, f"has {row['a']} - {row['b']} in {row['context']}, which the config has not")
-
-
-def fit_records(config: Config, records: list[Training]) -> None:
-    """Raises ValueError if a record belongs to no arm of the config, or differs in shape from others of its arm."""
-    arms: dict[Any, list[Training]] = {}
-    for record in records:
-        arms.setdefault(Arm(record["treatment"], record["context"]), []).append(record)
-    for arm, some in arms.items():
-        _check(arm in config.arms, f"has an arm {arm}, which the config has not")
-        _check(
-            len({tuple(record["steps"]) for record in some}) == 1, f"has trainings of {arm} that differ in their steps"
-        )
-        _check_alike([probes for record in some if (probes := record.get("probes"))], f"probes of {arm}")
-
-
 def fit_past(past: Past, epochs: int, lanes: int, observed: int) -> None:
     """Raises ValueError if the number of lanes differs, or if there are fewer epochs."""
-    _check(len(past["curves"]) == lanes and len(past["looks"]) == observed, "is of other trainings")
+    check(len(past["curves"]) == lanes and len(past["looks"]) == observed, "is of other trainings")
     short = [
         c for c in past["curves"] if min(len(c["train_loss"]), len(c["val_loss"]), len(c["val_accuracy"])) < epochs
     ]
-    _check(not short, f"has not all of the {epochs} epochs")
-    _check(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
+    check(not short, f"has not all of the {epochs} epochs")
+    check(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
     for seen in past["looks"]:
-        _check_alike(seen, "looks")
+        check_alike(seen, "looks")
 
 
-def _check_alike(values: list[Any], what: str) -> None:
-    _check(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
+def check_alike(values: list[Any], what: str) -> None:
+    """Raises ValueError if the values differ in names or lengths."""
+    check(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
 
 
 def _outline(value: Any) -> Any:
@@ -176,6 +133,7 @@ def _outline(value: Any) -> Any:
     return value if isinstance(value, str) else None
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def check(holds: bool, otherwise: str) -> None:
+    """Raises ValueError with the predicate `otherwise` unless it holds."""
     if not holds:
         raise ValueError(otherwise)

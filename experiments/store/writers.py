@@ -32,7 +32,7 @@ from typing import Any, Literal, Protocol
 
 from experiments.config import ConfigError
 from experiments.config.errors import near
-from experiments.store.record import finite, read_lines, repair
+from experiments.store.files import finite, read_lines, repair
 
 Metrics = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Metrics by run and step."""

@@ -5,16 +5,13 @@ import json
 import os
 
 import pytest
+from folders import training
 
-from experiments.config import Config, ConfigError
+from experiments.config import Arm, Config, ConfigError
 from experiments.store import record
 
 CONFIG = Config(name="x")
-TRAINED = {
-    "phase": "tune", "treatment": "none", "context": "relu", "learning_rate": 0.5, "weight_decay": 0.0,
-    "decay_scale_bias": False, "seed": 0, "steps": [17, 34], "train_loss": [0.5, 0.25], "val_loss": [0.5, 0.25],
-    "val_accuracy": [0.5, 0.75], "diverged": None, "seconds": 1.5,
-}  # fmt: skip
+TRAINED = training(Arm("none", "relu"), 0.25, 0.0, 0) | {"val_loss": [0.5, 0.25]}
 ROWS = [
     TRAINED | {"seed": 0, "val_loss": [0.5, float("nan")]},
     TRAINED | {"seed": 1, "val_loss": [0.25, float("inf")]},
