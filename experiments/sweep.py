@@ -1,21 +1,31 @@
-"""The ablation: tune every arm on validation data, train fresh seeds at the chosen rates, and read the test set.
+"""The ablation: train what the plan asks for, until every arm's setting is searched, and read the result.
+
+Every network is trained once, and read on the test set once, after its last step; what is trained next depends on
+validation data alone (`experiments.analysis.plan`). After the choice, the first seeds of each arm's most chosen setting
+are trained once more, with probes on.
 
 An interrupted run can resume: trainings in the folder are not repeated, and missing ones are trained by the same
-program on the same lanes, so the run ends with the same numbers as an uninterrupted one.
+program, so the run ends with the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.analysis import stats, tuning
+from experiments.analysis import findings, looks
+from experiments.analysis.answers import judged
+from experiments.analysis.plan import plan
+from experiments.analysis.race import first_round
+from experiments.analysis.scores import by_key, grid
+from experiments.analysis.search import search
+from experiments.analysis.stats import summarize
 from experiments.config import Arm, Config, Setup
-from experiments.data.arrays import Data, load
+from experiments.data.arrays import Source, load
 from experiments.store import record
 from experiments.store.watchdog import Watchdog
 from experiments.store.writers import Writer, open_writers
@@ -26,9 +36,11 @@ from experiments.training.dispatch import dispatched
 from experiments.training.fingerprint import describe
 from experiments.training.loop import Epoch, train_arm
 
+CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "right")
+
 
 class Stage(NamedTuple):
-    """Trainings of one arm in one phase."""
+    """Trainings of one arm in one phase: "train", or "probe", which trains again with probes on."""
 
     phase: str
     arm: Arm
@@ -44,13 +56,15 @@ class Progress(NamedTuple):
 
     stage: Callable[[str], None]
     """Called with a description of the stage that starts."""
+    expect: Callable[[int], None]
+    """Called with the number of epochs, summed over lanes, by which the work known so far grows."""
     advance: Callable[[int], None]
     """Called with the number of epochs just finished, summed over lanes."""
     note: Callable[[str], None]
     """Called with a sentence for the user, such as about a repair or a resumed run."""
 
 
-SILENT = Progress(lambda text: None, lambda epochs: None, lambda text: None)
+SILENT = Progress(lambda text: None, lambda epochs: None, lambda epochs: None, lambda text: None)
 
 
 def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run:
@@ -59,7 +73,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
     Raises:
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
-    data = load(config.data)
+    data = load(config.data, first_seed=config.sweep.first_seed)
     arms = describe(config, data)  # builds every network before anything is written
     began = time.perf_counter()
     with record.opened(folder, config, device_name()) as (found, notes):
@@ -74,55 +88,21 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         record.write_json(folder / "data.json", data.description)
         record.write_json(folder / "arms.json", arms)
 
-        records = list(found.records)
         with open_writers(config.writers, folder, config.name) as writer, Watchdog(folder, dispatched) as watchdog:
             for note in writer.notes:
                 progress.note(note)
             with watchdog.watching("measuring how to run each kind of network"):
                 engines = _engines(config, data, folder, progress)
-            work = _Work(config, data, folder, progress, writer, engines, watchdog)
-            records += work.complete(tuning_stages(config), records)
-            # All points are chosen before the test set is read for the first time.
-            records += work.complete(evaluation_stages(config, tuning.choose(config, records)), records)
+            work = _Work(config, data, folder, progress, writer, engines, watchdog, list(found.records))
+            look = work.search()
+            work.probe(look)
 
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
         record.write_json(folder / "env.json", env | {"wall_seconds": round(seconds, 1)})
-        record.finish(folder, stats.summarize(config, records))
+        undeclared = record.undeclared(env)
+        record.finish(folder, summarize(config, work.records, data.description, look, undeclared))
     return record.read(folder)
-
-
-def tuning_stages(config: Config) -> list[Stage]:
-    """Every arm at every point of the grid with every tuning seed."""
-    stages = []
-    for arm in config.arms:
-        own = config.setup(arm).optimizer
-        grid = product(
-            config.sweep.learning_rates,
-            config.sweep.weight_decays or (own.weight_decay,),
-            config.sweep.decay_scale_bias or (own.decay_scale_bias,),
-            config.seeds(arm)[0],
-        )
-        stages.append(Stage("tune", arm, tuple(Lane(*point) for point in grid)))
-    return stages
-
-
-def evaluation_stages(config: Config, chosen: dict[Arm, tuning.Choice]) -> list[Stage]:
-    """Every arm at its chosen point, with every evaluation seed."""
-    stages = []
-    for arm in config.arms:
-        choice, seeds = chosen[arm], config.seeds(arm)[1]
-        lanes = (Lane(choice.learning_rate, choice.weight_decay, choice.decay_scale_bias, seed) for seed in seeds)
-        stages.append(Stage("evaluate", arm, tuple(lanes)))
-    return stages
-
-
-def total_epochs(config: Config) -> int:
-    """The number of epochs of the whole sweep, summed over lanes."""
-    sweep = config.sweep
-    decays = max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
-    trainings = sweep.learning_rate_points * decays * sweep.tuning_seeds + sweep.evaluation_seeds
-    return trainings * sum(config.setup(arm).training.epochs for arm in config.arms)
 
 
 class _Work:
@@ -131,82 +111,136 @@ class _Work:
     def __init__(
         self,
         config: Config,
-        data: Data,
+        data: Source,
         folder: Path,
         progress: Progress,
         writer: Writer,
         engines: dict[str, Engine],
         watchdog: Watchdog,
+        records: list[dict[str, Any]],
     ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        self.writer, self.engines, self.watchdog = writer, engines, watchdog
+        self.writer, self.engines, self.watchdog, self.records = writer, engines, watchdog, records
 
-    def complete(self, stages: list[Stage], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Trains the stages that are missing, appends their records in the order of the stages, and returns them.
+    def search(self) -> looks.Look:
+        """Trains what the plan asks for; returns the look at which the run ends."""
+        sweep = self.config.sweep
+        look = looks.Look(sweep.seeds, self.config.analysis.alpha)
+        for look in looks.schedule(sweep.looks or (sweep.seeds,), sweep.seeds, self.config.analysis.alpha):
+            while missing := plan(self.config, self.records, look.seeds).missing:
+                self._complete(
+                    [
+                        Stage("train", arm, tuple(Lane(*setting, seed) for setting, seed in keys))
+                        for arm, keys in missing.items()
+                    ]
+                )
+            if look.seeds < sweep.seeds and self._decided(look):
+                self.progress.note(f"every primary contrast is decided with {look.seeds} seeds; the run ends here")
+                break
+        return look
+
+    def probe(self, look: looks.Look) -> None:
+        """Trains the first seeds of each arm's most chosen setting again, with probes on."""
+        found = search(self.config, self.records, look.seeds)
+        there = {_key(r) for r in self.records if r["phase"] == "probe"}
+        stages = []
+        for arm in self.config.arms:
+            seeds = found.scores[arm].seeds[: self.config.setup(arm).probes.seeds]
+            lanes = tuple(Lane(*found.chosen(arm), seed) for seed in seeds)
+            missing = tuple(lane for lane in lanes if ("probe", *arm, *lane) not in there)
+            stages += [Stage("probe", arm, missing)] if missing else []
+        self._complete(stages)
+        self._compare_probed()
+
+    def _decided(self, look: looks.Look) -> bool:
+        """Whether every primary contrast shows a difference, or equivalence."""
+        found, trained = search(self.config, self.records, look.seeds), by_key(self.records)
+        answers = judged(self.config, found, trained, self.data.description, look.alpha)
+        return all(
+            findings.finding(answer.widest) != "inconclusive" for answer in answers if answer.widest.contrast.primary
+        )
+
+    def _complete(self, stages: list[Stage]) -> None:
+        """Trains the stages and appends their records in the order of the stages.
 
         Two stages run at a time, so that one compiles, on one core, while the other trains; their programs take turns
         (`experiments.training.dispatch`).
         """
-        done = {_key(r) for r in records}
-        new: list[dict[str, Any]] = []
+        self.progress.expect(sum(len(s.lanes) * self.config.setup(s.arm).training.epochs for s in stages))
         with ThreadPoolExecutor(max_workers=2) as pool:
             try:
-                for finished in pool.map(lambda stage: self._train(stage, done), stages):
+                for finished in pool.map(self._train, stages):
                     record.append(self.folder, finished)
-                    new += finished
+                    self.records += finished
             except BaseException:  # including Ctrl-C: stages that wait must not start
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return new
 
-    def _train(self, stage: Stage, done: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    def _train(self, stage: Stage) -> list[dict[str, Any]]:
         setup = self.config.setup(stage.arm)
         self.progress.stage(str(stage))
-        if {(stage.phase, *stage.arm, *lane) for lane in stage.lanes} <= done:
-            self.progress.advance(len(stage.lanes) * setup.training.epochs)
-            return []
-
         with self.watchdog.watching(f"{stage}, before its first step") as now:
 
             def on_epoch(epoch: Epoch) -> None:
                 now(f"{stage._replace(lanes=tuple(epoch.lanes))}, after step {epoch.step}")
                 self.progress.advance(len(epoch.lanes))
                 for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):
-                    self.writer.scalars(_name(stage, lane), epoch.step, metrics)
+                    if stage.phase == "train":
+                        self.writer.scalars(_name(stage, lane), epoch.step, metrics)
 
             trained = train_arm(
                 setup,
                 self.data,
                 stage.lanes,
                 self.engines[_kind(self.config, stage.arm)],
-                test=stage.phase == "evaluate",
+                width=self._width(stage.arm),
+                metric=self.config.analysis.metric,
+                probe=stage.phase == "probe",
                 on_epoch=on_epoch,
                 checkpoints=self._checkpoints(stage) if setup.training.checkpoint_epochs else None,
                 note=self.progress.note,
             )
         head = {"phase": stage.phase, **stage.arm._asdict()}
-        # A stage that a crash interrupted is trained as a whole again, by the same program, so that the numbers equal
-        # those of an uninterrupted run; only missing records are kept.
-        return [record.finite(head | r) for r in trained if _key(head | r) not in done]
+        return [record.finite(head | r) for r in trained]
+
+    def _width(self, arm: Arm) -> int:
+        """Lanes of an arm's programs, the same in each of its stages: as many as its first round has."""
+        sweep = self.config.sweep
+        seeds = first_round(sweep.looks[0] if sweep.looks else sweep.seeds) if sweep.race else sweep.seeds
+        return seeds * len(grid(self.config, arm, sweep.learning_rates))
 
     def _checkpoints(self, stage: Stage) -> Path:
-        number = self.config.arms.index(stage.arm)
-        return record.checkpoints(self.folder) / f"{stage.phase}_{number}"
+        """A folder for the checkpoints of exactly these trainings."""
+        name = hashlib.sha256(repr((stage.phase, *stage.arm, *stage.lanes)).encode()).hexdigest()[:16]
+        return record.checkpoints(self.folder) / name
+
+    def _compare_probed(self) -> None:
+        """Says so if a training that was repeated for its probes did not come out as before."""
+        trained = {_key(r): r for r in self.records if r["phase"] == "train"}
+        for r in self.records:
+            first = trained.get(("train", *_key(r)[1:]))
+            if r["phase"] == "probe" and first and any(r[name] != first[name] for name in CURVES):
+                self.progress.note(
+                    f"{r['treatment']}/{r['context']}, seed {r['seed']}: the training that was repeated for its probes "
+                    "differs in its last digits from the first one; its figures are those of the repetition"
+                )
 
 
-def _engines(config: Config, data: Data, folder: Path, progress: Progress) -> dict[str, Engine]:
+def _engines(config: Config, data: Source, folder: Path, progress: Progress) -> dict[str, Engine]:
     """The engine of each kind of network: read from the folder, or measured and written there.
 
     So a resumed run uses the same engines as before, and ends with the same numbers.
     """
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
+    first = plan(config, [], config.sweep.seeds).missing
     # Arms with a norm come first, because they do more work: the first arm represents its kind.
-    for stage in sorted(tuning_stages(config), key=lambda stage: _without_norm(config.setup(stage.arm))):
-        kind = _kind(config, stage.arm)
+    for arm in sorted(config.arms, key=lambda arm: _without_norm(config.setup(arm))):
+        kind = _kind(config, arm)
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
-            measured = autotune.choose(config.setup(stage.arm), data, stage.lanes)
+            lanes = [Lane(*setting, seed) for setting, seed in first[arm]]
+            measured = autotune.choose(config.setup(arm), data, lanes)
             found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
             record.write_json(path, found)
     return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}
@@ -229,7 +263,7 @@ def _without_norm(setup: Setup) -> bool:
 
 def _name(stage: Stage, lane: Lane) -> str:
     decay = f" decay {lane.weight_decay:g}" if lane.weight_decay else ""
-    return f"{stage.phase} {stage.arm} rate {lane.learning_rate:g}{decay} seed {lane.seed}"
+    return f"{stage.arm} rate {lane.learning_rate:g}{decay} seed {lane.seed}"
 
 
 def _key(r: dict[str, Any]) -> tuple[Any, ...]:

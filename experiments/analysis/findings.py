@@ -75,20 +75,35 @@ def verdict(judged: Judged) -> str:
     return _explored(judged, said + end_of_grid(judged))
 
 
-def sentence(judged: Judged) -> str:
-    """The whole result of a contrast, ready to be quoted."""
-    estimate, contrast = judged.estimate, judged.contrast
-    found = finding(judged)
+def verdicts(widest: Judged, by_seeds: Judged) -> str:
+    """The verdict that the widest interval allows and, if that of new seeds shows more, what it shows."""
+    said = verdict(widest)
+    if widest is by_seeds or finding(widest) == finding(by_seeds):
+        return said
+    return f"{said}; for {by_seeds.speaks_of} alone: {verdict(by_seeds)}"
+
+
+def sentence(widest: Judged, by_seeds: Judged | None = None) -> str:
+    """The whole result of a contrast, ready to be quoted.
+
+    Args:
+      widest: by the widest interval that the run has.
+      by_seeds: by that of new seeds, if it is another one.
+    """
+    by_seeds = by_seeds or widest
+    estimate, contrast = widest.estimate, widest.contrast
+    found = finding(widest)
     test = "sign-flip" if estimate.exact else "t test"
-    adjusted = f" after Holm over {judged.family}" if judged.family > 1 else ""
+    adjusted = f" after Holm over {widest.family}" if widest.family > 1 else ""
     if not (contrast.primary or contrast.same_arm):
         adjusted = " (not adjusted)"
     rests = ""
     if found in ("equivalent", "different_within_margin") and not estimate.exact:
-        rests = f", {_interval(judged.equivalence_ci, 2 * judged.alpha)}"
+        rests = f", {_interval(widest.equivalence_ci, 2 * widest.alpha)}"
+    narrower = "" if widest is by_seeds else f"; {interval_text(by_seeds)}"
     return (
-        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(judged)}, {test} "
-        f"{p_text(judged.adjusted_p)}{adjusted}{rests}, n = {estimate.n}: {verdict(judged)}"
+        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(widest)}{narrower}, {test} "
+        f"{p_text(widest.adjusted_p)}{adjusted}{rests}, n = {estimate.n}: {verdicts(widest, by_seeds)}"
     )
 
 

@@ -35,31 +35,17 @@ from experiments.analysis.bagging import Estimate, equivalence_p
 from experiments.analysis.comparison import RESOLUTION_PP, Interval, holm
 from experiments.analysis.family import Judged, interval
 from experiments.analysis.findings import end_of_grid, interval_text
+from experiments.config import Published
 from experiments.config.errors import ConfigError, near
 from experiments.formatting import number, p_text, signed
 
 Word = Literal["shown equal", "compatible", "not reproduced"]
 
 
-class Reported(NamedTuple):
-    """A difference that others published."""
-
-    contrast: str
-    """Name of the contrast of this run that asks the same, with the same sign."""
-    difference: float
-    """pp."""
-    source: str
-    n: int = 1
-    """Trainings an arm."""
-    sd: float | None = None
-    """Sample standard deviation of one arm's accuracy over its trainings, pp; root mean square of the arms'. None where
-    the source does not give it."""
-
-
 class Judgement(NamedTuple):
     """What became of a published difference."""
 
-    reported: Reported
+    reported: Published
     judged: Judged
     """Ours."""
     word: Word
@@ -75,12 +61,11 @@ class Judgement(NamedTuple):
     """Where ours was to be expected, with probability 1 - alpha; not adjusted. None without sd."""
 
 
-def judge_published(reported: Sequence[Reported], judged: Sequence[Judged], *, alpha: float) -> list[Judgement]:
+def judge_published(reported: Sequence[Published], judged: Sequence[Judged], *, alpha: float) -> list[Judgement]:
     """Judges all published differences of a run.
 
     Raises:
-      ConfigError: a published difference of a contrast that the run does not have; one with an sd of fewer than 2
-        trainings, or below 0.
+      ConfigError: a published difference of a contrast that the run does not have.
     """
     by_name = {j.contrast.name: j for j in judged}
     for r in reported:
@@ -88,11 +73,6 @@ def judge_published(reported: Sequence[Reported], judged: Sequence[Judged], *, a
             raise ConfigError(
                 f"{r.source} is published for {r.contrast!r}, which is no contrast of the run; choose one of "
                 f"{', '.join(map(repr, by_name))}{near(r.contrast, by_name)}"
-            )
-        if r.sd is not None and (r.n < 2 or not r.sd >= 0):
-            raise ConfigError(
-                f"{r.source} has sd {r.sd:g} of n = {r.n} trainings; a standard deviation needs 2 or more, and is not "
-                "negative: give both as the source does, or leave sd out"
             )
     if not reported:
         return []
@@ -148,7 +128,7 @@ def _width(gap: Estimate) -> str:
     return "" if gap.exact else f" [{number(gap.ci[0])}, {number(gap.ci[1])}]"
 
 
-def _gap(reported: Reported, judged: Judged, alpha: float) -> Estimate:
+def _gap(reported: Published, judged: Judged, alpha: float) -> Estimate:
     """Ours - theirs, with the error of both."""
     ours, weights = judged.estimate, np.array(list(judged.contrast.weights.values()))
     difference = ours.estimate - reported.difference
@@ -164,6 +144,6 @@ def _gap(reported: Reported, judged: Judged, alpha: float) -> Estimate:
     return gap._replace(ci=interval(gap, alpha))
 
 
-def _prediction_interval(reported: Reported, gap: Estimate) -> Interval:
+def _prediction_interval(reported: Published, gap: Estimate) -> Interval:
     half = (gap.ci[1] - gap.ci[0]) / 2
     return reported.difference - half, reported.difference + half

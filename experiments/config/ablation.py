@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from itertools import combinations
 from typing import Any, Literal
 
 from experiments.config.analysis import AnalysisConfig
@@ -104,6 +105,7 @@ class Config:
         for arm in self.arms:
             self.setup(arm)
         self._refuse_idle()
+        self._refuse_overlaps()
         known = [setting.name for setting in self.all_treatments]
         for pair in self.analysis.pairs:
             for name in pair:
@@ -275,6 +277,17 @@ class Config:
                 "first_seed for an A/A test",
             )
             seen[key] = arm
+
+    def _refuse_overlaps(self) -> None:
+        """Refuses treatments that share some, but not all, of their seeds: neither paired nor independent."""
+        seeds = {t.name: self.seeds(Arm(t.name, self.all_contexts[0].name)) for t in self.all_treatments}
+        for a, b in combinations(seeds, 2):
+            require(
+                seeds[a] == seeds[b] or not set(seeds[a]) & set(seeds[b]),
+                f"treatment {a!r} has the seeds {seeds[a][0]} to {seeds[a][-1]} and {b!r} {seeds[b][0]} to "
+                f"{seeds[b][-1]}, which overlap, so that the two are neither paired nor independent; set first_seed to "
+                f"{max(map(max, seeds.values())) + 1} or more",
+            )
 
     def _values(self, arm: Arm) -> dict[str, Value]:
         """The fields that the arm sets, with their values."""

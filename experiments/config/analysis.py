@@ -25,7 +25,8 @@ class Contrast:
 
     Example:
       >>> from experiments.config import Contrast
-      >>> Contrast("placement x activation", {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}).weights
+      >>> weights = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
+      >>> Contrast("placement x activation", weights).weights
       (('after/relu', 1.0), ('before/relu', -1.0), ('after/tanh', -1.0), ('before/tanh', 1.0))
     """
 
