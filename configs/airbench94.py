@@ -42,6 +42,6 @@ CONFIG = Config(
     ),
     training=TrainingConfig(batch_size=1024, epochs=10, vmap_lanes=8),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=0.375, learning_rate_points=5, tuning_seeds=3, evaluation_seeds=100),
+    sweep=SweepConfig(lowest_learning_rate=0.375, learning_rate_points=5, seeds=60, looks=(12, 30, 60)),
     analysis=AnalysisConfig(margin_pp=0.1),
 )

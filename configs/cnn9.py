@@ -12,6 +12,7 @@ Cost: 0.9 PFLOP a training, 228 trainings; meant for a GPU. Not run yet: no resu
 from experiments.config import (
     AnalysisConfig,
     Config,
+    Contrast,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -20,6 +21,11 @@ from experiments.config import (
     SweepConfig,
     TrainingConfig,
     vary,
+)
+
+DEPENDS = Contrast(
+    "(after - before at a constant rate) - (the same at a decaying rate)",
+    {"after/constant rate": 1, "before/constant rate": -1, "after/decaying rate": -1, "before/decaying rate": 1},
 )
 
 CONFIG = Config(
@@ -35,9 +41,10 @@ CONFIG = Config(
     optimizer=OptimizerConfig(name="adam"),
     training=TrainingConfig(batch_size=128, epochs=10, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=2, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-12, learning_rate_points=6, tuning_seeds=3, evaluation_seeds=20),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-12, learning_rate_points=7, seeds=12),
     analysis=AnalysisConfig(
+        contrasts=(DEPENDS,),
         margin_pp=0.5,
-        published=(Published("after", "before", "constant rate", 1.97, "gdd72582, assignment 1", n=5),),
+        published=(Published("constant rate: after - before", 1.97, "gdd72582, assignment 1", n=5, sd=1.39),),
     ),
 )

@@ -29,6 +29,7 @@ convergence. An earlier run (2026-11-24, 4 rates, n = 6) gave +4.17 [1.35, 6.98]
 from experiments.config import (
     AnalysisConfig,
     Config,
+    Contrast,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -37,6 +38,11 @@ from experiments.config import (
     SweepConfig,
     TrainingConfig,
     vary,
+)
+
+DEPENDS = Contrast(
+    "(after - before at a constant rate) - (the same at a decaying rate)",
+    {"after/constant rate": 1, "before/constant rate": -1, "after/decaying rate": -1, "before/decaying rate": 1},
 )
 
 CONFIG = Config(
@@ -52,9 +58,12 @@ CONFIG = Config(
     optimizer=OptimizerConfig(name="adam"),
     training=TrainingConfig(batch_size=128, epochs=5),
     probes=ProbesConfig(seeds=2, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-11, learning_rate_points=6, tuning_seeds=1, evaluation_seeds=10),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-11, learning_rate_points=7, seeds=10),
     analysis=AnalysisConfig(
+        contrasts=(DEPENDS,),
         margin_pp=1.0,
-        published=(Published("after", "before", "constant rate", 1.97, "gdd72582, assignment 1, at full size", n=5),),
+        published=(
+            Published("constant rate: after - before", 1.97, "gdd72582, assignment 1, at full size", n=5, sd=1.39),
+        ),
     ),
 )

@@ -27,6 +27,6 @@ CONFIG = Config(
         vary("after again", {"model.placement": "after"}, first_seed=1000),
     ),
     training=TrainingConfig(batch_size=60, epochs=12, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=3, evaluation_seeds=21),
-    analysis=AnalysisConfig(contrasts=(("before again", "before"), ("after again", "after"))),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, seeds=12),
+    analysis=AnalysisConfig(pairs=(("before again", "before"), ("after again", "after"))),
 )

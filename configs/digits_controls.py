@@ -37,9 +37,9 @@ CONFIG = Config(
     ),
     activations=("relu", "tanh"),
     training=TrainingConfig(batch_size=60, epochs=12, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=3, evaluation_seeds=21),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, seeds=12),
     analysis=AnalysisConfig(
-        contrasts=(
+        pairs=(
             ("after", "before"),
             ("before + final norm", "before"),
             ("after", "before + final norm"),

@@ -21,6 +21,5 @@ CONFIG = Config(
     question="Does batch norm belong before or after the activation, or nowhere, in a small MLP on handwritten digits?",
     # Steps and lanes are fixed to what was fastest on a CPU, so that results do not depend on how busy a machine is.
     training=TrainingConfig(batch_size=60, epochs=12, steps="scan", lanes="vmap"),
-    # Tuning and evaluation have equally many trainings, so that one compiled program serves both.
-    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=3, evaluation_seeds=21),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, seeds=12),
 )

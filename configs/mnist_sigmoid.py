@@ -27,6 +27,7 @@ tuning seed.
 from experiments.config import (
     AnalysisConfig,
     Config,
+    Contrast,
     DataConfig,
     OptimizerConfig,
     Published,
@@ -40,6 +41,10 @@ INITS = (
     vary("std 0.1", {"model.init": "normal", "model.init_std": 0.1}),
     vary("Glorot", {"model.init": "glorot"}),
 )
+DEPENDS = Contrast(
+    "(before - none with std 0.01) - (the same with Glorot)",
+    {"before/std 0.01": 1, "none/std 0.01": -1, "before/Glorot": -1, "none/Glorot": 1},
+)
 
 CONFIG = Config(
     name="mnist_sigmoid",
@@ -49,17 +54,12 @@ CONFIG = Config(
     data=DataConfig(name="mnist", validation_fraction=0.1, standardize="none"),
     optimizer=OptimizerConfig(momentum=0.0, schedule="constant"),
     training=TrainingConfig(batch_size=60, epochs=56),  # 900 steps an epoch: 50,400
-    sweep=SweepConfig(
-        lowest_learning_rate=0.03,
-        learning_rate_factor=4.0,
-        learning_rate_points=5,
-        tuning_seeds=1,
-        evaluation_seeds=10,
-    ),
+    sweep=SweepConfig(lowest_learning_rate=0.03, learning_rate_factor=4.0, learning_rate_points=5, seeds=8),
     analysis=AnalysisConfig(
+        contrasts=(DEPENDS,),
         margin_pp=0.2,
         published=tuple(
-            Published("before", "none", init.name, 1.0, "Ioffe & Szegedy 2015, figure 1a, read off to ±0.4 pp")
+            Published(f"{init.name}: before - none", 1.0, "Ioffe & Szegedy 2015, figure 1a, read off to ±0.4 pp")
             for init in INITS
         ),
     ),

@@ -36,9 +36,9 @@ CONFIG = Config(
     optimizer=OptimizerConfig(schedule="step", trains="norm"),
     training=TrainingConfig(batch_size=128, epochs=40, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=5, tuning_seeds=1, evaluation_seeds=5),
+    sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=5, seeds=6),
     analysis=AnalysisConfig(
-        contrasts=(
+        pairs=(
             ("full_preactivation", "original"),
             ("bn_after_addition", "original"),
             ("full_preactivation", "bn_after_addition"),

@@ -15,6 +15,7 @@ from experiments.config import (
     AnalysisConfig,
     AugmentationConfig,
     Config,
+    Contrast,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -37,6 +38,14 @@ UNITS = (
 )
 ERROR_110 = {"bn_after_addition": 8.17, "relu_before_addition": 7.84, "relu_only_preactivation": 6.71}
 
+DEPTH = tuple(
+    Contrast(
+        f"({unit} - original at 110 layers) - (the same at 20)",
+        {f"{unit}/110 layers": 1, "original/110 layers": -1, f"{unit}/20 layers": -1, "original/20 layers": 1},
+    )
+    for unit in UNITS[1:]
+)
+
 CONFIG = Config(
     name="residual_units",
     question="ResNet on CIFAR-10: where do batch norm and ReLU belong in a residual unit, and does depth decide?",
@@ -50,19 +59,20 @@ CONFIG = Config(
     optimizer=OptimizerConfig(schedule="step", weight_decay=1e-4),
     training=TrainingConfig(batch_size=128, epochs=40, checkpoint_epochs=5, vmap_lanes=8),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=4, tuning_seeds=1, evaluation_seeds=5),
+    sweep=SweepConfig(lowest_learning_rate=0.025, learning_rate_points=4, seeds=6),
     analysis=AnalysisConfig(
-        contrasts=tuple((unit, "original") for unit in UNITS[1:]),
+        contrasts=DEPTH,
+        pairs=tuple((unit, "original") for unit in UNITS[1:]),
         margin_pp=0.3,
         published=(
-            *(Published(u, "original", "110 layers", 6.61 - e, HE, n=5) for u, e in ERROR_110.items()),
-            Published("full_preactivation", "original", "110 layers", 6.61 - 6.37, HE, n=5),
-            Published("bn_after_addition", "original", "20 layers", 8.29 - 8.34, GCR),
-            Published("no_relu_bn_before_addition", "original", "20 layers", 8.29 - 8.62, GCR),
-            Published("no_relu_bn_after_addition", "original", "20 layers", 8.29 - 8.23, GCR),
-            Published("bn_after_addition", "original", "110 layers", 6.97 - 13.56, GCR),
-            Published("no_relu_bn_before_addition", "original", "110 layers", 6.97 - 6.32, GCR),
-            Published("no_relu_bn_after_addition", "original", "110 layers", 6.97 - 12.30, GCR),
+            *(Published(f"110 layers: {u} - original", 6.61 - e, HE, n=5) for u, e in ERROR_110.items()),
+            Published("110 layers: full_preactivation - original", 6.61 - 6.37, HE, n=5),
+            Published("20 layers: bn_after_addition - original", 8.29 - 8.34, GCR),
+            Published("20 layers: no_relu_bn_before_addition - original", 8.29 - 8.62, GCR),
+            Published("20 layers: no_relu_bn_after_addition - original", 8.29 - 8.23, GCR),
+            Published("110 layers: bn_after_addition - original", 6.97 - 13.56, GCR),
+            Published("110 layers: no_relu_bn_before_addition - original", 6.97 - 6.32, GCR),
+            Published("110 layers: no_relu_bn_after_addition - original", 6.97 - 12.30, GCR),
         ),
     ),
 )

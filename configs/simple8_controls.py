@@ -25,6 +25,7 @@ tuning seed. The p-values are not corrected for the six contrasts; the first, 0.
 from experiments.config import (
     AnalysisConfig,
     Config,
+    Contrast,
     DataConfig,
     ModelConfig,
     ProbesConfig,
@@ -35,6 +36,15 @@ from experiments.config import (
 
 BEFORE, AFTER = {"model.placement": "before"}, {"model.placement": "after"}
 REFLECT, FIRST = {"model.padding": "reflect"}, {"model.pooling": "before_norm"}
+
+
+def placement_times(what: str, changed: str) -> Contrast:
+    """Whether after - before is larger with the change than without it."""
+    return Contrast(
+        f"placement x {what}",
+        {f"after, {changed}/relu": 1, f"before, {changed}/relu": -1, "after/relu": -1, "before/relu": 1},
+    )
+
 
 CONFIG = Config(
     name="simple8_controls",
@@ -51,15 +61,16 @@ CONFIG = Config(
     model=ModelConfig(network="simple8", width=0.125),
     training=TrainingConfig(batch_size=128, epochs=4),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, tuning_seeds=1, evaluation_seeds=10),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-6, learning_rate_points=7, seeds=10),
     analysis=AnalysisConfig(
         contrasts=(
-            ("after", "before"),
-            ("after, reflect", "before, reflect"),
-            ("before, reflect", "before"),
-            ("after, reflect", "after"),
-            ("before, pool first", "before"),
-            ("after, pool first", "after"),
+            placement_times("padding", "reflect"),
+            placement_times("pooling", "pool first"),
+            Contrast("before: reflect - zero padding", {"before, reflect/relu": 1, "before/relu": -1}, primary=False),
+            Contrast("after: reflect - zero padding", {"after, reflect/relu": 1, "after/relu": -1}, primary=False),
+            Contrast("before: pool first - last", {"before, pool first/relu": 1, "before/relu": -1}, primary=False),
+            Contrast("after: pool first - last", {"after, pool first/relu": 1, "after/relu": -1}, primary=False),
         ),
+        pairs=(("after", "before"), ("after, reflect", "before, reflect"), ("after, pool first", "before, pool first")),
     ),
 )

@@ -34,11 +34,5 @@ CONFIG = Config(
     optimizer=OptimizerConfig(schedule="triangle", warmup=0.2, weight_decay=1e-4),
     training=TrainingConfig(batch_size=512, epochs=20, checkpoint_epochs=5),
     probes=ProbesConfig(seeds=5, examples=20480, eigenvalues=25, mean_logit=True, predictiveness=True),
-    sweep=SweepConfig(
-        lowest_learning_rate=0.02,
-        learning_rate_factor=4.0,
-        learning_rate_points=5,
-        tuning_seeds=1,
-        evaluation_seeds=5,
-    ),
+    sweep=SweepConfig(lowest_learning_rate=0.02, learning_rate_factor=4.0, learning_rate_points=5, seeds=5),
 )

@@ -32,5 +32,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(schedule="exponential", growth=2.0**12.5, weight_decay=1e-4),
     training=TrainingConfig(batch_size=512, epochs=25, checkpoint_epochs=5),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=0.005, learning_rate_points=2, tuning_seeds=2, evaluation_seeds=5),
+    sweep=SweepConfig(
+        lowest_learning_rate=0.005, learning_rate_points=2, learning_rate_extension=0, seeds=7, race=False
+    ),
 )

@@ -53,20 +53,14 @@ CONFIG = Config(
     data=DataConfig(name="fashion_mnist", validation_fraction=0.1),
     model=ModelConfig(renorm_ramp=(500, 2000), momentum=0.99),
     training=TrainingConfig(batch_size=32, epochs=3),
-    sweep=SweepConfig(
-        lowest_learning_rate=2.0**-14,
-        learning_rate_factor=4.0,
-        learning_rate_points=7,
-        tuning_seeds=3,
-        evaluation_seeds=12,
-    ),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-14, learning_rate_factor=4.0, learning_rate_points=7, seeds=12),
     analysis=AnalysisConfig(
-        contrasts=(("batch renorm", "batch norm"),),
+        pairs=(("batch renorm", "batch norm"),),
         margin_pp=0.5,
         published=(
-            Published("batch renorm", "batch norm", "iid, 32", 78.5 - 78.3, IOFFE),
-            Published("batch renorm", "batch norm", "iid, groups of 4", 76.5 - 74.2, IOFFE),
-            Published("batch renorm", "batch norm", "4 classes a batch", 78.5 - 67.0, f"{IOFFE}, 16 labels a batch"),
+            Published("iid, 32: batch renorm - batch norm", 78.5 - 78.3, IOFFE),
+            Published("iid, groups of 4: batch renorm - batch norm", 76.5 - 74.2, IOFFE),
+            Published("4 classes a batch: batch renorm - batch norm", 78.5 - 67.0, f"{IOFFE}, 16 labels a batch"),
         ),
     ),
 )

@@ -5,7 +5,7 @@
 It runs the same code as every other config, in seconds.
 """
 
-from experiments.config import AnalysisConfig, Config, ModelConfig, SweepConfig, TrainingConfig
+from experiments.config import Config, ModelConfig, SweepConfig, TrainingConfig
 
 CONFIG = Config(
     name="smoke",
@@ -13,6 +13,5 @@ CONFIG = Config(
     activations=("tanh",),
     model=ModelConfig(hidden=(16, 12)),
     training=TrainingConfig(epochs=2, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=3, tuning_seeds=2, evaluation_seeds=6),
-    analysis=AnalysisConfig(resamples=999),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=3, learning_rate_extension=0, seeds=4),
 )

@@ -15,6 +15,7 @@ from experiments.config import (
     AnalysisConfig,
     AugmentationConfig,
     Config,
+    Contrast,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -25,6 +26,10 @@ from experiments.config import (
 )
 
 KIM = "Kim et al. 2023"
+DEPENDS = Contrast(
+    "(after - before in relu) - (the same in tanh)",
+    {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1},
+)
 
 CONFIG = Config(
     name="vgg16_activation",
@@ -42,14 +47,15 @@ CONFIG = Config(
         learning_rate_points=6,
         weight_decays=(1e-4, 1e-3, 5e-3),
         decay_scale_bias=(False, True),
-        tuning_seeds=1,
-        evaluation_seeds=5,
+        seeds=6,
     ),
     analysis=AnalysisConfig(
+        contrasts=(DEPENDS,),
         margin_pp=0.2,
         published=(
-            Published("after", "before", "relu", 93.04 - 93.69, KIM, n=3),
-            Published("after", "before", "tanh", 92.90 - 91.75, KIM, n=3),
+            Published("relu: after - before", 93.04 - 93.69, KIM, n=3),
+            Published("tanh: after - before", 92.90 - 91.75, KIM, n=3),
+            Published(DEPENDS.name, (93.04 - 93.69) - (92.90 - 91.75), KIM, n=3),
         ),
     ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.analysis.answers import Answer
-from experiments.analysis.arms import diverged
+from experiments.analysis.arms import diverged, knows_chance
 from experiments.analysis.findings import finding
 from experiments.analysis.learned import Learned, describe
 from experiments.analysis.looks import Look
