@@ -8,9 +8,15 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.bagging import Estimate, Scores, bag, contrast
-from experiments.config import Question, Declared, contrasts
 from experiments.analysis.family import interval, judge, judge_bagged, parts, single_level
-from experiments.config import Arm
+from experiments.config import Arm, Contrast, Question
+from experiments.config.contrasts import questions
+
+
+def contrasts(*asked, **options):
+    """All of the questions, interactions that come by themselves among them, as one family."""
+    return [question._replace(primary=True) for question in questions(*asked, **options)]
+
 
 ARMS = [Arm(*names) for names in product(("before", "after"), ("relu", "tanh", "sigmoid"))]
 PAIRS = [("after", "before")]
@@ -32,7 +38,7 @@ def without_choice(rng, n=8):
 
 def simple(*, primary=True, same_arm=False, margin=None):
     weights = {Arm("after", "relu"): 1.0, Arm("before", "relu"): -1.0}
-    return Contrast("relu: after - before", "simple", weights, ("", ""), primary, margin, same_arm)
+    return Question("relu: after - before", "simple", weights, ("", ""), primary, margin, same_arm)
 
 
 # Holm.
@@ -62,7 +68,7 @@ def test_explorations_and_aa_tests_are_outside_and_cost_nothing():
 
 def test_a_margin_of_its_own_replaces_that_of_the_run_and_an_interaction_has_that_of_the_run():
     crossed = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
-    both = contrasts(ARMS[:2] + ARMS[3:5], PAIRS, [Declared("x", crossed, margin_pp=2.0)])
+    both = contrasts(ARMS[:2] + ARMS[3:5], PAIRS, [Contrast("x", crossed, margin_pp=2.0)])
     assert [j.margin_pp for j in judge(both, [estimate(0.1)] * 3, margin_pp=1, alpha=0.05)] == [2, 1, 1]
     plain = judge(contrasts(ARMS, PAIRS), [estimate(0.1)] * 6, margin_pp=0.7, alpha=0.05)
     assert {j.margin_pp for j in plain} == {0.7}

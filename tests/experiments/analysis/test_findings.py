@@ -4,10 +4,16 @@ import pytest
 import scipy.stats
 
 from experiments.analysis.bagging import Estimate
-from experiments.config.contrasts import Declared, contrasts
 from experiments.analysis.family import judge
 from experiments.analysis.findings import finding, interval_text, sentence, verdict
-from experiments.config import Arm
+from experiments.config import Arm, Contrast
+from experiments.config.contrasts import questions
+
+
+def contrasts(*asked, **options):
+    """All of the questions, interactions that come by themselves among them, as one family."""
+    return [question._replace(primary=True) for question in questions(*asked, **options)]
+
 
 AFTER, BEFORE = Arm("after", "relu"), Arm("before", "relu")
 ARMS = [AFTER, BEFORE, Arm("after", "tanh"), Arm("before", "tanh")]
@@ -143,7 +149,7 @@ def test_an_equivalence_shows_the_interval_that_it_rests_on():
 
 
 def test_an_exploration_is_worded_as_one_and_its_p_is_not_adjusted():
-    asked = contrasts(ARMS, [], [Declared("width", {"after/relu": 1, "after/tanh": -1}, primary=False)])
+    asked = questions(ARMS, [], [Contrast("width", {"after/relu": 1, "after/tanh": -1}, primary=False)])
     (judged,) = judge(asked, [estimate(0.5)], margin_pp=1.0, alpha=0.05)
     assert sentence(judged) == (
         "width = +0.50 pp, 95% CI [0.06, 0.94] for new seeds, t test p = 0.03 (not adjusted), 90% CI [0.14, 0.86], "

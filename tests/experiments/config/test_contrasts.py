@@ -4,34 +4,35 @@ from itertools import product
 
 import pytest
 
-from experiments.config import Question, Declared, contrasts
-from experiments.config import Arm, ConfigError
+from experiments.config import Arm, ConfigError, Contrast, Question
+from experiments.config.contrasts import questions
 
 ARMS = [Arm(*names) for names in product(("before", "after", "none"), ("relu", "tanh", "sigmoid"))]
 POOLING = [Arm(f"{place}{pooling}", "relu") for place in ("before", "after") for pooling in ("", ", pool first")]
 
 
-def weights(contrast: Contrast) -> dict[str, float]:
+def weights(contrast: Question) -> dict[str, float]:
     return {str(arm): weight for arm, weight in contrast.weights.items()}
 
 
-def value(contrast: Contrast, accuracies: dict[str, float]) -> float:
+def value(contrast: Question, accuracies: dict[str, float]) -> float:
     return sum(weight * accuracies[arm] for arm, weight in weights(contrast).items())
 
 
 def test_each_pair_is_compared_in_each_context_and_over_each_two_contexts():
-    found = contrasts(ARMS, [("after", "before"), ("before", "none")])
+    found = questions(ARMS, [("after", "before"), ("before", "none")])
     simple, interactions = ([c for c in found if c.kind == kind] for kind in ("simple", "interaction"))
     assert len(simple) == 2 * 3 and len(interactions) == 2 * 3 and found == simple + interactions
     assert [c.name for c in simple[:3]] == [f"{c}: after - before" for c in ("relu", "tanh", "sigmoid")]
     assert weights(simple[4]) == {"before/tanh": 1, "none/tanh": -1}
     assert simple[4].says == ("before is better", "none is better")
-    assert all(c.primary and c.margin_pp is None and not c.same_arm for c in found)
+    assert [c.primary for c in found] == [True] * 6 + [False] * 6, "interactions that nobody declared explore"
+    assert all(c.margin_pp is None and not c.same_arm for c in found)
 
 
 def test_an_interaction_is_the_difference_of_two_differences_and_says_where_it_is_larger():
     (found,) = (
-        c for c in contrasts(ARMS, [("after", "before")]) if c.name.endswith("in relu) - (the same in sigmoid)")
+        c for c in questions(ARMS, [("after", "before")]) if c.name.endswith("in relu) - (the same in sigmoid)")
     )
     accuracies = {"after/relu": 95.0, "before/relu": 94.0, "after/sigmoid": 90.0, "before/sigmoid": 91.5}
     assert value(found, accuracies) == (95 - 94) - (90 - 91.5)
@@ -41,7 +42,7 @@ def test_an_interaction_is_the_difference_of_two_differences_and_says_where_it_i
 
 def test_a_pair_is_compared_where_both_are_trained_and_only_once():
     arms = [arm for arm in ARMS if arm != Arm("none", "tanh")]
-    found = contrasts(arms, [("before", "none"), ("before", "none")])
+    found = questions(arms, [("before", "none"), ("before", "none")])
     assert [c.name for c in found] == [
         "relu: before - none",
         "sigmoid: before - none",
@@ -51,19 +52,14 @@ def test_a_pair_is_compared_where_both_are_trained_and_only_once():
 
 def test_an_aa_test_has_no_interactions_and_says_that_it_is_one():
     arms = [Arm(t, c) for t in ("after", "after again") for c in ("relu", "tanh")]
-    found = contrasts(arms, [("after", "after again")], same_arms=[("after", "after again")])
+    found = questions(arms, [("after", "after again")], same_arms=[("after", "after again")])
     assert [(c.kind, c.same_arm) for c in found] == [("simple", True)] * 2
-
-
-def test_interactions_that_come_by_themselves_may_be_explorations():
-    found = contrasts(ARMS, [("after", "before")], interactions_are_primary=False)
-    assert [c.primary for c in found] == [True] * 3 + [False] * 3
 
 
 def test_a_declared_contrast_comes_first_with_what_it_declares():
     crossed = {"after, pool first/relu": 1, "before, pool first/relu": -1, "after/relu": -1, "before/relu": 1}
-    declared = Declared("placement x pooling", crossed, primary=False, margin_pp=2.0)
-    first, *rest = contrasts(POOLING, [("after", "before")], [declared])
+    declared = Contrast("placement x pooling", crossed, primary=False, margin_pp=2.0)
+    first, *rest = questions(POOLING, [("after", "before")], [declared])
     assert (first.name, first.kind, first.primary, first.margin_pp) == (
         "placement x pooling",
         "interaction",
@@ -79,21 +75,21 @@ def test_a_declared_contrast_comes_first_with_what_it_declares():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_declared_contrast_takes_the_place_of_one_that_asks_the_same(sign):
-    declared = Declared("the old question", {"after/tanh": sign, "before/tanh": -sign}, primary=False)
-    found = contrasts(ARMS, [("after", "before")], [declared])
+    declared = Contrast("the old question", {"after/tanh": sign, "before/tanh": -sign}, primary=False)
+    found = questions(ARMS, [("after", "before")], [declared])
     assert [c.name for c in found[:3]] == ["the old question", "relu: after - before", "sigmoid: after - before"]
     assert len(found) == 6 and found[0].says[0 if sign > 0 else 1] == "after is better"
 
 
 def test_kinds_follow_the_weights():
     third = {f"{t}/{c}": s / 3 for t, s in (("after", 1), ("before", -1)) for c in ("relu", "tanh", "sigmoid")}
-    mean, other, simple = contrasts(
+    mean, other, simple = questions(
         ARMS,
         [],
         [
-            Declared("on average", third),
-            Declared("norm at all", {"after/relu": 0.5, "before/relu": 0.5, "none/relu": -1, "none/tanh": 0}),
-            Declared("activation", {"after/relu": 1, "after/tanh": -1}),
+            Contrast("on average", third),
+            Contrast("norm at all", {"after/relu": 0.5, "before/relu": 0.5, "none/relu": -1, "none/tanh": 0}),
+            Contrast("activation", {"after/relu": 1, "after/tanh": -1}),
         ],
     )
     assert (mean.kind, other.kind, simple.kind) == ("mean", "mean", "simple")
@@ -127,12 +123,12 @@ def test_kinds_follow_the_weights():
 )
 def test_what_cannot_be_read_is_refused(declared, message):
     with pytest.raises(ConfigError, match=message):
-        contrasts(ARMS, [("after", "none")], [Declared(*item) for item in declared.items()])
+        questions(ARMS, [("after", "none")], [Contrast(*item) for item in declared.items()])
 
 
 def test_two_names_or_a_margin_of_no_width_are_refused():
     one, other = {"after/relu": 1, "before/relu": -1}, {"after/tanh": 1, "before/tanh": -1}
     with pytest.raises(ConfigError, match=r"^two contrasts have the name 'x'"):
-        contrasts(ARMS, [], [Declared("x", one), Declared("x", other)])
+        questions(ARMS, [], [Contrast("x", one), Contrast("x", other)])
     with pytest.raises(ConfigError, match=r"margin_pp 0; choose one above 0"):
-        contrasts(ARMS, [], [Declared("x", one, margin_pp=0.0)])
+        questions(ARMS, [], [Contrast("x", one, margin_pp=0.0)])
