@@ -106,7 +106,7 @@ def test_kinds_follow_the_weights():
             r"no arm of the run; write treatment/context.*mean 'after/relu'\?",
         ),
         ({"x": {"after/relu": 1, "before/relu": -0.5}}, r"the weights of contrast 'x' sum to 0.5; they must sum to 0"),
-        ({"x": {"after/relu": float("nan"), "before/relu": -1}}, r"sum to nan; they must sum to 0"),
+        ({"x": {"after/relu": float("nan"), "before/relu": -1}}, r"is nan; input should be a finite number"),
         ({"x": {"after/relu": 0}}, r"contrast 'x' has no weight that is not 0"),
         ({"x": {}}, r"contrast 'x' has no weight that is not 0"),
         (
