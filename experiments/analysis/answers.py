@@ -45,11 +45,9 @@ def judged(config: Config, found: Search, trained: Trained, data: Mapping[str, A
         )
 
     narrow = family(seeds, "new seeds and splits" if config.data.split_each_seed else "new seeds")
-    # The narrower intervals of an A/A test are the ones that it tests.
-    wide = family([s if q.same_arm else w for q, s, w in zip(questions, seeds, wider, strict=True)], "new data, too")
-    return [
-        Answer(n if n.contrast.same_arm or _width(n) >= _width(w) else w, n) for n, w in zip(narrow, wide, strict=True)
-    ]
+    wide = family(wider, "new data, too")
+    # Of an A/A test, the interval for new seeds is the one that is tested: both arms have the same examples.
+    return [Answer(n if n.contrast.same_arm or n.estimate.exact else w, n) for n, w in zip(narrow, wide, strict=True)]
 
 
 def _for_new_data(
@@ -70,11 +68,6 @@ def _for_new_data(
     bits = {arm: right(trained, arm, found.settings[arm], found.scores[arm].seeds, data["test"]) for arm in config.arms}
     values = by_example(found.bagged, found.scores, bits)
     return [for_new_examples(found.bagged, values, q.weights, alpha=alpha) for q in questions]
-
-
-def _width(judged: Judged) -> float:
-    low, high = judged.estimate.ci
-    return high - low
 
 
 def by_statistics(config: Config, found: Search, trained: Trained, alpha: float) -> dict[str, list[dict[str, Any]]]:

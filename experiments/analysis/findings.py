@@ -24,6 +24,8 @@ Finding = Literal[
     "same_arm_differs",
 ]
 
+EXPLORATION = "exploration: "
+
 
 def finding(judged: Judged) -> Finding:
     """What the two tests say together, after adjustment; of an A/A test, whether the interval covers 0.
@@ -76,11 +78,11 @@ def verdict(judged: Judged) -> str:
 
 
 def verdicts(widest: Judged, by_seeds: Judged) -> str:
-    """The verdict that the widest interval allows and, if that of new seeds shows more, what it shows."""
-    said = verdict(widest)
+    """The verdict that the widest interval allows; where that for new seeds shows something else, both."""
     if widest is by_seeds or finding(widest) == finding(by_seeds):
-        return said
-    return f"{said}; for {by_seeds.speaks_of} alone: {verdict(by_seeds)}"
+        return verdict(widest)
+    both = [f"for {j.speaks_of}: {verdict(j).removeprefix(EXPLORATION)}" for j in (by_seeds, widest)]
+    return _explored(widest, "; ".join(both))
 
 
 def sentence(widest: Judged, by_seeds: Judged | None = None) -> str:
@@ -88,34 +90,32 @@ def sentence(widest: Judged, by_seeds: Judged | None = None) -> str:
 
     Args:
       widest: by the widest interval that the run has.
-      by_seeds: by that of new seeds, if it is another one.
+      by_seeds: by that for new seeds, if it is another one.
     """
     by_seeds = by_seeds or widest
     estimate, contrast = widest.estimate, widest.contrast
-    found = finding(widest)
     test = "sign-flip" if estimate.exact else "t test"
     adjusted = f" after Holm over {widest.family}" if widest.family > 1 else ""
     if not (contrast.primary or contrast.same_arm):
         adjusted = " (not adjusted)"
     rests = ""
-    if found in ("equivalent", "different_within_margin") and not estimate.exact:
+    if finding(widest) in ("equivalent", "different_within_margin") and not estimate.exact:
         rests = f", {_interval(widest.equivalence_ci, 2 * widest.alpha)}"
-    narrower = "" if widest is by_seeds else f"; {interval_text(by_seeds)}"
     return (
-        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(widest)}{narrower}, {test} "
+        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(widest, by_seeds)}, {test} "
         f"{p_text(widest.adjusted_p)}{adjusted}{rests}, n = {estimate.n}: {verdicts(widest, by_seeds)}"
     )
 
 
-def interval_text(judged: Judged) -> str:
-    """`95% CI [0.70, 2.46] for new seeds (simultaneous [0.55, 2.61])`, or that there is none."""
-    if judged.estimate.exact:
+def interval_text(widest: Judged, by_seeds: Judged | None = None) -> str:
+    """`95% CI [0.70, 2.46] for new seeds, [0.51, 2.65] for new data, too`, or that there is none."""
+    if widest.estimate.exact:
         return "moved by neither seed nor bag, so no interval"
-    text = f"{_interval(judged.estimate.ci, judged.alpha)} for {judged.speaks_of}"
-    if judged.simultaneous_ci is None or judged.family == 1:
+    text = f"{_interval(widest.estimate.ci, widest.alpha)} for {widest.speaks_of}"
+    if by_seeds is None or by_seeds is widest:
         return text
-    low, high = judged.simultaneous_ci
-    return f"{text} (simultaneous [{number(low)}, {number(high)}])"
+    wide = f"[{number(widest.estimate.ci[0])}, {number(widest.estimate.ci[1])}] for {widest.speaks_of}"
+    return f"{_interval(by_seeds.estimate.ci, by_seeds.alpha)} for {by_seeds.speaks_of}, {wide}"
 
 
 def end_of_grid(judged: Judged) -> str:
@@ -149,4 +149,4 @@ def _percent(share: float) -> str:
 
 
 def _explored(judged: Judged, said: str) -> str:
-    return said if judged.contrast.primary else f"exploration: {said}"
+    return said if judged.contrast.primary else f"{EXPLORATION}{said}"

@@ -26,8 +26,8 @@ Student's t has Satterthwaite's degrees of freedom,
 
     V² / (V_seeds² / df_seeds + V_examples² / (m - 1) + V_both² / ((n - 1) (m - 1))).
 
-They are more than those of seeds alone, so with few seeds the interval may be the narrower one of the two, for all that
-its standard error is not smaller. What is called better without more rests on the wider one.
+They are more than those of seeds alone, so with few seeds the interval might be the narrower one of the two, for all
+that its standard error is not smaller. Then it gets the degrees of freedom of the seeds: it is never narrower.
 
 Owen's pigeonhole bootstrap draws seeds and examples both, and counts σ²_both three times; the formula is its linear
 part, put right. Cameron, Gelbach & Miller add and take off in the same way for data clustered in two ways.
@@ -132,6 +132,8 @@ def for_new_examples(
     variance, terms = _sum(parts, seeds.df, m - 1)
     df = variance**2 / sum(v**2 / df for v, df in terms)
     se = float(np.sqrt(variance))
+    if scipy.stats.t.ppf(1 - alpha / 2, df) * se < scipy.stats.t.ppf(1 - alpha / 2, seeds.df) * seeds.se:
+        df = seeds.df
     p = float(2 * scipy.stats.t.sf(abs(seeds.estimate) / se, df))
     found = seeds._replace(se=se, df=df, p=p, exact=False)
     return found._replace(ci=interval(found, alpha))

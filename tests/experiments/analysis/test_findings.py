@@ -135,11 +135,22 @@ def test_a_sentence_says_what_its_interval_speaks_of_and_what_p_is_adjusted_for(
     )
     crossed = interaction(1.5)._replace(speaks_of="new data, too", simultaneous_ci=(0.8, 2.2))
     assert sentence(crossed) == (
-        "(after - before in relu) - (the same in tanh) = +1.50 pp, 95% CI [1.06, 1.94] for new data, too (simultaneous "
-        "[0.80, 2.20]), t test p < 0.001 after Holm over 3, n = 12: after - before is larger in relu than in tanh by "
+        "(after - before in relu) - (the same in tanh) = +1.50 pp, 95% CI [1.06, 1.94] for new data, too, "
+        "t test p < 0.001 after Holm over 3, n = 12: after - before is larger in relu than in tanh by "
         "1.50 pp"
     )
     assert "for new seeds and splits" in interval_text(judged._replace(speaks_of="new seeds and splits"))
+
+
+def test_what_new_seeds_show_and_new_data_do_not_is_said_of_both():
+    narrow, wide = simple(0.9, 0.3), simple(0.9, 0.6)._replace(speaks_of="new data, too")
+    assert sentence(wide, narrow) == (
+        "relu: after - before = +0.90 pp, 95% CI [0.24, 1.56] for new seeds, [-0.42, 2.22] for new data, too, t test "
+        "p = 0.16, n = 12: for new seeds: after is better by 0.90 pp; for new data, too: no detectable difference; "
+        "equivalence at ±1 pp not shown (TOST p = 0.44)"
+    )
+    agree = simple(0.9, 0.31)._replace(speaks_of="new data, too")
+    assert sentence(agree, narrow).endswith("for new data, too, t test p = 0.015, n = 12: after is better by 0.90 pp")
 
 
 def test_an_equivalence_shows_the_interval_that_it_rests_on():

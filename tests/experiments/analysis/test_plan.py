@@ -1,4 +1,4 @@
-"""experiments.analysis.plan: what is trained next depends on validation data and on what is there, and on nothing else."""
+"""experiments.analysis.plan: what is trained next depends on validation data and on what is there, on nothing else."""
 
 import dataclasses
 
