@@ -150,7 +150,7 @@ def test_what_new_seeds_show_and_new_data_do_not_is_said_of_both():
         "equivalence at ±1 pp not shown (TOST p = 0.44)"
     )
     agree = simple(0.9, 0.31)._replace(speaks_of="new data, too")
-    assert sentence(agree, narrow).endswith("for new data, too, t test p = 0.015, n = 12: after is better by 0.90 pp")
+    assert sentence(agree, narrow).endswith("for new data, too, t test p = 0.014, n = 12: after is better by 0.90 pp")
 
 
 def test_an_equivalence_shows_the_interval_that_it_rests_on():
