@@ -13,8 +13,6 @@ import scipy.stats
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from experiments.analysis.comparison import Comparison
-
 POWER = 0.8
 MAX_SEEDS = 10**6
 MIDPOINTS = 4000
@@ -33,15 +31,24 @@ class Power(NamedTuple):
     """Trainings per arm that are needed to show equivalence within the margin if the true difference is 0."""
 
 
-def power(c: Comparison, *, margin_pp: float, alpha: float) -> Power:
-    """Power at the comparison's n and sd, without adjustment for other comparisons."""
-    if c.no_spread:
+def power(n: int, sd: float, *, margin_pp: float, alpha: float, paired: bool) -> Power:
+    """Power of a contrast, without adjustment for other contrasts.
+
+    Args:
+      n: its seeds, at least 2; the same number in each arm.
+      sd: sample standard deviation of the seeds' parts in it, pp; where arms have seeds of their own, the root mean
+        square of the arms' own. 0 where no seed moves it.
+      margin_pp: its equivalence margin, above 0.
+      alpha: level of a single test, or of each of the two one-sided ones.
+      paired: whether all its arms have the same seeds.
+    """
+    if sd == 0:
         return Power(POWER, None, None, None)
     return Power(
         POWER,
-        detectable(c.n, c.sd, alpha=alpha, paired=c.paired),
-        n_to_detect(margin_pp, c.sd, alpha=alpha, paired=c.paired),
-        n_to_show_equivalence(margin_pp, c.sd, alpha=alpha, paired=c.paired),
+        detectable(n, sd, alpha=alpha, paired=paired),
+        n_to_detect(margin_pp, sd, alpha=alpha, paired=paired),
+        n_to_show_equivalence(margin_pp, sd, alpha=alpha, paired=paired),
     )
 
 
