@@ -129,6 +129,18 @@ COMMANDS = {
         ),
         {"OPENBLAS_NUM_THREADS": "1"},  # the matrices are small
     ),
+    "reruns": Command(
+        "benchmarks.calibration.reruns",
+        "whether runs of the laboratory's whole command with disjoint seeds agree as their intervals say",
+        "Runs a config several times from training to result (configs/digits_placement.py: a minute each on two cores; "
+        "it may be stopped and goes on), and compares how far differences move with their standard errors.",
+        (
+            _out("reruns", ", with a Markdown table beside it"),
+            ("--config", {"type": Path, "metavar": "FILE.py", "help": "default: configs/digits_placement.py"}),
+            ("--runs", {"type": int, "default": 6, "help": "default: %(default)s"}),
+        ),
+        {"OPENBLAS_NUM_THREADS": "1"},
+    ),
 }
 
 
