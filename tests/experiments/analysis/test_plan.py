@@ -116,3 +116,10 @@ def test_a_training_that_is_there_twice_is_refused():
     twice = [record(CONFIG.arms[0], Setting(0.5, 0.0, True), 1, 90.0)] * 2
     with pytest.raises(ConfigError, match=r"none/relu at rate 0.5 with seed 1 twice; delete one of the two lines"):
         plan(CONFIG, twice, 12)
+
+
+def test_trainings_that_are_repeated_for_their_probes_do_not_count():
+    records = simulate(CONFIG, peak(95))
+    probed = [r | {"phase": "probe", "val_accuracy": [0.0, 0.0]} for r in records[:5]]
+    assert plan(CONFIG, [*probed, *records], 12) == plan(CONFIG, records, 12)
+    assert plan(CONFIG, probed, 12) == plan(CONFIG, [], 12)
