@@ -123,7 +123,18 @@ COMMANDS = {
         "goes on), and repeats each procedure with seeds drawn from it.",
         (
             _out("calibration", ", with Markdown tables beside it"),
-            ("--bank", {"type": Path, "metavar": "FILE.npz", "help": "default: runs/calibration_bank.npz"}),
+            (
+                "--split",
+                {
+                    "choices": ("one", "each seed"),
+                    "default": "each seed",
+                    "help": "whether all seeds of the bank share one split of the examples; default: %(default)s",
+                },
+            ),
+            (
+                "--bank",
+                {"type": Path, "metavar": "FILE.npz", "help": "default: runs/calibration_bank[_each_seed].npz"},
+            ),
             ("--seeds", {"type": int, "default": 256, "help": "of the bank; default: %(default)s"}),
             ("--repeats", {"type": int, "default": 1000, "help": "of each procedure; default: %(default)s"}),
         ),

@@ -1,8 +1,12 @@
 """Arms that train quickly on random data, and a config that runs quickly."""
 
+import re
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from experiments.config import (
     Arm,
@@ -11,14 +15,14 @@ from experiments.config import (
     SweepConfig,
     TrainingConfig,
 )
-from experiments.data.arrays import Data, Split
+from experiments.data.arrays import Data, Source, Split
 from experiments.training.compiled import Engine, Lane
 
 CONFIG = Config(
     name="x",
     model=ModelConfig(hidden=(9, 8), momentum=0.8),
     training=TrainingConfig(batch_size=10, epochs=3),
-    sweep=SweepConfig(evaluation_seeds=4),
+    sweep=SweepConfig(seeds=4),
 )
 # A config that runs quickly, on the digits.
 TINY = Config(
@@ -27,7 +31,7 @@ TINY = Config(
     activations=("tanh",),
     model=ModelConfig(hidden=(5,)),
     training=TrainingConfig(epochs=3, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, tuning_seeds=1, evaluation_seeds=3),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, learning_rate_extension=0, seeds=3),
 )
 BEFORE = CONFIG.setup(Arm("before", "tanh"))
 NONE = CONFIG.setup(Arm("none", "relu"))
@@ -50,4 +54,22 @@ def make_data(rng=0):
         x = rng.normal(0, 1, (n, 5)) + 1.5 * np.eye(3)[y] @ rng.normal(0, 1, (3, 5))
         return Split(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32))
 
-    return Data(split(47), split(13), split(23), 3, {})
+    return Data(split(47), split(13), split(23))
+
+
+def one_split(data):
+    """Data in three classes, the same for all seeds."""
+    return Source(lambda seed: data, 3, False, {})
+
+
+# Each seed has data of its own, which have nothing in common with those of other seeds.
+OWN_SPLITS = Source(cache(make_data), 3, True, {})
+
+
+def documented_network():
+    """The function of the documentation's example of a network, under its name there."""
+    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
+    assert code, "docs/laboratory.md shows how to add a network"
+    names: dict = {}
+    exec(code[1], names)
+    return names["tiny"]

@@ -33,7 +33,7 @@ class Bank(NamedTuple):
     """On validation data; infinite where a training diverged."""
     test: NDArray[np.float64]
     about: dict[str, Any]
-    """Config, device, date and versions."""
+    """Config, split of the examples (`one`, or `each seed` has its own), device, date and versions."""
 
     @property
     def seeds(self) -> int:
@@ -44,19 +44,24 @@ def train(config: Config, seeds: int, file: Path, about: dict[str, Any], note: C
     """Trains what the file does not hold, a block of seeds at a time, and saves each block: it may be stopped.
 
     Args:
-      config: whose arms and learning rates; it tunes no decay.
+      config: whose arms, learning rates and data; it tunes no decay.
       seeds: 0 to seeds - 1.
       file: where the bank is, or will be.
       about: what is written down of the device and the versions.
       note: called with what is trained now.
 
     Raises:
-      ValueError: the file holds the trainings of another config.
+      ValueError: the file holds the trainings of another config, or of another way to split the examples.
     """
     bank = read(file) if file.exists() else empty(config, about)
     fits = (bank.arms, bank.rates) == (config.arms, config.sweep.learning_rates)
     if not fits or bank.about["config"] != config.name:
         raise ValueError(f"{file} holds trainings of {bank.about['config']}, not of {config.name}; use another file")
+    if bank.about["split"] != _split(config):
+        raise ValueError(
+            f"{file} holds trainings of the split {bank.about['split']!r}, not {_split(config)!r}; use another file, "
+            f"or --split {bank.about['split']!r}"
+        )
     data = load(config.data)
     while bank.seeds < seeds:
         block = range(bank.seeds, min(bank.seeds + BLOCK, seeds))
@@ -79,13 +84,15 @@ def train(config: Config, seeds: int, file: Path, about: dict[str, Any], note: C
 
 def empty(config: Config, about: dict[str, Any]) -> Bank:
     none = np.empty((len(config.arms), 0, len(config.sweep.learning_rates)))
-    return Bank(config.arms, config.sweep.learning_rates, none, none, none, about | {"config": config.name})
+    about = about | {"config": config.name, "split": _split(config)}
+    return Bank(config.arms, config.sweep.learning_rates, none, none, none, about)
 
 
 def read(file: Path) -> Bank:
     with np.load(file, allow_pickle=False) as found:
         arms = tuple(Arm(*names) for names in json.loads(str(found["arms"])))
-        rates, about = tuple(found["rates"].tolist()), json.loads(str(found["about"]))
+        # The first banks were of one split, and do not say so.
+        rates, about = tuple(found["rates"].tolist()), {"split": "one"} | json.loads(str(found["about"]))
         return Bank(arms, rates, found["validation"], found["loss"], found["test"], about)
 
 
@@ -100,6 +107,10 @@ def write(bank: Bank, file: Path) -> None:
         **{name: getattr(bank, name) for name in SCORES},
     )
     unfinished.replace(file)
+
+
+def _split(config: Config) -> str:
+    return "each seed" if config.data.split_each_seed else "one"
 
 
 def _scores(record: dict[str, Any]) -> tuple[float, float, float]:

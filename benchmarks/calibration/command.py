@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from experiments.training.devices import use_all_cores
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/digits_placement.py"
-BANK = ROOT / "runs/calibration_bank.npz"
+BANKS = {"one": ROOT / "runs/calibration_bank.npz", "each seed": ROOT / "runs/calibration_bank_each_seed.npz"}
 
 
 def measure(bank: banks.Bank, repeats: int, console: Console) -> dict[str, Any]:
@@ -48,9 +49,11 @@ def measure(bank: banks.Bank, repeats: int, console: Console) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> int:
     use_all_cores()
     console = Console()
-    file = options.bank or BANK
+    config = load(str(CONFIG))
+    config = replace(config, data=replace(config.data, split=options.split))
+    file = options.bank or BANKS[options.split]
     with console.status("bank") as status:
-        bank = banks.train(load(str(CONFIG)), options.seeds, file, provenance(), status.update)
+        bank = banks.train(config, options.seeds, file, provenance(), status.update)
     result = measure(bank, options.repeats, console)
     out = options.out or RESULTS / "calibration.json"
     write_json(result, out)

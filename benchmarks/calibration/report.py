@@ -12,13 +12,14 @@ COLUMNS = (("sd", "{:.2f}"), ("se", "{:.2f}"), ("ratio", "{:.2f}"), ("covers_own
 def as_markdown(result: dict[str, Any]) -> str:
     bank, rows = result["bank"], result["procedures"]
     contexts = [name.split(", ")[1] for name in bank["values"] if name.startswith(HEADLINE)]
+    split = "each with its own split of the examples" if bank["split"] == "each seed" else "all with one split"
     versions = ", ".join(f"{k} {v}" for k, v in (bank["versions"] | result["versions"]).items())
     # The wide tables show the first procedure and the raced ones; the JSON has all.
     raced = [row for row in rows if "raced" in row["procedure"] and "out of bag" not in row["procedure"]]
     shown = [rows[0], *(row for row in raced if row is not rows[0])]
     parts = [
         "<!-- written by python -m benchmarks calibration -->",
-        f"A bank of {bank['seeds']} seeds x {len(bank['rates'])} rates x every arm of {bank['config']} "
+        f"A bank of {bank['seeds']} seeds ({split}) x {len(bank['rates'])} rates x every arm of {bank['config']} "
         f"({bank['device']}, {bank['date']}; {versions}). Each procedure is repeated {result['repeats']} times with "
         f"seeds drawn from the bank with replacement; {result['bags']} bags each, which draw as many seeds as there "
         "are unless it says by how many the choice is made. Differences in percentage points.",

@@ -23,7 +23,8 @@ from rich.table import Table
 from benchmarks.machine import provenance
 from benchmarks.output import RESULTS, write_json
 from benchmarks.timing import Timed, interleaved
-from benchmarks.training.trainings import EXAMPLES, RATE, Process, images, setup_of
+from benchmarks.training.trainings import CLASSES, EXAMPLES, RATE, Process, images, setup_of
+from experiments.data.arrays import Source
 from experiments.training import autotune
 from experiments.training.compiled import Lane
 
@@ -101,9 +102,10 @@ def strategies(rounds: int, examples: int | None = None) -> list[Row]:
     for name, config in STRATEGIES.items():
         setup = setup_of(config)
         data = images(setup, examples or setup.data.train_examples or EXAMPLES)
+        source = Source(lambda seed, data=data: data, CLASSES, False, {})
         lanes = [Lane(RATE, 0.0, False, seed) for seed in range(STRATEGY_LANES)]
         # `choose` measures all ways. Only its first round compiles.
-        found = [autotune.choose(setup, data, lanes) for _ in range(rounds)]
+        found = [autotune.choose(setup, source, lanes) for _ in range(rounds)]
         ways = {way: _median([f.milliseconds[way] for f in found]) for way in found[0].milliseconds}
         fitting = {way: value for way, value in ways.items() if value is not None}
         best = min(fitting, key=lambda way: fitting[way])

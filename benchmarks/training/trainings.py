@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.config import Arm, Setup, load
 from experiments.data.arrays import Data, Split, batch_order
-from experiments.training.compiled import Engine, Lane, run_steps, start
-from experiments.training.devices import mesh_of, use_all_cores
+from experiments.training.compiled import Engine, Lane, Shared, run_steps, start
+from experiments.training.devices import mesh_of, put_by_lane, put_on_all, use_all_cores
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # kernel and bias of each dense layer, first to last
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ def images(setup: Setup, examples: int) -> Data:
     shape, rng = (side, side, 3) if setup.data.name == "cifar10" else (28, 28, 1), np.random.default_rng(0)
     x = rng.integers(0, 256, (examples, *shape), np.uint8).astype(np.float32) / 255
     train = Split(jnp.asarray(x), jnp.asarray(rng.integers(0, CLASSES, examples), jnp.int32))
-    return Data(train, train, train, CLASSES, {})
+    return Data(train, train, train)
 
 
 def _count(number: int, what: str) -> str:
@@ -60,12 +59,12 @@ class Laboratory:
         dropped = f", {width - seeds} dropped" if width > seeds else ""
         self.devices = f"{_count(mesh.size, 'jax device')}, {_count(width // mesh.size, 'lane')} on each{dropped}"
         lanes = [Lane(RATE, 0.0, False, i % seeds) for i in range(width)]
-        self.split = jax.device_put(data.train, NamedSharding(mesh, PartitionSpec()))
+        self.split = Shared(put_on_all(data.train, mesh))
         y = np.asarray(data.train.y)
         order = np.stack([batch_order(setup.training, y, lane.seed, 0)[:steps] for lane in lanes])
-        self.order = jax.device_put(order, NamedSharding(mesh, PartitionSpec("lanes")))
-        self.state, self.tuned = start(setup, data.classes, mesh, lanes, self.split.x)
-        self.run = partial(run_steps, setup, data.classes, mesh, steps, Engine("scan", "vmap"))
+        self.order = put_by_lane(order, mesh)
+        self.state, self.tuned = start(setup, CLASSES, mesh, lanes, self.split)
+        self.run = partial(run_steps, setup, CLASSES, mesh, steps, Engine("scan", "vmap"))
 
     def __call__(self) -> None:
         self.state, _ = jax.block_until_ready(self.run(self.state, self.tuned, self.order, self.split))

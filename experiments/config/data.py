@@ -31,8 +31,12 @@ class DataConfig:
     """Share of the examples held out to choose learning rates: of all for digits, else of the training part."""
     test_fraction: float = 0.25
     """Share of the examples held out for the final answer, read once; unused for sets that have a test part."""
+    split: Literal["auto", "one", "each seed"] = "auto"
+    """Whether all training seeds share one split of the examples, or each has its own; `auto`: each its own if the data
+    set has no test part of its own (digits), else one."""
     split_seed: int = 0
-    """Seed of the stratified split, shared by all arms and training seeds."""
+    """Seed of the stratified split. If each training seed has its own split, NumPy's SeedSequence draws it from
+    (split_seed, training seed). All arms share the splits."""
 
     def __post_init__(self) -> None:
         require(
@@ -45,6 +49,11 @@ class DataConfig:
                 self.name != "digits" or getattr(self, field) is None,
                 f"data.{field} is {getattr(self, field)!r}, but digits has none; leave it out, or set another name",
             )
+        require(
+            self.split != "each seed" or self.name == "digits",
+            f"data.split is 'each seed', but {self.name} has a test part of its own, which all seeds share; leave it "
+            "out, or use 'one'",
+        )
         require(self.shrink >= 1, f"data.shrink is {self.shrink}; use 1 (as they are) or more")
         require(
             self.name != "digits" or self.shrink == 1, f"data.shrink is {self.shrink}, but digits is no set of images"
@@ -63,6 +72,11 @@ class DataConfig:
             f"data.validation_fraction + data.test_fraction is {held_out:g}, which leaves nothing to train on; "
             "use shares that add up to less than 1",
         )
+
+    @property
+    def split_each_seed(self) -> bool:
+        """Whether each training seed has its own split."""
+        return self.split == "each seed" or (self.split == "auto" and self.name == "digits")
 
 
 @configuration

@@ -1,25 +1,25 @@
-"""Data as arrays: split once, standardized by the training set, shuffled by the seed.
+"""Data as arrays: split once or by each seed, standardized by the training part, shuffled by the seed.
 
-Standardization is batch norm with the whole training set as the batch: `jbn.moments` of the training set, applied to
-every split with `jbn.normalize`.
+Standardization is batch norm with the whole training part as the batch: `jbn.moments` of the training part, applied to
+every part with `jbn.normalize`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import jbn
 from experiments.config import ConfigError, DataConfig, TrainingConfig
-from experiments.data import cache
-from experiments.data.carve import carve
+from experiments.data.parts import Part, Parts, RawSet, read
+
+KEPT = 256  # seeds whose own splits stay in memory; those of the digits take 0.5 MB each
 
 
 class Split(NamedTuple):
@@ -38,40 +38,64 @@ class Batches(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The three standardized splits, and a description of the data for data.json."""
+    """The three standardized parts with which one seed is trained and judged."""
 
     train: Split
     validation: Split
     test: Split
+
+
+class Source(NamedTuple):
+    """A data set with one split for all training seeds, or with a split of each seed's own.
+
+    Attributes:
+      of: the data of a training seed. Its shapes are the same for all seeds. With one split it returns the same object
+        for all seeds.
+      classes: number of classes.
+      each_seed: whether each seed has its own split, and so its own moments for the standardization.
+      description: the content of data.json.
+    """
+
+    of: Callable[[int], Data]
     classes: int
+    each_seed: bool
     description: dict[str, Any]
 
 
-def load(config: DataConfig) -> Data:
-    """Loads the data set of `config`, splits it by its seed with stratification by class, and standardizes it."""
-    raw, source, classes, checksum = _digits(config) if config.name == "digits" else _images(config)
-    if config.train_examples is not None:
-        raw = (_first(raw[0], config), *raw[1:])
-    moments = jbn.moments(raw[0].x, axis=_features(config, raw[0].x.ndim))
-    train, validation, test = raw
+def load(config: DataConfig, first_seed: int = 0) -> Source:
+    """Loads the data set of `config`; its splits are stratified by class, and standardized when they are used.
+
+    Args:
+      first_seed: the first training seed; the description is about its split.
+
+    Raises:
+      ConfigError: there is no such data set, or a part of it would be too small.
+    """
+    found = read(config)
+    raw = found.parts(first_seed)
+    first = _standardized(config, raw)
+
+    @lru_cache(maxsize=KEPT)
+    def own(seed: int) -> Data:
+        return _standardized(config, found.parts(seed))
+
+    of = own if config.split_each_seed else lambda seed: first
+    return Source(of, found.classes, config.split_each_seed, _description(config, found, raw, first))
+
+
+def _moments(config: DataConfig, train: Part) -> jbn.Moments:
+    """Of each feature, or of each channel, of the raw training part."""
+    ndim = train.x.ndim
+    kept = (ndim - 1,) if config.standardize == "channel" else tuple(range(1, ndim))
+    return jbn.moments(jnp.asarray(train.x), axis=kept)
+
+
+def _standardized(config: DataConfig, raw: Parts) -> Data:
+    parts = (Split(jnp.asarray(part.x), jnp.asarray(part.y)) for part in raw)
     if config.standardize != "none":
-        train, validation, test = (Split(standardize(split.x, moments), split.y) for split in raw)
-    description = {
-        "name": config.name,
-        "source": source,
-        "checksum": checksum,
-        "train": len(train.y),
-        "validation": len(validation.y),
-        "test": len(test.y),
-        "shape": list(train.x.shape[1:]),
-        "features": math.prod(train.x.shape[1:]),
-        "classes": classes,
-        "constant_features": int((moments.var == 0).sum()),
-        "raw": _describe(raw[0].x),
-        "standardized": _describe(train.x),
-        "standardized_test": {key: value for key, value in _describe(test.x).items() if key in ("mean", "std")},
-    }
-    return Data(train, validation, test, classes, description)
+        moments = _moments(config, raw.train)
+        parts = (Split(standardize(part.x, moments), part.y) for part in parts)
+    return Data(*parts)
 
 
 def standardize(x: Float[Array, "examples ..."], moments: jbn.Moments) -> Float[Array, "examples ..."]:
@@ -143,95 +167,29 @@ def _by_class(rng: np.random.Generator, y: np.ndarray, steps: int, size: int, cl
     return np.array(batches)
 
 
-def _digits(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
-    x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
-    held_out = config.validation_fraction + config.test_fraction
-    seed = config.split_seed
-    share = config.test_fraction / held_out
-    try:
-        x_train, x_rest, y_train, y_rest = train_test_split(x, y, test_size=held_out, random_state=seed, stratify=y)
-        x_validation, x_test, y_validation, y_test = train_test_split(
-            x_rest, y_rest, test_size=share, random_state=seed, stratify=y_rest
-        )
-    except ValueError:  # sklearn cannot stratify a part smaller than the number of classes
-        raise _too_small(config, f"of {len(y)} examples a part with fewer than the {len(set(y))} classes") from None
-    parts = ((x_train, y_train), (x_validation, y_validation), (x_test, y_test))
-    source = "scikit-learn load_digits (UCI handwritten digits, 8 x 8 pixels, 17 grey levels)"
-    train, validation, test = (_arrays(*part) for part in parts)
-    return (train, validation, test), source, int(y.max()) + 1, _checksum(x, y)
+def _description(config: DataConfig, found: RawSet, raw: Parts, standardized: Data) -> dict[str, Any]:
+    shape = raw.train.x.shape[1:]
+    test = _describe(standardized.test.x)
+    return {
+        "name": config.name,
+        "source": found.name,
+        "checksum": found.checksum,
+        "split": "each seed" if config.split_each_seed else "one",
+        "train": len(raw.train.y),
+        "validation": len(raw.validation.y),
+        "test": len(raw.test.y),
+        "test_classes": np.bincount(raw.test.y, minlength=found.classes).tolist(),
+        "shape": list(shape),
+        "features": math.prod(shape),
+        "classes": found.classes,
+        "constant_features": int((_moments(config, raw.train).var == 0).sum()),
+        "raw": _describe(raw.train.x),
+        "standardized": _describe(standardized.train.x),
+        "standardized_test": {"mean": test["mean"], "std": test["std"]},
+    }
 
 
-def _too_small(config: DataConfig, leaves: str) -> ConfigError:
-    return ConfigError(
-        f"data.validation_fraction {config.validation_fraction:g} and data.test_fraction {config.test_fraction:g} "
-        f"leave {leaves}; use other shares, such as 0.15 and 0.25"
-    )
-
-
-def _images(config: DataConfig) -> tuple[tuple[Split, Split, Split], str, int, str]:
-    """A set of images in [0, 1]. Validation data comes from the training part; the test part is the set's own."""
-    found = cache.load(
-        config.name, image_column=config.image_column, label_column=config.label_column, subset=config.subset
-    )
-    train, validation = carve(found.train_y, config.validation_fraction, config.split_seed)
-    if len(validation) < len(found.classes):
-        raise _too_small(config, f"{len(validation)} examples for validation, fewer than {len(found.classes)} classes")
-
-    def part(x: np.ndarray, y: np.ndarray) -> Split:
-        return _arrays(_shrunk(x, config.shrink) / np.float32(255), y)
-
-    splits = (
-        part(found.train_x[train], found.train_y[train]),
-        part(found.train_x[validation], found.train_y[validation]),
-        part(found.test_x, found.test_y),
-    )
-    small = f", averaged over {config.shrink} x {config.shrink}" if config.shrink > 1 else ""
-    size = f"({'x'.join(map(str, found.train_x.shape[1:]))} pixels{small})"
-    return splits, f"{found.source['name']} {size}", len(found.classes), _checksum(*found[:4])
-
-
-def _checksum(*arrays: np.ndarray) -> str:
-    """Identifies a data set, so that a resumed run can check that it uses the same one."""
-    return hashlib.sha256("".join(map(cache.fast_checksum, arrays)).encode()).hexdigest()
-
-
-def _shrunk(x: np.ndarray, by: int) -> np.ndarray:
-    """Images `[n, height, width, channels]` averaged over squares, as float32; incomplete squares are dropped."""
-    n, height, width, channels = x.shape
-    if by > min(height, width):
-        raise ConfigError(f"data.shrink is {by}, but images have {height} x {width} pixels; use less")
-    if by == 1:
-        return x.astype(np.float32)
-    cut = x[:, : height // by * by, : width // by * by]
-    return cut.reshape(n, height // by, by, width // by, by, channels).mean((2, 4), dtype=np.float32)
-
-
-def _arrays(x: Any, y: Any) -> Split:
-    return Split(jnp.asarray(np.asarray(x, np.float32)), jnp.asarray(np.asarray(y, np.int32)))
-
-
-def _first(train: Split, config: DataConfig) -> Split:
-    count = config.train_examples or len(train.y)
-    if count > len(train.y):
-        raise ConfigError(
-            f"data.train_examples is {count}, but {config.name} has {len(train.y)} training examples after the "
-            "validation part; use fewer"
-        )
-    chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(len(train.y))[:count])
-    if len(np.unique(np.asarray(train.y)[chosen])) < 2:
-        raise ConfigError(
-            f"data.train_examples is {count}, and these examples of {config.name} are of one class; use more, or "
-            "another data.split_seed"
-        )
-    return Split(train.x[chosen], train.y[chosen])
-
-
-def _features(config: DataConfig, ndim: int) -> tuple[int, ...]:
-    """The axes that are not reduced: all but the examples, or only the channels."""
-    return (ndim - 1,) if config.standardize == "channel" else tuple(range(1, ndim))
-
-
-def _describe(x: Float[Array, "examples ..."]) -> dict[str, list[float]]:
+def _describe(x: Array | np.ndarray) -> dict[str, list[float]]:
     values = np.asarray(x, np.float32).reshape(len(x), -1)
     # A subsample of at least 2000 examples gives the same histogram in a hundredth of the time.
     counts, edges = np.histogram(values[:: max(1, len(values) // 2000)], bins=48)

@@ -73,9 +73,13 @@ class Description(TypedDict):
     name: str
     source: str
     checksum: NotRequired[str]
+    split: NotRequired[Literal["one", "each seed"]]
+    """Whether all seeds share one split; if not, the numbers are about the first seed's."""
     train: Count
     validation: Count
     test: Count
+    test_classes: NotRequired[list[Count]]
+    """Number of test examples of each class."""
     shape: list[Count]
     features: Count
     classes: Annotated[int, Field(ge=2)]

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import ConfigError, Setup
-from experiments.data.arrays import Data, batch_order
-from experiments.training.compiled import Engine, Lane, filled, layout, run_steps, start
-from experiments.training.devices import is_out_of_memory, memory, put_by_lane, put_on_all
+from experiments.data.arrays import Source, batch_order
+from experiments.training.compiled import Engine, Lane, filled, layout, place, run_steps, start
+from experiments.training.devices import is_out_of_memory, memory, put_by_lane
 from experiments.training.step import init
 
 MEASURED_STEPS = {"mlp": 30}
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
     milliseconds: dict[str, float | None]
 
 
-def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
+def choose(setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
     """The fastest engine, among those that the config allows.
 
     Args:
@@ -65,25 +65,25 @@ def choose(setup: Setup, data: Data, lanes: Sequence[Lane]) -> Measured:
     return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
 
 
-def _fits(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> bool:
+def _fits(setup: Setup, data: Source, lanes: Sequence[Lane], engine: Engine) -> bool:
     """Whether the states of these lanes fit into memory; on a CPU, running out of memory may kill the process."""
-    state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.train.x)
+    state = jax.eval_shape(partial(init, setup, data.classes), jnp.int32(0), data.of(lanes[0].seed).train.x)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     mesh, width = layout(setup, engine, len(lanes))
     memories = 1 if jax.default_backend() == "cpu" else mesh.size
     return width * size <= memories * (memory() or math.inf)
 
 
-def _milliseconds(setup: Setup, data: Data, lanes: Sequence[Lane], engine: Engine) -> float | None:
+def _milliseconds(setup: Setup, data: Source, lanes: Sequence[Lane], engine: Engine) -> float | None:
     mesh, width = layout(setup, engine, len(lanes))
     some = filled(lanes, width)
     count = MEASURED_STEPS.get(setup.model.network, 3)
-    y = np.asarray(data.train.y)
+    y = np.asarray(data.of(some[0].seed).train.y)
     order = batch_order(setup.training, y, some[0].seed, 0)[:count]
     orders = put_by_lane(np.broadcast_to(order, (width, *order.shape)).copy(), mesh)
-    split = put_on_all(data.train, mesh)
+    split = place("train", data, some, mesh)
     try:
-        state, tuned = start(setup, data.classes, mesh, some, split.x)
+        state, tuned = start(setup, data.classes, mesh, some, split)
         run = partial(run_steps, setup, data.classes, mesh, len(order), engine)
         state, _ = jax.block_until_ready(run(state, tuned, orders, split))  # compiles
         times = []

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from experiments.config import Setup
-from experiments.data.arrays import Split, batches
-from experiments.training.devices import mesh_of, put_by_lane
-from experiments.training.dispatch import program
+from experiments.data.arrays import Source, Split, batches
+from experiments.training.devices import mesh_of, put_by_lane, put_on_all
+from experiments.training.dispatch import dispatch, program
 from experiments.training.observe import measure_curvature, observe
 from experiments.training.optimizers import Tuned
 from experiments.training.step import State, evaluate, init, train_step, with_population_statistics
@@ -46,6 +46,12 @@ class Engine(NamedTuple):
         return devices if self.lanes == "sequence" else max(devices, limit)
 
 
+class Shared(NamedTuple):
+    """Marks arrays that all lanes of a program share; its other arrays have a leading axis of lanes."""
+
+    value: Any
+
+
 class Layout(NamedTuple):
     """Where lanes run, and how many at once."""
 
@@ -70,8 +76,16 @@ def filled(lanes: Sequence[Lane], width: int) -> list[Lane]:
     return [lanes[i % len(lanes)] for i in range(width)]
 
 
-def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images: jax.Array) -> tuple[State, Tuned]:
-    """Initial states and tuned values of some lanes, spread over the devices."""
+def place(part: str, data: Source, lanes: Sequence[Lane], mesh: Mesh) -> Split | Shared:
+    """Puts a part of the data on the devices: once on each if all lanes share it (`Shared`), else each lane's own."""
+    if not data.each_seed:
+        return Shared(put_on_all(getattr(data.of(lanes[0].seed), part), mesh))
+    own = {seed: jax.device_get(getattr(dispatch(data.of, seed), part)) for seed in {lane.seed for lane in lanes}}
+    return put_by_lane(jax.tree.map(lambda *arrays: np.stack(arrays), *(own[lane.seed] for lane in lanes)), mesh)
+
+
+def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], train: Split | Shared) -> tuple[State, Tuned]:
+    """Initial states and tuned values of some lanes, spread over the devices; `train` is what `place` returns."""
 
     def field(name: str, dtype: Any) -> jax.Array:
         values = np.array([getattr(lane, name) for lane in lanes], dtype)
@@ -80,7 +94,7 @@ def start(setup: Setup, classes: int, mesh: Mesh, lanes: Sequence[Lane], images:
     tuned = Tuned(
         *(field(name, kind) for name, kind in zip(Tuned._fields, (np.float32, np.float32, bool), strict=True))
     )
-    return _init_lanes(setup, classes, mesh, field("seed", np.int32), images), tuned
+    return _init_lanes(setup, classes, mesh, field("seed", np.int32), train), tuned
 
 
 def run_steps(
@@ -92,7 +106,7 @@ def run_steps(
     state: State,
     tuned: Tuned,
     order: jax.Array,
-    train: Split,
+    train: Split | Shared,
 ) -> tuple[State, Any]:
     """Trains on the examples of `order` `[lanes, steps, batch]`; returns the new state and each lane's mean loss."""
     if engine.steps == "scan":
@@ -104,37 +118,40 @@ def run_steps(
     return state, np.mean(jax.device_get(losses), axis=0)
 
 
-def over_lanes(function: Callable, mesh: Mesh, *arguments: Any, shared: int = 0) -> Any:
+def over_lanes(function: Callable, mesh: Mesh, *arguments: Any) -> Any:
     """Applies `function` to all lanes at once, with vmap within a device and shard_map across devices.
 
-    The last `shared` arguments are the same for all lanes; the others have a leading axis of lanes. With one lane per
-    device there is no vmap, which would turn convolutions into grouped ones, slow on a CPU.
+    The arguments have a leading axis of lanes, except those that are `Shared`. With one lane per device there is no
+    vmap, which would turn convolutions into grouped ones, slow on a CPU.
     """
-    own = len(arguments) - shared
-    count = jax.tree.leaves(arguments[0])[0].shape[0] // mesh.size
+    shared = [isinstance(argument, Shared) for argument in arguments]
+    values = [argument.value if isinstance(argument, Shared) else argument for argument in arguments]
+    count = jax.tree.leaves(arguments[shared.index(False)])[0].shape[0] // mesh.size
 
     def mapped(*local):
         if count > 1:
-            return jax.vmap(function, in_axes=(0,) * own + (None,) * shared)(*local)
-        first = jax.tree.map(lambda a: a[0], local[:own])
-        return jax.tree.map(lambda a: a[None], function(*first, *local[own:]))
+            return jax.vmap(function, in_axes=tuple(None if s else 0 for s in shared))(*local)
+        only = (value if s else jax.tree.map(lambda a: a[0], value) for value, s in zip(local, shared, strict=True))
+        return jax.tree.map(lambda a: a[None], function(*only))
 
     lanes, everywhere = PartitionSpec("lanes"), PartitionSpec()
-    specs = (lanes,) * own + (everywhere,) * shared
-    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*arguments)
+    specs = tuple(everywhere if s else lanes for s in shared)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*values)
 
 
 # Every arm is a program of its own, so compile time counts. Two CPU cores, MLP of the digits config: initialization
 # compiles in 0.7 s instead of 5.7 at level 0 and runs once; an epoch compiles in 1.0 s instead of 2.2 at level 1 and
 # runs as fast (84 ms against 81). Convolutions at level 0 are two to seven times slower than at level 1.
 @program(_ONCE, static_argnums=(0, 1, 2))
-def _init_lanes(setup, classes, mesh, seeds, images):
-    return over_lanes(partial(init, setup, classes), mesh, seeds, images, shared=1)
+def _init_lanes(setup, classes, mesh, seeds, train):
+    return over_lanes(lambda seed, train: init(setup, classes, seed, train.x), mesh, seeds, train)
 
 
-@program(_ONCE, static_argnums=(0,))
-def in_batches(size, split):
-    return batches(split, size)
+@program(_ONCE, static_argnums=(0, 1))
+def in_batches(size, mesh, split):
+    if isinstance(split, Shared):
+        return Shared(batches(split.value, size))
+    return over_lanes(partial(batches, size=size), mesh, split)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -146,7 +163,7 @@ def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
         state, losses = jax.lax.scan(step, state, order)
         return state, losses.mean()
 
-    return over_lanes(epoch, mesh, state, tuned, order, train, shared=1)
+    return over_lanes(epoch, mesh, state, tuned, order, train)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
@@ -155,17 +172,17 @@ def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
         indices = order[state.step % len(order)]
         return train_step(setup, classes, steps, state, tuned, indices, train)
 
-    return over_lanes(step, mesh, state, tuned, order, train, shared=1)
+    return over_lanes(step, mesh, state, tuned, order, train)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2, 3))
 def evaluate_lanes(setup, classes, mesh, by_batch, state, split):
-    return over_lanes(partial(evaluate, setup, classes, by_batch=by_batch), mesh, state, split, shared=1)
+    return over_lanes(partial(evaluate, setup, classes, by_batch=by_batch), mesh, state, split)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2))
 def population_lanes(setup, classes, mesh, state, train):
-    return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train, shared=1)
+    return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train)
 
 
 # One lane per call, because on a CPU a convolution's gradient is slow in a compiled loop and under vmap.

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.config.errors import raised, require
-from experiments.data.arrays import Data, Split, batch_order, batches
+from experiments.data.arrays import Data, Source, Split, batch_order, batches
 from experiments.networks import multiply_adds, parameter_count
 from experiments.networks.build import build, without_virtual_batches
 from experiments.store.environment import version
@@ -26,18 +26,20 @@ from experiments.training.step import evaluate, init, train_step
 TRACERS = ("jbn", "jax", "flax", "optax")
 
 
-def describe(config: Config, data: Data) -> dict[str, Any]:
+def describe(config: Config, data: Source) -> dict[str, Any]:
     """The content of arms.json: parameters, multiply-adds and a hash of the computation for every arm.
 
     Raises:
-      ConfigError: a batch is larger than the data, or a network cannot be built or does not fit into memory.
+      ConfigError: a batch is larger than the data, or a network cannot be built, gives no logits or does not fit into
+        memory.
     """
     traced_by = {package: version(package) for package in TRACERS}
     found = {}
     for arm in config.arms:
         model = config.setup(arm).model
+        dimensions = data.of(config.seeds(arm)[0]).train.x.ndim
         require(
-            model.network == "mlp" or model.own or data.train.x.ndim == 4,
+            model.network == "mlp" or model.own or dimensions == 4,
             f"arm {arm}: {model.network} takes images, but {config.data.name} has vectors; set model.network='mlp', "
             "or a set of images as data.name, such as 'mnist'",
         )
@@ -52,19 +54,26 @@ def describe(config: Config, data: Data) -> dict[str, Any]:
     return found
 
 
-def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
-    setup, shape = config.setup(arm), data.train.x.shape[1:]
-    steps = setup.steps_per_epoch(len(data.train.y)) * setup.training.epochs
+def _describe(config: Config, arm: Arm, data: Source) -> dict[str, Any]:
+    setup, seeds = config.setup(arm), config.seeds(arm)
+    first = data.of(seeds[0])
+    shape = first.train.x.shape[1:]
+    steps = setup.steps_per_epoch(len(first.train.y)) * setup.training.epochs
     require(
         steps < 2**31,
         f"training.epochs is {setup.training.epochs}, which are {steps:,} steps; use fewer, for at most "
         f"{2**31 - 1:,} steps",
     )
-    batch_order(setup.training, np.asarray(data.train.y), 0, 0)  # raises if the classes do not divide the batch
+    # Raises if a part of the data, or a batch of few classes, is impossible.
+    few = setup.training.classes_per_batch is not None or config.data.train_examples is not None
+    for seed in seeds if data.each_seed and few else seeds[:1]:
+        batch_order(setup.training, np.asarray(data.of(seed).train.y), seed, 0)
     for field in ("pad_crop", "translate", "cutout"):
         pixels = getattr(setup.augmentation, field)
         require(pixels <= max(shape), f"augmentation.{field} is {pixels} pixels, but images have {shape}; use fewer")
     network = build(without_virtual_batches(setup.model), data.classes, train=True)
+    if setup.model.own:
+        _refuse_other_logits(setup, network, shape, data.classes)
     parameters = parameter_count(network, shape)
     require(
         setup.probes.eigenvalues <= parameters,
@@ -75,8 +84,28 @@ def _describe(config: Config, arm: Arm, data: Data) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "multiply_adds": multiply_adds(network, shape),
-        "program": _fingerprint(setup, data),
+        "program": _fingerprint(setup, first, data.classes),
     }
+
+
+def _refuse_other_logits(setup: Setup, network: Any, shape: tuple[int, ...], classes: int) -> None:
+    """Refuses a user's network that does not return one logit per example and class."""
+    batch, name = setup.training.batch_size, setup.model.network
+    x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    logits = jax.eval_shape(lambda x: network.init_with_output(jax.random.key(0), x)[0], x)
+    found = getattr(logits, "shape", None)
+    what = f"a {type(logits).__name__}" if found is None else f"an array of shape {found}"
+    flatten = "; flatten images [batch, height, width, channels] before a Dense layer, with x.reshape(len(x), -1)"
+    require(
+        found == (batch, classes),
+        f"{name} returns {what} for a batch of shape {x.shape}; expected logits of shape {(batch, classes)}, "
+        f"[batch, classes]{flatten if len(shape) == 3 else ''}",
+    )
+    require(
+        jnp.issubdtype(logits.dtype, jnp.floating),
+        f"{name} returns logits of dtype {logits.dtype}; expected a floating dtype, such as float32: return them "
+        "without softmax, argmax or rounding",
+    )
 
 
 def _refuse_large(setup: Setup, parameters: int) -> None:
@@ -93,16 +122,16 @@ def _refuse_large(setup: Setup, parameters: int) -> None:
     )
 
 
-def _fingerprint(setup: Setup, data: Data) -> str:
+def _fingerprint(setup: Setup, data: Data, classes: int) -> str:
     """SHA-256 of the printed jaxprs and of their constants, which are not printed."""
-    begin = partial(init, setup, data.classes)
+    begin = partial(init, setup, classes)
     started, state = jax.make_jaxpr(begin, return_shape=True)(jnp.int32(0), data.train.x)
-    layer_names(setup, data.classes, state, Split(*data.train))
+    layer_names(setup, classes, state, Split(*data.train))
     indices = jax.ShapeDtypeStruct((setup.training.batch_size,), jnp.int32)
-    step = partial(train_step, setup, data.classes, 1)
+    step = partial(train_step, setup, classes, 1)
     stepped = jax.make_jaxpr(step)(state, Tuned(0.0, 0.0, False), indices, data.train)
     test = jax.eval_shape(partial(batches, size=len(data.test.y)), data.test)
-    evaluated = jax.make_jaxpr(partial(evaluate, setup, data.classes))(state, test)
+    evaluated = jax.make_jaxpr(partial(evaluate, setup, classes))(state, test)
     found = hashlib.sha256()
     for traced in (started, stepped, evaluated):
         found.update(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())

@@ -17,24 +17,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.config import Setup
-from experiments.data.arrays import Batches, Data, Split, batch_order
+from experiments.data.arrays import Source, Split, batch_order
 from experiments.store.past import CURVES, Curves, Observations, delete_past, read_past, write_past
 from experiments.store.right import pack_right
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import (
     Engine,
     Lane,
+    Shared,
     curvature_lane,
     evaluate_lanes,
     filled,
     in_batches,
     layout,
     observe_lane,
+    place,
     population_lanes,
     run_steps,
     start,
 )
-from experiments.training.devices import put_by_lane, put_on_all
+from experiments.training.devices import put_by_lane
 from experiments.training.dispatch import dispatch
 from experiments.training.observe import layer_names
 from experiments.training.optimizers import Tuned
@@ -56,7 +58,7 @@ class Epoch(NamedTuple):
 
 def train_arm(
     setup: Setup,
-    data: Data,
+    data: Source,
     lanes: Sequence[Lane],
     engine: Engine,
     *,
@@ -71,11 +73,12 @@ def train_arm(
 
     Args:
       setup: the config of the arm.
-      data: standardized splits.
+      data: the data set; each lane uses the split of its seed.
       lanes: the trainings.
       engine: how lanes and steps run.
-      width: the most lanes that any stage of the arm trains. With equal `width`, a lane that is trained again gives the
-        same bits, whatever lanes are trained with it, and nothing is compiled again.
+      width: lanes of the compiled program, as far as `engine` and `training.vmap_lanes` allow. With equal `width`, a
+        lane that is trained again gives the same bits, whatever lanes are trained with it, and nothing is compiled
+        again.
       metric: the accuracy whose correctly classified test examples are recorded as "right".
       probe: whether to observe and probe the networks of all these lanes; it changes none of their other numbers.
       on_epoch: called after every epoch.
@@ -101,7 +104,7 @@ class _LaneGroup:
     def __init__(
         self,
         setup: Setup,
-        data: Data,
+        data: Source,
         lanes: Sequence[Lane],
         real: int,
         engine: Engine,
@@ -113,18 +116,20 @@ class _LaneGroup:
     ):
         self.setup, self.data, self.lanes, self.real, self.engine = setup, data, lanes, real, engine
         self.mesh, self.metric, self.folder, self.note = mesh, metric, folder, note
-        self.probed = real if probe else 0
-        self.train_y = np.asarray(data.train.y)
-        self.examples: Split = jax.device_get(dispatch(_first, data.train, setup.probes.examples))
-        self.steps = setup.steps_per_epoch(len(self.train_y))
+        self.own = {lane.seed: dispatch(data.of, lane.seed) for lane in lanes}
+        self.first = self.own[lanes[0].seed]
+        probed = [self.own[lane.seed].train for lane in lanes[:real] if probe]
+        self.probed: list[Split] = [jax.device_get(dispatch(_first, split, setup.probes.examples)) for split in probed]
+        self.steps = setup.steps_per_epoch(len(self.first.train.y))
 
     def train(self, on_epoch: Callable[[Epoch], None]) -> list[dict[str, Any]]:
         began = time.perf_counter()
-        setup, data, classes, mesh = self.setup, self.data, self.data.classes, self.mesh
-        split, validation = put_on_all(data.train, mesh), self._batches(data.validation, EVALUATION_BATCH)
-        state, tuned = start(setup, classes, mesh, self.lanes, split.x)
+        setup, classes, mesh = self.setup, self.data.classes, self.mesh
+        split = place("train", self.data, self.lanes, mesh)
+        validation = in_batches(EVALUATION_BATCH, mesh, place("validation", self.data, self.lanes, mesh))
+        state, tuned = start(setup, classes, mesh, self.lanes, split)
         curves: Curves = [{name: [] for name in CURVES} for _ in range(self.real)]
-        observations: Observations = [[] for _ in range(self.probed)]
+        observations: Observations = [[] for _ in self.probed]
         done, state, curves, observations = self._restore(state, curves, observations)
         for epoch in range(done):  # the interrupted process has reported their metrics
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), []))
@@ -136,7 +141,7 @@ class _LaneGroup:
             for i, curve in enumerate(curves):
                 curve["train_loss"].append(float(found[0][i]))
                 curve["val_loss"].append(float(found[1].loss[i]))
-                curve["val_accuracy"].append(int(found[1].correct[i]) / len(data.validation.y))
+                curve["val_accuracy"].append(int(found[1].correct[i]) / len(self.first.validation.y))
             self._observe(state, observations)
             metrics = [{name: values[-1] for name, values in c.items()} for c in curves]
             on_epoch(Epoch(self.lanes[: self.real], self.steps * (epoch + 1), metrics))
@@ -155,12 +160,12 @@ class _LaneGroup:
         seconds = (time.perf_counter() - began) / self.real
         return [record | {"seconds": round(seconds, 4)} for record in records]
 
-    def _epoch(self, state: State, tuned: Tuned, epoch: int, split: Split) -> tuple[State, Any]:
+    def _epoch(self, state: State, tuned: Tuned, epoch: int, split: Split | Shared) -> tuple[State, Any]:
         """Trains one epoch; returns the new state and the mean loss of each lane."""
-        made: dict[int, np.ndarray] = {}
-        for lane in self.lanes:
-            if lane.seed not in made:
-                made[lane.seed] = batch_order(self.setup.training, self.train_y, lane.seed, epoch)
+        made = {
+            seed: batch_order(self.setup.training, np.asarray(own.train.y), seed, epoch)
+            for seed, own in self.own.items()
+        }
         order = put_by_lane(np.stack([made[lane.seed] for lane in self.lanes]), self.mesh)
         total = self.steps * self.setup.training.epochs
         return run_steps(self.setup, self.data.classes, self.mesh, total, self.engine, state, tuned, order, split)
@@ -168,41 +173,42 @@ class _LaneGroup:
     def _observe(self, state: State, observations: Observations) -> None:
         if observations:
             host = jax.device_get(state)
-            for i, seen in enumerate(observations):
-                found = observe_lane(self.setup, self.data.classes, _lane(host, i), self.examples)
+            for i, (seen, examples) in enumerate(zip(observations, self.probed, strict=True)):
+                found = observe_lane(self.setup, self.data.classes, _lane(host, i), examples)
                 seen.append(as_json(jax.device_get(found)))
 
-    def _read_test_set(self, records, state, split, observations) -> None:
-        setup, classes, mesh, data = self.setup, self.data.classes, self.mesh, self.data
-        size = min(setup.training.batch_size, len(data.test.y))
-        running, by_batch = self._batches(data.test, EVALUATION_BATCH), self._batches(data.test, size)
-        train = self._batches(data.train, EVALUATION_BATCH)
+    def _read_test_set(self, records, state: State, split: Split | Shared, observations: Observations) -> None:
+        setup, classes, mesh, examples = self.setup, self.data.classes, self.mesh, len(self.first.test.y)
+        size = min(setup.training.batch_size, examples)
+        test = place("test", self.data, self.lanes, mesh)
+        running = in_batches(EVALUATION_BATCH, mesh, test)
         found = {"": evaluate_lanes(setup, classes, mesh, False, state, running)}
         frozen = state
         if jax.tree.leaves(state.batch_stats):
-            frozen = population_lanes(setup, classes, mesh, state, train)
+            frozen = population_lanes(setup, classes, mesh, state, in_batches(EVALUATION_BATCH, mesh, split))
             found["_population"] = evaluate_lanes(setup, classes, mesh, False, frozen, running)
-            found["_batch"] = evaluate_lanes(setup, classes, mesh, True, state, by_batch)
+            found["_batch"] = evaluate_lanes(setup, classes, mesh, True, state, in_batches(size, mesh, test))
         found = jax.device_get(found)
-        state, frozen = jax.device_get((state, frozen))
         # A network without running statistics has only one accuracy.
         judged = found.get(self.metric.removeprefix("test_accuracy"), found[""])
-        layers, norms = layer_names(setup, classes, _lane(state, 0), self.examples)
         for i, record in enumerate(records):
             for kind in ("", "_population", "_batch"):
                 evaluation = found.get(kind)
                 record[f"test_loss{kind}"] = None if evaluation is None else float(evaluation.loss[i])
-                accuracy = None if evaluation is None else int(evaluation.correct[i]) / len(data.test.y)
-                record[f"test_accuracy{kind}"] = accuracy
-            record["right"] = pack_right(judged.right[i].ravel()[: len(data.test.y)])  # the padding comes last
+                record[f"test_accuracy{kind}"] = None if evaluation is None else int(evaluation.correct[i]) / examples
+            record["right"] = pack_right(judged.right[i].ravel()[:examples])  # the padding comes last
             record["probes"] = None
-            if i < self.probed:
-                end = None
-                if setup.probes.eigenvalues or setup.probes.mean_logit:
-                    end = jax.device_get(
-                        curvature_lane(setup, classes, _lane(state, i), _lane(frozen, i), self.examples)
-                    )
-                record["probes"] = series(self.steps, layers, norms, observations[i], setup) | at_end(end)
+        if self.probed:
+            self._probe(records, jax.device_get(state), jax.device_get(frozen), observations)
+
+    def _probe(self, records, state: State, frozen: State, observations: Observations) -> None:
+        setup, classes = self.setup, self.data.classes
+        layers, norms = layer_names(setup, classes, _lane(state, 0), self.probed[0])
+        for i, (record, examples) in enumerate(zip(records, self.probed, strict=True)):
+            end = None
+            if setup.probes.eigenvalues or setup.probes.mean_logit:
+                end = jax.device_get(curvature_lane(setup, classes, _lane(state, i), _lane(frozen, i), examples))
+            record["probes"] = series(self.steps, layers, norms, observations[i], setup) | at_end(end)
 
     def _records(self, diverged: np.ndarray, curves: Curves) -> list[dict[str, Any]]:
         steps = [self.steps * (epoch + 1) for epoch in range(self.setup.training.epochs)]
@@ -210,9 +216,6 @@ class _LaneGroup:
             {**lane._asdict(), "steps": steps, **curve, "diverged": int(at) if at >= 0 else None}
             for lane, curve, at in zip(self.lanes, curves, diverged, strict=False)
         ]
-
-    def _batches(self, split: Split, size: int) -> Batches:
-        return put_on_all(in_batches(size, split), self.mesh)
 
     # A checkpoint holds the state; curves and observations, which grow, go into a JSON file that is written before it.
     def _restore(

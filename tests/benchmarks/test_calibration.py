@@ -15,7 +15,7 @@ from benchmarks.calibration.procedures import bagged, chosen_then_read, out_of_b
 from benchmarks.commands import main
 from experiments.analysis import bagging
 from experiments.analysis.bagging import Scores
-from experiments.config import Arm, Config, SweepConfig, TrainingConfig
+from experiments.config import Arm, Config, DataConfig, SweepConfig, TrainingConfig
 from experiments.config.reading import load
 
 ARMS = tuple(Arm(treatment, context) for context in ("relu", "tanh") for treatment in ("none", "before", "after"))
@@ -27,7 +27,7 @@ def synthetic(seeds=200, rates=1, spread=0.0):
     shape = (len(ARMS), seeds, rates)
     level = np.arange(len(ARMS))[:, None, None] * 0.1
     test = 95 + level + spread * rng.normal(0, 1, (len(ARMS), 1, rates)) + rng.normal(0, 0.5, shape)
-    about = {"config": "synthetic", "device": "none", "date": "today", "versions": {"jax": "0"}}
+    about = {"config": "synthetic", "split": "each seed", "device": "none", "date": "today", "versions": {"jax": "0"}}
     grid = tuple(2.0**k for k in range(rates))
     return Bank(ARMS, grid, 95 + rng.normal(0, 0.5, shape), np.ones(shape), test, about)
 
@@ -53,7 +53,8 @@ def test_a_bank_that_was_stopped_goes_on_and_is_that_of_one_go(tmp_path, monkeyp
     )
     told = []
     first = banks.train(config, 2, tmp_path / "b.npz", {"device": "here"}, told.append)
-    assert first.seeds == 2 and banks.read(tmp_path / "b.npz").about == {"device": "here", "config": "tiny"}
+    about = {"device": "here", "config": "tiny", "split": "each seed"}
+    assert first.seeds == 2 and banks.read(tmp_path / "b.npz").about == about
     whole = banks.train(config, 4, tmp_path / "b.npz", {}, told.append)
     again = banks.train(config, 4, tmp_path / "c.npz", {}, told.append)
     assert told[:4] == [f"{arm}/relu, seeds {s}" for s in ("0 to 1", "2 to 3") for arm in ("before", "after")]
@@ -66,6 +67,19 @@ def test_a_bank_that_was_stopped_goes_on_and_is_that_of_one_go(tmp_path, monkeyp
     assert banks.train(config, 3, tmp_path / "b.npz", {}, told.append).seeds == 4
     with pytest.raises(ValueError, match=r"holds trainings of tiny, not of other; use another file$"):
         banks.train(replace(config, name="other"), 4, tmp_path / "b.npz", {}, told.append)
+    one = replace(config, data=DataConfig(split="one"))
+    with pytest.raises(
+        ValueError, match=r"of the split 'each seed', not 'one'; use another file, or --split 'each seed'$"
+    ):
+        banks.train(one, 4, tmp_path / "b.npz", {}, told.append)
+
+
+def test_a_bank_that_does_not_say_its_split_is_of_one_split(tmp_path):
+    """Such as those that were trained when there was no other."""
+    bank = synthetic(seeds=5)
+    about = {key: value for key, value in bank.about.items() if key != "split"}
+    banks.write(bank._replace(about=about), tmp_path / "b.npz")
+    assert banks.read(tmp_path / "b.npz").about == about | {"split": "one"}
 
 
 def test_a_training_that_diverged_has_the_worst_loss():

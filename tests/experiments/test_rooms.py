@@ -27,7 +27,7 @@ ROOMS = {
     "__main__": {"commands", "config", "report", "store", "sweep", "training"},
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
-WITHOUT_JAX += ["data.hub", "data.cache", "data.carve"]
+WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jbn"}
 OPENS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "mkdir", "touch", "rename", "unlink"}
 OPENS |= {"rmtree", "copyfile", "copytree"}

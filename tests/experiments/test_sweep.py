@@ -3,13 +3,11 @@
 import dataclasses
 import errno
 import json
-import re
 
-import jax
 import pytest
 from flax import linen as nn
 from helpers import ROOT
-from small_arms import BEFORE, TINY, lane, make_data
+from small_arms import TINY, documented_network
 
 from experiments import sweep
 from experiments.__main__ import main
@@ -39,15 +37,6 @@ class Plain(nn.Module):
         x = nn.Dense(7)(x)
         x = nn.relu(self.norm(name="norm")(x)) if self.placement == "before" else self.norm(name="norm")(nn.relu(x))
         return nn.Dense(self.classes, name="head")(x)
-
-
-def documented_network():
-    """The function of the documentation's example, under its name there."""
-    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
-    assert code, "docs/laboratory.md shows how to add a network"
-    names: dict = {}
-    exec(code[1], names)
-    return names["tiny"]
 
 
 @pytest.mark.parametrize("network", ["Plain", "tiny"])
@@ -209,15 +198,3 @@ def test_the_word_that_cannot_be_read_is_named(flags, words, capsys):
 def test_a_setting_of_every_context_is_changed_in_the_config(capsys):
     assert main(["run", str(ROOT / "configs/cnn9.py"), "--optimizer.schedule", "step"]) == 2
     assert "edit contexts in " in capsys.readouterr().err
-
-
-def test_a_training_step_gives_its_state_away():
-    from experiments.training.compiled import Engine, run_steps, start
-
-    data = make_data()
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("lanes",))
-    for steps in ("scan", "loop"):
-        state, tuned = start(BEFORE, 3, mesh, [lane(0.1, 0)], data.train.x)
-        order = jax.numpy.zeros((1, 2, 10), "int32")
-        run_steps(BEFORE, 3, mesh, 2, Engine(steps, "vmap"), state, tuned, order, data.train)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))

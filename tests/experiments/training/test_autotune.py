@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import pytest
 from helpers import ROOT
-from small_arms import BEFORE, lane, make_data
+from small_arms import BEFORE, OWN_SPLITS, lane, make_data, one_split
 
 from experiments import sweep
 from experiments.config import ConfigError, TrainingConfig, load
@@ -28,7 +28,7 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
         return cost[", ".join(way)]
 
     monkeypatch.setattr(autotune, "_milliseconds", measure)
-    data, lanes = make_data(), [lane(0.1, 0)]
+    data, lanes = one_split(make_data()), [lane(0.1, 0)]
     found = autotune.choose(fixed(), data, lanes)
     assert (found.engine, found.milliseconds) == (Engine("loop", "vmap"), cost)
     assert autotune.choose(fixed(lanes="sequence"), data, lanes).engine == Engine("scan", "sequence")
@@ -40,11 +40,11 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
 
 def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
     monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
-    found = autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
+    found = autotune.choose(fixed(), one_split(make_data()), [lane(0.1, 0)])
     assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
     monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None)
     with pytest.raises(ConfigError, match=r"fits into memory; choose a smaller training\.batch_size"):
-        autotune.choose(fixed(), make_data(), [lane(0.1, 0)])
+        autotune.choose(fixed(), one_split(make_data()), [lane(0.1, 0)])
 
 
 def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
@@ -55,14 +55,15 @@ def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     monkeypatch.setattr(compiled, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
     monkeypatch.setattr(autotune, "memory", lambda: 2 * size)  # two devices, one lane each
-    found = autotune.choose(fixed(), data, lanes)
+    found = autotune.choose(fixed(), one_split(data), lanes)
     assert {way.lanes for way in tried} == {"sequence"} and found.milliseconds["scan, vmap"] is None
     with pytest.raises(ConfigError, match=r"fits into memory; .* training.lanes='sequence'"):
-        autotune.choose(fixed("scan", "vmap"), data, lanes)
+        autotune.choose(fixed("scan", "vmap"), one_split(data), lanes)
 
 
-def test_a_measurement_is_of_real_steps_and_takes_time():
-    found = autotune.choose(fixed(steps="scan"), make_data(), [lane(0.1, seed) for seed in range(9)])
+@pytest.mark.parametrize("data", [one_split(make_data()), OWN_SPLITS], ids=["one split", "own splits"])
+def test_a_measurement_is_of_real_steps_and_takes_time(data):
+    found = autotune.choose(fixed(steps="scan"), data, [lane(0.1, seed) for seed in range(9)])
     assert set(found.milliseconds) == {"scan, sequence", "scan, vmap"}
     assert all(0 < value < 1e4 for value in found.milliseconds.values())
 

@@ -50,7 +50,7 @@ STEPS = """
 """
 
 STAGES = """
-    from small_arms import BEFORE, NONE, lane
+    from small_arms import BEFORE, NONE, lane, one_split
 
     from experiments.config import TrainingConfig
     from experiments.data.arrays import Data, Split
@@ -62,11 +62,11 @@ STAGES = """
     def split(n):
         return Split(jnp.asarray(rng.normal(0, 1, (n, 5)), jnp.float32), jnp.asarray(rng.integers(0, 3, n), jnp.int32))
 
-    data, lanes = Data(split(400), split(13), split(23), 3, {{}}), [lane(0.1, 0), lane(0.3, 1)]
+    data, lanes = one_split(Data(split(400), split(13), split(23))), [lane(0.1, 0), lane(0.3, 1)]
     setups = [s._replace(training=TrainingConfig(batch_size=4, epochs=2)) for s in (BEFORE, NONE)]
 
     def stage(number):
-        return train_arm(setups[number % 2], data, lanes, Engine({steps!r}, "sequence"), test=number >= 196)
+        return train_arm(setups[number % 2], data, lanes, Engine({steps!r}, "sequence"), width=2)
 
     with ThreadPoolExecutor(2) as pool:
         print(len(list(pool.map(stage, range(200)))), "stages are through")

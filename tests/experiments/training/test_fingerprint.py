@@ -6,9 +6,11 @@ import sys
 
 import pytest
 from helpers import ROOT
+from small_arms import make_data
 
 from experiments import sweep
 from experiments.config import Config, ConfigError, ModelConfig, SweepConfig, TrainingConfig
+from experiments.data.arrays import Source, load
 from experiments.training import fingerprint
 
 NETWORK = """
@@ -37,7 +39,7 @@ CONFIG = Config(
     activations=("relu",),
     model=ModelConfig(network="own_network:Own"),
     training=TrainingConfig(epochs=1, steps="scan", lanes="vmap"),
-    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, tuning_seeds=1, evaluation_seeds=2),
+    sweep=SweepConfig(lowest_learning_rate=0.05, learning_rate_points=2, learning_rate_extension=0, seeds=2),
 )
 
 
@@ -59,7 +61,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def data():
-    return sweep.load(CONFIG.data)
+    return load(CONFIG.data)
 
 
 def test_the_hash_tells_every_edit_from_the_network_that_was_there_and_nothing_else(own, data):
@@ -85,6 +87,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 3)
 from experiments.config import *
 config = {config!r}
+from experiments.data.arrays import Source, load
 from experiments.training import fingerprint
 from experiments.data import arrays as data
 print(fingerprint.describe(config, data.load(config.data))["before/relu"]["program"])
@@ -103,7 +106,7 @@ def test_a_run_whose_network_was_edited_is_not_gone_on_with(own, tmp_path, edit)
         raise Stopped
 
     with pytest.raises(Stopped):
-        sweep.run(CONFIG, tmp_path / "run", sweep.Progress(lambda text: None, stop, lambda text: None))
+        sweep.run(CONFIG, tmp_path / "run", sweep.Progress(*(lambda _: None,) * 2, stop, lambda text: None))
     before = (tmp_path / "run" / "arms.json").read_bytes()
     own(NETWORK.replace(*EDITS[edit]))
     with pytest.raises(ConfigError, match=r"before/relu .*choose another folder with --out FOLDER, or delete"):
@@ -128,6 +131,22 @@ def test_an_error_of_the_users_network_is_one_line_with_its_place(own, data, cod
     with pytest.raises(ConfigError, match=words) as refused:
         fingerprint.describe(CONFIG, data)
     assert "\n" not in str(refused.value)
+
+
+def test_batches_of_few_classes_that_the_split_of_one_seed_cannot_fill_are_refused():
+    """Each seed's split has its own number of examples of a class."""
+
+    def of(seed):
+        data = make_data(seed)
+        return data._replace(train=data.train._replace(y=data.train.y * (seed < 2)))
+
+    training = TrainingConfig(batch_size=10, classes_per_batch=2)
+    config = dataclasses.replace(CONFIG, model=ModelConfig(hidden=(5,)), training=training)
+    source = Source(of, 3, True, {})
+    assert fingerprint.describe(config, source).keys() == {"before/relu"}
+    more = dataclasses.replace(config, sweep=dataclasses.replace(config.sweep, seeds=3))
+    with pytest.raises(ConfigError, match=r"classes_per_batch is 2, with training.batch_size 10 and 1 classes"):
+        fingerprint.describe(more, source)
 
 
 def test_a_network_that_does_not_fit_into_memory_is_refused(data, monkeypatch):

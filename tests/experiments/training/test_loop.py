@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -10,21 +11,25 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from small_arms import BEFORE, NONE, SCAN, TESTED, lane, make_data
+from small_arms import BEFORE, NONE, OWN_SPLITS, SCAN, TESTED, lane, make_data, one_split
 
-from experiments.config import (
-    TrainingConfig,
-)
-from experiments.data.arrays import batch_order, batches
+from experiments.config import ProbesConfig, TrainingConfig
+from experiments.data.arrays import Data, batch_order, batches
 from experiments.store.right import unpack_right
 from experiments.training import compiled, devices, loop
-from experiments.training.compiled import Engine, start
+from experiments.training.compiled import Engine, Shared, place, start
 from experiments.training.loop import Epoch, train_arm
 from experiments.training.step import init
 
 
 def trained(setup, data, lanes, engine, **options):
+    data = one_split(data) if isinstance(data, Data) else data
     return train_arm(setup, data, lanes, engine, **{"width": len(lanes), **options})
+
+
+def close(record):
+    """The record, with numbers that may differ in their last digits."""
+    return jax.tree.map(lambda a: pytest.approx(a, rel=1e-3, abs=1e-5) if isinstance(a, float) else a, record)
 
 
 class Plain(nn.Module):
@@ -172,6 +177,18 @@ def test_what_is_right_is_in_the_order_of_the_test_split():
     np.testing.assert_array_equal(unpack_right(record["right"], 23), np.asarray(data.test.y) == 0)
 
 
+@pytest.mark.parametrize("engine", TESTED)
+def test_a_lane_with_a_split_of_its_own_is_one_that_is_trained_alone_on_this_split(engine):
+    """Training, validation and test part, the labels of batches of few classes, population statistics and probes."""
+    setup = BEFORE._replace(
+        training=replace(BEFORE.training, classes_per_batch=2), probes=ProbesConfig(examples=20, eigenvalues=1)
+    )
+    lanes = [lane(0.1, 3), lane(0.3, 8), lane(0.3, 3)]
+    for each, found in zip(lanes, trained(setup, OWN_SPLITS, lanes, engine, probe=True), strict=True):
+        (alone,) = trained(setup, make_data(each.seed), [each], engine, probe=True)
+        assert {**found, "seconds": 0} == close({**alone, "seconds": 0})
+
+
 class Killed(Exception):
     pass
 
@@ -241,12 +258,14 @@ def test_no_program_of_the_sweep_has_a_collective():
     """Two stages run at a time, in threads: with collectives, they could deadlock on each other's devices."""
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
     mesh = Mesh(np.array(jax.devices()), ("lanes",))
-    state, tuned = start(BEFORE, 3, mesh, lanes, data.train.x)
+    train = place("train", one_split(data), lanes, mesh)
+    state, tuned = start(BEFORE, 3, mesh, lanes, train)
     order = jnp.zeros((8, 4, 10), jnp.int32)
-    test = batches(data.test, 8)
+    test = Shared(batches(data.test, 8))
     lowered = [
-        compiled.scan_lanes.jitted.lower(BEFORE, 3, mesh, 12, state, tuned, order, data.train),
-        compiled.step_lanes.jitted.lower(BEFORE, 3, mesh, 12, state, tuned, order, data.train),
+        compiled.in_batches.jitted.lower(8, mesh, train),
+        compiled.scan_lanes.jitted.lower(BEFORE, 3, mesh, 12, state, tuned, order, train),
+        compiled.step_lanes.jitted.lower(BEFORE, 3, mesh, 12, state, tuned, order, train),
         compiled.evaluate_lanes.jitted.lower(BEFORE, 3, mesh, True, state, test),
         compiled.population_lanes.jitted.lower(BEFORE, 3, mesh, state, test),
     ]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_arms import BEFORE, SCAN, lane, make_data
+from small_arms import BEFORE, SCAN, lane, make_data, one_split
 
 from experiments.config import (
     ProbesConfig,
@@ -41,7 +41,7 @@ def test_a_look_measures_the_distance_of_the_running_statistics_from_the_true_on
 
 def test_probes_at_the_end_hold_curvature_and_the_mean_logit_with_both_kinds_of_statistics():
     setup = BEFORE._replace(probes=ProbesConfig(seeds=1, eigenvalues=2, mean_logit=True, predictiveness=True))
-    records = train_arm(setup, make_data(), [lane(0.1, 3), lane(0.1, 4)], SCAN, width=2, probe=True)
+    records = train_arm(setup, one_split(make_data()), [lane(0.1, 3), lane(0.1, 4)], SCAN, width=2, probe=True)
     probes = records[0]["probes"]
     assert set(probes["eigenvalues"]) == set(probes["mean_logit"]) == {"batch", "frozen"}
     for values in probes["eigenvalues"].values():
