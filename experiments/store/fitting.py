@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from experiments.config import Arm, Config
+from experiments.store.checks import check, check_alike
 from experiments.store.right import unpack_right
 from experiments.store.schema import ArmRow, Result, SettingRow, Training
-from experiments.store.validation import check, check_alike
 
 
 def fit_records(config: Config, records: Sequence[Training]) -> None:

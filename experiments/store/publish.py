@@ -1,4 +1,4 @@
-"""Publishes the part of a run folder that is worth committing: result, provenance, report, tables and small figures."""
+"""Publishes the part of a run folder that is worth committing: result, scores, provenance, report, small figures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from PIL import Image
 
 from experiments.config import ConfigError
 from experiments.palette import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
+from experiments.store.bits import right_npz
 from experiments.store.record import read
 
 PUBLISHED = Path(__file__).parents[1] / "published"
-KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv")
+KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv", "scores.csv")
+BITS = "right.npz"
 EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHERS)), TRAIN_COLOUR, TEST_COLOUR, GREY])]
 """Colours that identify a treatment; they must not change when the palette is reduced."""
 
@@ -22,28 +24,32 @@ EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHER
 def publish(folder: Path, target: Path = PUBLISHED) -> Path:
     """Copies a finished run to `target`/<name of its config>, replaces a published run there, and returns that folder.
 
-    It leaves out records.jsonl (result.json holds every accuracy) and figures in formats other than PNG.
+    It leaves out records.jsonl, of which scores.csv has every accuracy and right.npz what was right where, and figures
+    in formats other than PNG.
 
     Raises:
       ConfigError: `folder` is not a run folder, is not finished or has no report, or the target is not a published run.
     """
     run = read(Path(folder))
-    missing = [name for name in (*KEPT, "tables") if not (run.folder / name).exists()]
+    missing = [name for name in (*KEPT, "data.json", "tables") if not (run.folder / name).exists()]
     if missing:
         raise ConfigError(
             f"{folder} has no {missing[0]}; finish the run, and draw its report with: "
             f"python -m experiments report {folder}"
         )
     to = target / run.config.name
-    published = {*KEPT, "tables", "figures"}
+    published = {*KEPT, BITS, "tables", "figures"}
     there = {path.name for path in to.iterdir()} if to.is_dir() else set()
     if to.exists() and (there - published or not to.is_dir() or to.samefile(run.folder)):
         what = "the run itself" if to.samefile(run.folder) else "no published run, which could be replaced"
         raise ConfigError(f"{to} is {what}; nothing was changed; choose another folder with --to FOLDER")
+    right = right_npz(run)
     shutil.rmtree(to, ignore_errors=True)
     (to / "figures").mkdir(parents=True)
     for name in KEPT:
         shutil.copyfile(run.folder / name, to / name)
+    if right is not None:
+        (to / BITS).write_bytes(right)
     shutil.copytree(run.folder / "tables", to / "tables")
     for path in sorted((run.folder / "figures").glob("*.png")):
         with Image.open(path) as image:

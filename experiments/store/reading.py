@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from experiments.config import Config, ConfigError, from_json
 from experiments.config.errors import REPLACED
-from experiments.store import fitting
+from experiments.store import validation
 from experiments.store.files import REMEDIES, read_json, read_lines, refused
 
 
@@ -35,16 +35,16 @@ def read(folder: Path) -> Run:
     env, data, arms = (read_json(folder / name, {}) for name in ("env.json", "data.json", "arms.json"))
     edited = f"if {folder / 'config.json'} was edited, restore it"
     with refused(folder / "records.jsonl", "records.jsonl", other=edited):
-        fitting.fit_records(config, records)
+        validation.fit_records(config, records)
     if data:
         edited = f"if {folder / 'data.json'} was edited, delete it: the next run writes it again"
         with refused(folder / "records.jsonl", "records.jsonl", other=edited):
-            fitting.fit_right(config, records, data["test"])
+            validation.fit_right(config, records, data["test"])
     result = read_json(folder / "result.json", None)
     if result is not None:
         edited = f"if {folder / 'config.json'} was edited, restore it"
         with refused(folder / "result.json", "result.json", other=edited):
-            fitting.fit_result(config, result)
+            validation.fit_result(config, result)
     return Run(folder, config, env, data, records, result, arms)
 
 

@@ -1,4 +1,4 @@
-"""Checks the type of everything that is read from a run folder; `fitting` checks it against the config.
+"""Checks everything that is read from a run folder, against its type; `fitting` checks it against the config.
 
 A file that was edited, truncated or damaged raises an error of one sentence that says where, before it is used.
 """
@@ -13,11 +13,18 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from experiments.config.errors import shortened
+from experiments.store.checks import check, check_alike
+from experiments.store.fitting import fit_records as fit_records
+from experiments.store.fitting import fit_result as fit_result
+from experiments.store.fitting import fit_right as fit_right
 from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Result, Training
 
 
 def _check_description(data: Description) -> Description:
     check(math.prod(data["shape"]) == data["features"], "has a shape that does not multiply to its features")
+    if (classes := data.get("test_classes")) is not None:
+        whole = len(classes) == data["classes"] and sum(classes) == data["test"]
+        check(whole, "has test_classes that do not add up to its test examples")
     for part in (data["raw"], data["standardized"], data["standardized_test"]):
         check(len(part["mean"]) == len(part["std"]) == data["features"], "has not one mean and std a feature")
     for part in (data["raw"], data["standardized"]):
@@ -117,23 +124,3 @@ def fit_past(past: Past, epochs: int, lanes: int, observed: int) -> None:
     check(all(len(seen) > epochs for seen in past["looks"]), f"has not all looks of the {epochs} epochs")
     for seen in past["looks"]:
         check_alike(seen, "looks")
-
-
-def check_alike(values: list[Any], what: str) -> None:
-    """Raises ValueError if the values differ in names or lengths."""
-    check(len({_outline(value) for value in values}) <= 1, f"has {what} that differ in their shapes")
-
-
-def _outline(value: Any) -> Any:
-    """The structure of a value without its numbers: names, and lengths of lists."""
-    if isinstance(value, dict):
-        return tuple((key, _outline(item)) for key, item in sorted(value.items()))
-    if isinstance(value, list):
-        return tuple(dict.fromkeys(_outline(item) for item in value)), len(value)
-    return value if isinstance(value, str) else None
-
-
-def check(holds: bool, otherwise: str) -> None:
-    """Raises ValueError with the predicate `otherwise` unless it holds."""
-    if not holds:
-        raise ValueError(otherwise)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import AnalysisConfig, Arm, Config, ModelConfig, Published, SweepConfig
+from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig
 from experiments.store import record
 from experiments.store.right import pack_right
 
@@ -16,6 +16,7 @@ CONFIG = Config(
     name="small",
     placements=("none", "after"),
     activations=("relu",),
+    data=DataConfig(split="one"),
     model=ModelConfig(hidden=(5,)),
     sweep=SweepConfig(
         lowest_learning_rate=0.25, learning_rate_points=2, learning_rate_extension=1, weight_decays=(0.0, 0.5), seeds=4
@@ -130,13 +131,15 @@ def result(config: Config = CONFIG, seeds: int | None = None) -> dict[str, Any]:
     return json.loads(json.dumps(made))  # so that no part is there twice
 
 
-def run_folder(folder: Path, config: Config = CONFIG, *, finished: bool = True) -> Path:
+def run_folder(
+    folder: Path, config: Config = CONFIG, *, made: list[dict[str, Any]] | None = None, finished: bool = True
+) -> Path:
     """Writes a run folder, as a run leaves it, without a report."""
     with record.opened(folder, config, "cpu x 2"):
         record.write_json(folder / "data.json", DATA)
         record.write_json(folder / "arms.json", ARMS)
         record.write_json(folder / "engine.json", {})
-        record.append(folder, records(config))
+        record.append(folder, records(config) if made is None else made)
         if finished:
             record.finish(folder, result(config))
     return folder

@@ -1,27 +1,50 @@
 """Published results are consistent: the committed config, numbers that follow from the seeds, the rows of the page."""
 
+import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import ROOT
 from PIL import Image
-from synthetic import SMALL, run_folder
+from simulated import description, peak, simulate
+from synthetic import SMALL, data, run_folder
 
 from experiments import report
 from experiments.__main__ import main
-from experiments.config import ConfigError, from_json, load
+from experiments.analysis.bagging import Scores, bag, contrast
+from experiments.analysis.new_data import Right, by_example, for_new_examples
+from experiments.analysis.stats import summarize
+from experiments.config import AnalysisConfig, Config, ConfigError, DataConfig, SweepConfig, from_json, load
 from experiments.formatting import number, signed
+from experiments.store import record
 from experiments.store.publish import EXACT, publish, whole
 from experiments.store.publish import PUBLISHED as DEFAULT
 
 PUBLISHED = ROOT / "experiments/published"
-FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/result.json"))
+FOLDERS = sorted(path.parent for path in PUBLISHED.glob("*/scores.csv"))
+SIMULATED = Config(
+    "simulated",
+    placements=("none", "before", "after"),
+    activations=("relu", "tanh"),
+    data=DataConfig(name="mnist"),
+    sweep=SweepConfig(
+        lowest_learning_rate=2.0**-4,
+        learning_rate_points=3,
+        learning_rate_extension=1,
+        weight_decays=(0.0, 0.1),
+        seeds=8,
+    ),
+    analysis=AnalysisConfig(metric="test_accuracy_population"),
+)
 
 
-def test_some_results_are_published():
-    assert {folder.name for folder in FOLDERS} >= {"fashion_activation", "mnist_sigmoid", "small_batches"}
+def test_results_are_published_with_their_scores():
+    names = {folder.name for folder in FOLDERS}
+    assert names >= {"fashion_activation", "mnist_sigmoid", "small_batches"}
+    assert names == {path.parent.name for path in PUBLISHED.glob("*/result.json")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
@@ -32,26 +55,79 @@ def test_a_published_run_is_that_of_the_committed_config(folder):
     assert env["commit"] and not env["dirty"] and env["device"] and env["versions"]["jax"]
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
-def test_every_published_mean_and_difference_follows_from_its_seeds(folder):
+def rebuilt(folder):
+    """Config, result, and the scores and bits of each arm, from published files alone."""
+    config = from_json(json.loads((folder / "config.json").read_text()))
     result = json.loads((folder / "result.json").read_text())
-    config = load(ROOT / "configs" / f"{folder.name}.py")
-    values = {}
-    for arm in result["arms"]:
-        accuracy = np.array(arm["test_accuracy"]["values"])
-        assert arm["n"] == len(accuracy) == config.sweep.evaluation_seeds
-        np.testing.assert_allclose([arm["mean"], arm["sd"]], [accuracy.mean(), accuracy.std(ddof=1)], rtol=1e-9)
-        values[arm["treatment"], arm["context"]] = accuracy
-    for row in result["comparisons"]:
-        difference = values[row["a"], row["context"]] - values[row["b"], row["context"]]
-        assert row["difference"] == pytest.approx(difference.mean(), abs=1e-9)
-        assert row["ci"][0] <= row["difference"] <= row["ci"][1]
-    assert all(row["verdict"] for row in result.get("published", []))
+    lines = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
+    bits, examples, of_row = None, 0, {}
+    if (folder / "right.npz").exists():
+        with np.load(folder / "right.npz") as found:
+            bits, examples = found["bits"], int(found["examples"])
+            of_row = {int(row): k for k, row in enumerate(found["row"])}
+    scores, right = {}, {}
+    for arm, row in zip(config.arms, result["arms"], strict=True):
+        mine = [(k, line) for k, line in enumerate(lines) if (line["treatment"], line["context"]) == arm]
+        settings = sorted({setting_of(line) for _, line in mine})
+        shape = (row["n"], len(settings))
+        validation, test, loss = (np.full(shape, np.nan) for _ in range(3))
+        packed = np.zeros((*shape, -(-examples // 8)), np.uint8)
+        for k, line in mine:
+            place = row["seeds"].index(int(line["seed"])), settings.index(setting_of(line))
+            validation[place] = 100 * float(line["val_accuracy"])
+            test[place] = 100 * float(line[result["metric"]] or line["test_accuracy"])
+            loss[place] = float(line["val_loss"] or "inf")
+            if k in of_row:
+                packed[place] = bits[of_row[k]]
+        scores[arm], right[arm] = Scores(tuple(row["seeds"]), validation, test, loss), Right(packed, examples)
+    return config, result, scores, right if bits is not None else None
+
+
+def setting_of(line):
+    return float(line["learning_rate"]), float(line["weight_decay"]), line["decay_scale_bias"] == "True"
+
+
+def check_that_differences_follow_from_the_scores(folder):
+    config, result, scores, right = rebuilt(folder)
+    bagged = bag(scores)
+    values = right and by_example(bagged, scores, right)
+    arms = {str(arm): arm for arm in config.arms}
+    for row in result["contrasts"]:
+        weights = {arms[name]: weight for name, weight in row["weights"].items()}
+        found = contrast(bagged, weights, alpha=row["alpha"])
+        assert found.estimate == pytest.approx(row["difference"], abs=1e-9)
+        assert found.ci == pytest.approx(row["intervals"][0]["ci"], abs=1e-9)
+        if len(row["intervals"]) > 1 and values:
+            wide = for_new_examples(bagged, values, weights, alpha=row["alpha"])
+            assert wide.ci == pytest.approx(row["intervals"][1]["ci"], abs=1e-9)
+            assert wide.ci != found.ci
+    assert values or config.data.split_each_seed
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
+def test_every_published_difference_follows_from_the_published_scores(folder):
+    check_that_differences_follow_from_the_scores(folder)
+
+
+@pytest.mark.parametrize("each_seed", [False, True])
+def test_what_is_published_suffices_to_compute_every_difference_and_interval_again(tmp_path, each_seed):
+    config = replace(SIMULATED, data=DataConfig(split="each seed")) if each_seed else SIMULATED
+    heights = {"none": 90, "before": 93, "after": 94}
+    made = simulate(config, lambda arm, setting: heights[arm.treatment] + peak(0)(arm, setting), test=90)
+    described = data() | description(config, 90)
+    folder = run_folder(tmp_path / "run", config, made=made, finished=False)
+    record.write_json(folder / "data.json", described)
+    record.finish(folder, summarize(config, made, described))
+    report.write(folder)
+    (folder / "engine.json").write_text("{}")
+    to = publish(folder, tmp_path / "published")
+    assert (to / "right.npz").exists() != each_seed
+    check_that_differences_follow_from_the_scores(to)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.name)
 def test_the_page_of_results_says_what_the_published_result_says(folder):
-    """Checks each row of the page: context and contrast, n, difference with its interval."""
+    """Checks each row of the page: n, and difference with one of its intervals."""
     result = json.loads((folder / "result.json").read_text())
     said = [
         line
@@ -60,7 +136,9 @@ def test_the_page_of_results_says_what_the_published_result_says(folder):
     ]
     assert said, f"no row of the page links to {folder.name}"
     rows = {
-        f"{signed(r['difference'])} [{number(r['ci'][0])}, {number(r['ci'][1])}] pp": r for r in result["comparisons"]
+        f"{signed(row['difference'])} [{number(each['ci'][0])}, {number(each['ci'][1])}] pp": row
+        for row in result["contrasts"]
+        for each in row["intervals"]
     }
     for line in said:
         found = re.findall(r"[+-]?\d+\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\] pp", line)
@@ -78,10 +156,10 @@ def test_the_answer_is_that_of_the_published_digits(page):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert [row[0] for row in rows] == ["relu", "tanh", "sigmoid"]
     arms = {(a["treatment"], a["context"]): f"{a['mean']:.2f} ± {a['sd']:.2f}" for a in result["arms"]}
-    contrasts = {(r["a"], r["b"], r["context"]): r for r in result["comparisons"]}
+    contrasts = {row["name"]: row for row in result["contrasts"]}
     for activation, *means, difference, verdict in rows:
         assert means == [arms[treatment, activation] for treatment in ("none", "before", "after")]
-        found = contrasts["after", "before", activation]
+        found = contrasts[f"{activation}: after - before"]
         low, high = map(number, found["ci"])
         assert difference == f"{signed(found['difference'])} [{low}, {high}] pp"
         assert verdict.split()[0] in found["verdict"]
@@ -118,7 +196,7 @@ def test_publishing_keeps_what_is_small_and_refuses_what_is_unfinished(tmp_path)
 
 def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys, monkeypatch):
     folder = run_folder(tmp_path / "runs" / "synthetic", SMALL)
-    for name in ("report.md", "summary.csv", "engine.json"):
+    for name in ("report.md", "summary.csv", "scores.csv", "engine.json"):
         (folder / name).write_text("{}")
     for name in ("tables", "figures"):
         (folder / name).mkdir()
@@ -137,7 +215,7 @@ def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys
 
 def test_publishing_replaces_nothing_but_what_was_published(tmp_path, capsys):
     folder = run_folder(tmp_path / "runs" / "synthetic", SMALL)
-    for name in ("report.md", "summary.csv", "engine.json"):
+    for name in ("report.md", "summary.csv", "scores.csv", "engine.json"):
         (folder / name).write_text("{}")
     (folder / "tables").mkdir()
     mine = tmp_path / "home" / "synthetic"
