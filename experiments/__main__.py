@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return _complain(str(error), 2)
     except MemoryError as error:
-        return _complain(f"no room in memory ({error}); choose fewer examples, seeds, resamples or units", 2)
+        return _complain(f"no room in memory ({error}); choose fewer examples, seeds or units", 2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _complain(
@@ -70,8 +70,8 @@ def train(command: Run, folder: Path, console: Console) -> record.Run:
     from experiments.training.devices import memory_errors, use_all_cores
 
     use_all_cores()
-    with memory_errors(), shown(console, sweep.total_epochs(command.config)) as progress:
-        return sweep.run(command.config, folder, sweep.Progress(*progress))
+    with memory_errors(), shown(console) as progress:
+        return sweep.run(command.config, folder, sweep.Progress(**progress))
 
 
 def draw(folder: Path, run: record.Run | None, console: Console) -> None:
@@ -82,8 +82,15 @@ def draw(folder: Path, run: record.Run | None, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def shown(console: Console, total: int) -> Iterator[tuple]:
-    """A progress bar with the present task and the time left; prints only notes if the output is not a terminal."""
+def shown(console: Console) -> Iterator[dict[str, Callable]]:
+    """A progress bar with the present task and the time left; prints only notes if the output is not a terminal.
+
+    How many trainings there will be is not known ahead, since a race decides it: the total grows by what is expected,
+    and the time left is that of what is known.
+
+    Yields:
+      The callbacks of `sweep.Progress`, by name.
+    """
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=10),
@@ -95,12 +102,13 @@ def shown(console: Console, total: int) -> Iterator[tuple]:
         disable=not console.is_terminal,
     )
     with bar:
-        task = bar.add_task("loading data", total=total)
-        yield (
-            lambda text: bar.update(task, description=text),
-            lambda epochs: bar.advance(task, epochs),
-            lambda text: console.print(text, soft_wrap=True),
-        )
+        task = bar.add_task("loading data", total=None)  # unknown, until something is expected
+        yield {
+            "stage": lambda text: bar.update(task, description=text),
+            "expect": lambda epochs: bar.update(task, total=epochs + (bar.tasks[0].total or 0)),
+            "advance": lambda epochs: bar.advance(task, epochs),
+            "note": lambda text: console.print(text, soft_wrap=True),
+        }
 
 
 def entry() -> None:

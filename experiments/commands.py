@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.config import Config, ConfigError, load
-from experiments.config.errors import near
+from experiments.config.errors import REPLACED, near
 
 PROGRAM = "python -m experiments"
 
@@ -108,9 +108,16 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
     flags = [*_flags(COMMANDS[command])]
     if not unknown.startswith("--"):
         return f"{unknown!r} is one word too many; {_usage(command)}"
+    if (replaced := unknown.removeprefix("--").replace("-", "_")) in REPLACED:
+        return f"{unknown} is an option of older versions; {_as_flags(REPLACED[replaced])}"
     if unknown in flags:
         return f"{unknown} cannot be set here; edit it in {arguments[1]}"
     return f"{unknown} is no option{near(unknown, flags)}; --help explains every field".replace("'", "")
+
+
+def _as_flags(text: str) -> str:
+    """The text with names of fields, such as sweep.seeds, as flags."""
+    return re.sub(r"\b(?=(?:sweep|analysis)\.)", "--", text)
 
 
 def _usage(command: str) -> str:

@@ -1,9 +1,11 @@
 """The whole program as a user runs it: end to end, stopped and continued, refused, and as an A/A test."""
 
 import dataclasses
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from rich.console import Console
 
 from experiments import sweep
-from experiments.__main__ import main
+from experiments.__main__ import main, shown
 from experiments.config import SweepConfig, load, vary
 
 SMOKE = "configs/smoke.py"
@@ -51,6 +54,10 @@ def stop_after(process, records: Path, lines: int, with_signal: int):
     return finish(process)
 
 
+def read_records(folder):
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("compiled")
@@ -74,30 +81,39 @@ def test_one_command_leaves_a_complete_run_folder_and_says_the_answer(finished):
     for stem in ("accuracy", "learning_curves", "learning_rate", "percentiles_tanh", "running_statistics", "inputs"):
         assert {f"{stem}.svg", f"{stem}.png", f"{stem}.pdf"} <= figures
     result = json.loads((folder / "result.json").read_text())
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    assert len(records) == 3 * (3 * 2 + 6)
+    records = read_records(folder)
+    trained = [r for r in records if r["phase"] == "train"]
     told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len(told) == 2 * len(records)  # epochs
+    assert len(told) == 2 * len(trained)  # epochs
     last = {line["run"]: line["val_accuracy"] for line in told if line["step"] == records[0]["steps"][-1]}
-    assert sorted(last.values()) == sorted(r["val_accuracy"][-1] for r in records)
+    assert sorted(last.values()) == sorted(r["val_accuracy"][-1] for r in trained)
     parameters = {arm: found["parameters"] for arm, found in json.loads((folder / "arms.json").read_text()).items()}
     layers = 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
     assert parameters == {"none/tanh": layers, "before/tanh": layers + 2 * 28, "after/tanh": layers + 2 * 28}
     for arm in result["arms"]:
-        accuracies = [100 * r["test_accuracy"] for r in records
-                      if r["phase"] == "evaluate" and r["treatment"] == arm["treatment"]]  # fmt: skip
-        assert arm["mean"] == pytest.approx(sum(accuracies) / 6)
-    assert "tanh: after - before = " in out and ", n = 6: " in out
+        chosen = [100 * r["test_accuracy"] for r in trained
+                  if all(r[key] == arm[key] for key in ("treatment", "learning_rate"))]  # fmt: skip
+        assert arm["mean"] == pytest.approx(sum(chosen) / 4)
+    assert "tanh: after - before = " in out and ", n = 4: " in out
     assert "\x1b[" not in out, "no colours or progress bars where the output is no terminal"
 
 
-def test_tuning_never_sees_the_test_set_and_evaluation_seeds_are_fresh(finished):
-    records = [json.loads(line) for line in (finished[0] / "records.jsonl").read_text().splitlines()]
+def test_a_first_round_trains_every_rate_and_what_it_leaves_has_every_seed(finished):
+    result, records = json.loads((finished[0] / "result.json").read_text()), read_records(finished[0])
     phases = [r["phase"] for r in records]
-    assert phases == sorted(phases, reverse=True), "every arm is tuned before the first look at the test set"
-    seeds = {phase: {r["seed"] for r in records if r["phase"] == phase} for phase in ("tune", "evaluate")}
-    assert seeds == {"tune": {0, 1}, "evaluate": {2, 3, 4, 5, 6, 7}}
-    assert all(("test_accuracy" in r) == (r["phase"] == "evaluate") for r in records)
+    assert phases == sorted(phases, reverse=True), "networks are probed when their rate has been chosen"
+    for arm, race in zip(result["arms"], result["race"], strict=True):
+        seeds = {}
+        for r in records:
+            if r["phase"] == "train" and r["treatment"] == arm["treatment"]:
+                seeds.setdefault(r["learning_rate"], []).append(r["seed"])
+        assert list(seeds) == result["learning_rates"] and len(seeds) == 3
+        dropped = {rate for rate, some in seeds.items() if some == [0, 1, 2]}
+        assert all(some == [0, 1, 2, 3] for rate, some in seeds.items() if rate not in dropped)
+        assert {float(text.removeprefix("rate ")) for text in race["dropped"]} == pytest.approx(dropped)
+        probed = [(r["learning_rate"], r["seed"]) for r in records
+                  if r["phase"] == "probe" and r["treatment"] == arm["treatment"]]  # fmt: skip
+        assert probed == [(arm["learning_rate"], seed) for seed in range(len(probed))] != []
 
 
 def test_a_run_stopped_by_ctrl_c_and_then_killed_goes_on_and_ends_with_the_same_numbers(finished, cache, tmp_path):
@@ -128,6 +144,22 @@ def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(finis
     assert main(["run", SMOKE, "--out", str(folder), "--training.epochs", "3"]) == 2
     assert "training.epochs is 2 there and 3 here" in capsys.readouterr().err
     assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".json", ".jsonl")}
+
+
+def test_a_finished_run_that_is_given_more_seeds_ends_as_one_that_had_them_from_the_start(finished, cache, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "more")
+    results = {}
+    for name in ("more", "fresh"):
+        code, out, err = finish(start("run", SMOKE, "--sweep.seeds", "6", "--out", tmp_path / name, cache=cache))
+        assert (code, err) == (0, "")
+        assert ("4 seeds are there; going on to 6" in out) == (name == "more")
+        results[name] = json.loads((tmp_path / name / "result.json").read_text())
+    assert (tmp_path / "more" / "records.jsonl").read_bytes().startswith((finished[0] / "records.jsonl").read_bytes())
+    more, fresh = results["more"], results["fresh"]
+    assert (more["look"].pop("undeclared"), fresh["look"].pop("undeclared")) == ([4], [])
+    (said,) = set(more.pop("warnings")) - set(fresh.pop("warnings"))
+    assert "4" in said
+    assert more == fresh
 
 
 def test_the_report_is_a_function_of_the_folder_alone(finished, tmp_path):
@@ -171,7 +203,11 @@ def test_a_terminal_of_80_columns_shows_every_sentence_whole(finished, capsys, m
         (["run", SMOKE, "--placements", "none", "befor"], "'befor'.*Expected one of .*'before'"),
         (["run", SMOKE, "--activations", "rellu"], "'rellu'.*Expected one of .*'relu'"),
         (["run", SMOKE, "--sweep.learning-rate-points", "1"], "a grid of one point tunes nothing"),
-        (["run", SMOKE, "--sweep.evaluation-seeds", "1"], "a spread needs at least 2 seeds"),
+        (["run", SMOKE, "--sweep.seeds", "1"], "a spread needs at least 2 seeds"),
+        (["run", SMOKE, "--sweep.looks", "2", "3"], r"sweep.looks is \(2, 3\); use growing .* end with sweep.seeds"),
+        (["run", SMOKE, "--sweep.tuning-seeds", "3"], "an option of older versions; every seed .* set --sweep.seeds"),
+        (["run", SMOKE, "--sweep.evaluation-seeds=6"], "--sweep.evaluation-seeds is an option of older versions; "),
+        (["run", SMOKE, "--analysis.resamples", "99"], "older versions; leave it out, and set --sweep.seeds for"),
         (["run", SMOKE, "--training.batch-size", "5000"], "batch_size is 5000, but digits has only 1078 training"),
         (["run", SMOKE, "--out", "Makefile/run"], "Makefile/run cannot be written"),
         (["run", "configs/smok.py"], "did you mean configs/smoke.py"),
@@ -197,6 +233,32 @@ def test_bad_input_is_one_line_without_a_traceback(arguments, words, capsys, mon
     assert not (ROOT / "runs" / "smok").exists()
 
 
+def test_a_config_file_of_an_older_version_is_refused_with_what_replaces_its_fields(tmp_path, capsys):
+    path = tmp_path / "old.py"
+    path.write_text(
+        "from experiments.config import Config, SweepConfig\n"
+        'CONFIG = Config("old", sweep=SweepConfig(tuning_seeds=2, evaluation_seeds=6))'
+    )
+    assert main(["run", str(path)]) == 2
+    assert "old.py: sweep.tuning_seeds is a field of older versions; every seed is" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1 and said.endswith("set sweep.seeds\n")
+
+
+def test_the_progress_bar_grows_by_what_is_expected():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with shown(console) as callbacks:
+        progress = sweep.Progress(**callbacks)
+        progress.expect(40)
+        progress.advance(20)
+        progress.stage("none/tanh")
+        time.sleep(0.3)  # it is drawn ten times a second
+        progress.expect(60)
+        time.sleep(0.3)
+        progress.note("a race dropped two rates")
+    lines = console.file.getvalue()
+    assert lines.index("50%") < lines.index("20%") < lines.index("a race dropped two rates")
+
+
 def test_help_explains_every_field(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["run", SMOKE, "--help"])
@@ -204,14 +266,14 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for field in dataclasses.fields(SweepConfig):
         assert f"--sweep.{field.name.replace('_', '-')}" in text
-    assert "Number of seeds trained at each point of the grid and judged by validation accuracy." in text
+    assert "Number of seeds. A finished run goes on from what is there if it is run again with more." in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], ["run", "report", "publish", "Draws the report of a run again"]),
-        (["run"], ["CONFIG.py", "--out", "--sweep.tuning-seeds"]),
+        (["run"], ["CONFIG.py", "--out", "--sweep.seeds"]),
         (["report"], ["FOLDER"]),
         (["publish"], ["FOLDER", "--to", "experiments/published/"]),
     ],

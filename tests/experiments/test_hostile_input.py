@@ -16,6 +16,7 @@ from synthetic import SMALL, run_folder
 
 from experiments import sweep
 from experiments.__main__ import main
+from experiments.analysis.plan import plan
 from experiments.config import ConfigError
 from experiments.report import figures
 from experiments.store import record
@@ -30,7 +31,7 @@ CONFIG = Config(
     activations=("tanh",),
     model=ModelConfig(hidden=(5,)),
     training=TrainingConfig(batch_size=10, epochs=2),
-    sweep=SweepConfig(learning_rate_points=2, tuning_seeds=1, evaluation_seeds=2),
+    sweep=SweepConfig(learning_rate_points=2, seeds=2),
 )
 """
 
@@ -40,8 +41,8 @@ def until_training(tmp_path_factory):
     """A sweep counts as accepted once its training would begin; no image sets are available."""
 
     def run(config, folder, progress):
-        describe(config, sweep.load(config.data))
-        assert sweep.tuning_stages(config)
+        describe(config, sweep.load(config.data, first_seed=config.sweep.first_seed))
+        assert plan(config, [], config.sweep.seeds).missing
         raise ConfigError("accepted")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -92,15 +93,16 @@ def test_a_command_line_is_accepted_or_refused_in_one_line(until_training, tmp_p
             "^error: SweepConfig.learning_rate_factor is nan; input should be",
         ),
         ("--sweep.first-seed 99999999999", "sweep.first_seed is 99999999999; use a whole number of at most"),
-        ("--sweep.first-seed 2147483645", "sweep.first_seed is 2147483645; use a whole number from 0 to 2147483640"),
-        ("--sweep.evaluation-seeds 2000000000", "asks for 2,000,000,006 trainings .* use at most 100,000"),
+        ("--sweep.first-seed 2147483645", "sweep.first_seed is 2147483645; use a whole number from 0 to 2147483644"),
+        ("--sweep.seeds 2000000000", "asks for up to 6,000,000,000 trainings .* use at most 100,000"),
         ("--data.split-seed 4294967296", "data.split_seed is 4294967296; use a whole number of at most 2147483647"),
         ("--data.validation-fraction 0.001", "leave of 1797 examples a part with fewer than the 10 classes"),
         ("--data.test-fraction 0.001", "leave of 1797 examples a part with fewer than the 10 classes"),
         ("--data.validation-fraction 0.9 --data.test-fraction 0.0999", "a part with fewer than the 10 classes"),
         ("--analysis.alpha 1e-300", "analysis.alpha is 1e-300; use a level such as 0.05, at least 1e-6"),
-        ("--analysis.resamples 10000000000", "analysis.resamples is 10000000000; use a whole number of at most"),
-        ("--analysis.resamples 2000000000", r"of 6 evaluation seeds each: 96 GB; use at most 16666666, better 9999"),
+        ("--sweep.learning-rate-extension 2000000000", "2000000000 more at either end goes from 1e-6.* to 1e6"),
+        ("--sweep.looks 2 3", r"sweep.looks is \(2, 3\); use growing numbers of seeds from 2 up that end with"),
+        ("--analysis.contrasts x", "--analysis.contrasts cannot be set here; edit it in .*smoke.py"),
         ("--probes.eigenvalues 2000", "probes.eigenvalues is 2000, but the network has 1,374 parameters"),
         (
             "--model.hidden 2000000000",
