@@ -186,6 +186,8 @@ def _description(config: DataConfig, found: RawSet, raw: Parts, standardized: Da
         "raw": _describe(raw.train.x),
         "standardized": _describe(standardized.train.x),
         "standardized_test": {"mean": test["mean"], "std": test["std"]},
+        # Which examples a network gets right is kept for each network; with one test set, so is what they are.
+        **({} if config.split_each_seed else {"test_labels": raw.test.y.tolist()}),
     }
 
 

@@ -80,6 +80,8 @@ class Description(TypedDict):
     test: Count
     test_classes: NotRequired[list[Count]]
     """Number of test examples of each class."""
+    test_labels: NotRequired[list[Count]]
+    """Class of each test example, where all seeds share the test set."""
     shape: list[Count]
     features: Count
     classes: Annotated[int, Field(ge=2)]
