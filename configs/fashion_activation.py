@@ -41,7 +41,7 @@ CONFIG = Config(
     activations=("relu", "tanh"),
     data=DataConfig(name="fashion_mnist", validation_fraction=0.1),
     training=TrainingConfig(batch_size=100, epochs=8),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-7, learning_rate_points=7, seeds=12),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-7, learning_rate_points=7, seeds=16),
     analysis=AnalysisConfig(
         contrasts=(DEPENDS,),
         margin_pp=0.2,

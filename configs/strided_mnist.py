@@ -35,7 +35,7 @@ CONFIG = Config(
     model=ModelConfig(network="strided_cnn"),
     optimizer=OptimizerConfig(name="adam", schedule="onecycle"),
     training=TrainingConfig(batch_size=512, epochs=1),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-9, learning_rate_points=7, seeds=12),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-9, learning_rate_points=7, seeds=16),
     analysis=AnalysisConfig(
         margin_pp=0.1, published=(Published("relu: after - before", 98.70 - 98.66, "Bakshi 2024", n=1),)
     ),
