@@ -11,6 +11,7 @@ from experiments.config import (
     Arm,
     Config,
     ConfigError,
+    Contrast,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -40,15 +41,17 @@ def test_the_digits_config_is_the_declared_ablation():
     assert config.model.hidden == (100, 100, 100)
     assert config.training.batch_size == 60
     assert len(config.sweep.learning_rates) >= 7
-    assert len(config.sweep.evaluation()) >= 10
+    assert config.sweep.seeds >= 12
     ratios = [b / a for a, b in zip(config.sweep.learning_rates, config.sweep.learning_rates[1:], strict=False)]
     assert ratios == [2.0] * len(ratios)
 
 
-def test_tuning_and_evaluation_seeds_never_overlap_and_every_seed_is_used_once():
-    sweep = SweepConfig(first_seed=7, tuning_seeds=3, evaluation_seeds=5)
-    assert sweep.tuning() + sweep.evaluation() == tuple(range(7, 15))
-    assert sweep.tuning(100) + sweep.evaluation(100) == tuple(range(100, 108))
+def test_every_seed_is_one_of_the_arms_own_and_the_grid_grows_by_the_same_factor():
+    config = Config(name="x", sweep=SweepConfig(first_seed=7, seeds=5))
+    assert config.seeds(config.arms[0]) == tuple(range(7, 12))
+    sweep = SweepConfig(lowest_learning_rate=0.1, learning_rate_factor=3.0, learning_rate_points=4)
+    assert sweep.extended(1, 2) == pytest.approx([0.1 * 3.0**k for k in range(-1, 6)])
+    assert sweep.extended(2, 2)[2:-2] == sweep.learning_rates, "a rate has the same bits however far the grid grows"
 
 
 def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_than_the_data_is_refused():
@@ -64,7 +67,15 @@ def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_tha
     ("build", "words"),
     [
         (lambda: SweepConfig(learning_rate_points=1), r"points is 1: a grid of one point .* use 7 or more"),
-        (lambda: SweepConfig(evaluation_seeds=1), r"evaluation_seeds is 1: a spread needs at least 2 seeds; use 10"),
+        (lambda: SweepConfig(seeds=1), r"seeds is 1: a spread needs at least 2 seeds; use 12"),
+        (lambda: SweepConfig(looks=(6, 10)), r"looks is \(6, 10\); use growing .* end with sweep.seeds \(12\)"),
+        (lambda: SweepConfig(looks=(12, 6, 12)), r"use growing numbers of seeds"),
+        (lambda: SweepConfig(looks=(1, 12)), r"from 2 up"),
+        (lambda: SweepConfig(learning_rate_extension=-1), r"extension is -1; use 0"),
+        (lambda: SweepConfig(lowest_learning_rate=2e-30), r"3 more at either end goes from 1e-31"),
+        (lambda: Published("relu: after - before", 1.0, "Doe", n=1, sd=0.3), r"^Doe has sd 0.3 of n = 1 trainings"),
+        (lambda: Published("relu: after - before", 1.0, "Doe", n=0), r"published n is 0 \(Doe\)"),
+        (lambda: Contrast("x", 3), r"Contrast"),
         (lambda: SweepConfig(learning_rate_factor=1.0), r"factor is 1.0; use a value above 1"),
         (lambda: SweepConfig(lowest_learning_rate=0.0), r"lowest_learning_rate is 0.0; use a positive"),
         (lambda: TrainingConfig(epochs=0), r"epochs is 0; use at least 1"),
@@ -80,7 +91,6 @@ def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_tha
         (lambda: SweepConfig(weight_decays=(5e-4, 0.0)), r"weight_decays is .*; use growing values from 0 up"),
         (lambda: SweepConfig(weight_decays=(-1.0, 0.0)), r"weight_decays is .*; use growing values from 0 up"),
         (lambda: SweepConfig(decay_scale_bias=(True, True)), r"one appears twice; use \(False, True\)"),
-        (lambda: AnalysisConfig(resamples=9), r"resamples is 9; use at least 99"),
         (
             lambda: OptimizerConfig(name="adam", nesterov=True),
             r"nesterov is on, but optimizer.name is 'adam'; use sgd",
@@ -155,14 +165,38 @@ WIDE, LONG = (
 )
 
 
-def test_contrasts_are_those_whose_treatments_are_trained():
+def test_pairs_are_those_whose_treatments_are_trained():
     config = Config(name="x", placements=("none", "after"))
-    assert config.contrasts == (("after", "none"),)
-    assert dataclasses.replace(config, placements=("both",)).contrasts == ()
-    named = AnalysisConfig(contrasts=((FINAL.name, "before"), ("after", "before")))
-    assert Config(name="x", placements=("before",), treatments=(FINAL,), analysis=named).contrasts == (
+    assert config.pairs == (("after", "none"),)
+    assert dataclasses.replace(config, placements=("both",)).pairs == ()
+    named = AnalysisConfig(pairs=((FINAL.name, "before"), ("after", "before")))
+    assert Config(name="x", placements=("before",), treatments=(FINAL,), analysis=named).pairs == (
         (FINAL.name, "before"),
     )
+
+
+def test_the_contrasts_of_a_config_are_declared_ones_then_differences_then_interactions():
+    crossed = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
+    config = Config(
+        name="x",
+        placements=("before", "after"),
+        activations=("relu", "tanh", "elu"),
+        analysis=AnalysisConfig(contrasts=(Contrast("crossed", crossed),)),
+    )
+    found = config.contrasts
+    assert [q.name for q in found[:4]] == ["crossed", *(f"{c}: after - before" for c in ("relu", "tanh", "elu"))]
+    assert [q.primary for q in found] == [True] * 4 + [False] * 2
+    again = dataclasses.replace(
+        config,
+        placements=(),
+        treatments=(vary("a", {}), vary("b", {}, 100)),
+        analysis=AnalysisConfig(pairs=(("a", "b"),)),
+    )
+    assert [q.same_arm for q in again.contrasts] == [True] * 3, "equal settings, disjoint seeds"
+    with pytest.raises(ConfigError, match=r"no arm of the run.*did you mean 'after/relu'"):
+        dataclasses.replace(
+            config, analysis=AnalysisConfig(contrasts=(Contrast("x", {"aftr/relu": 1, "before/relu": -1}),))
+        )
 
 
 def test_arms_are_all_treatments_in_all_contexts_with_those_of_one_context_side_by_side():
@@ -208,9 +242,11 @@ def test_units_are_treatments_of_residual_networks():
 
 def test_a_treatment_may_have_seeds_of_its_own():
     again = vary("again", {"model.placement": "before"}, first_seed=100)
-    config = Config(name="x", treatments=(again,), sweep=SweepConfig(tuning_seeds=2, evaluation_seeds=3))
-    assert config.seeds(Arm("again", "relu")) == ((100, 101), (102, 103, 104))
-    assert config.seeds(Arm("before", "relu")) == ((0, 1), (2, 3, 4))
+    config = Config(name="x", treatments=(again,), sweep=SweepConfig(seeds=3))
+    assert config.seeds(Arm("again", "relu")) == (100, 101, 102)
+    assert config.seeds(Arm("before", "relu")) == (0, 1, 2)
+    with pytest.raises(ConfigError, match=r"'again' 100 to 299, which overlap.*set first_seed to 300 or more"):
+        dataclasses.replace(config, sweep=SweepConfig(seeds=200, learning_rate_points=2))
     assert config.setup(Arm("again", "relu")) == config.setup(Arm("before", "relu"))
 
 
@@ -227,7 +263,7 @@ def test_settings_of_every_kind_survive_json():
         ),
         contexts=(LONG, vary("halves", {"optimizer.milestones": (0.25, 0.5)})),
         sweep=SweepConfig(weight_decays=(0.0, 1e-4), decay_scale_bias=(False, True)),
-        analysis=AnalysisConfig(published=(Published("after", "before", "tanh, long", 7.4, "a paper", n=3),)),
+        analysis=AnalysisConfig(published=(Published("tanh, long: after - before", 7.4, "a paper", n=3, sd=0.4),)),
     )
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
@@ -267,14 +303,14 @@ RESNET = ModelConfig(network="resnet", depth=8)
         ({"model": RESNET}, r"sets a placement, but resnet has residual units instead; set placements=\(\) and"),
         ({"model": RESNET, "placements": (), "treatments": (WIDE,)}, r"names no residual unit; set units="),
         ({"placements": (), "units": ("original",)}, r"model.unit is 'original', but mlp has none"),
-        ({"analysis": AnalysisConfig(contrasts=(("afer", "none"),))}, r"names 'afer', .*did you mean 'after'"),
+        ({"analysis": AnalysisConfig(pairs=(("afer", "none"),))}, r"names 'afer', .*did you mean 'after'"),
         (
-            {"analysis": AnalysisConfig(published=(Published("after", "none", "tan", 1.0, "s"),))},
-            r"'tan'.*did you mean 'tanh'",
+            {"analysis": AnalysisConfig(published=(Published("tan: after - none", 1.0, "s"),))},
+            r"'tan: after - none', .*did you mean 'tanh: after - none'",
         ),
         (
-            {"analysis": AnalysisConfig(published=(Published("both", "none", "tanh", 1.0, "s"),))},
-            r"published names 'both'",
+            {"analysis": AnalysisConfig(published=(Published("tanh: both - none", 1.0, "s"),))},
+            r"published names the contrast 'tanh: both - none'",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
