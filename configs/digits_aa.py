@@ -2,16 +2,11 @@
 
     python -m experiments run configs/digits_aa.py
 
-Each arm is tuned and evaluated twice, with disjoint seeds. Any difference is chance, and the 95% intervals should cover
-0 in 95 of 100 such tests. (Two published runs of one arm, with settings that were meant to be equal, differed by 3.2
-points.)
+Each arm is trained, tuned and tested twice, with disjoint seeds. Any difference is chance, and the 95% intervals should
+cover 0 in 95 of 100 such tests. (Two published runs of one arm, with settings that were meant to be equal, differed by
+3.2 points.)
 
-Result (n = 21 an arm, two CPU cores, jax 0.10.2, 42 s, last reproduced 2026-11-26), again - once, percentage points:
-
-    before    relu -0.24 [-0.50, 0.01]    tanh +0.07 [-0.22, 0.36]    sigmoid +0.03 [-0.23, 0.30]
-    after     relu -0.29 [-0.66, 0.09]    tanh -0.02 [-0.40, 0.36]    sigmoid +0.05 [-0.30, 0.40]
-
-All six intervals cover 0. Files in experiments/published/digits_aa.
+Result (by the former procedure, see docs/what-changed.md: not quoted here).
 """
 
 from experiments.config import AnalysisConfig, Config, SweepConfig, TrainingConfig, vary

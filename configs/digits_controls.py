@@ -3,20 +3,11 @@
     python -m experiments run configs/digits_controls.py
 
 With `after`, the input of the classifier is normalized too, and the layers' biases have an effect, which `before`
-cancels. The controls: one more norm in front of the classifier for `before`; no bias in the layers, for both; no scale
-and bias in the norms, for both. Data, network, tuning and seeds are those of `configs/digits_placement.py`.
+cancels: directly before a norm a bias changes nothing, down to the last digit. The controls: one more norm in front of
+the classifier for `before`; no bias in the layers, for both; no scale and bias in the norms, for both. Data, network,
+rates and seeds are those of `configs/digits_placement.py`.
 
-Result (n = 21, two CPU cores, jax 0.10.2, 106 s, last reproduced 2026-11-26), percentage points; files in
-experiments/published/digits_controls:
-
-    after - before                     relu -0.12 [-0.42, 0.19]    tanh +0.12 [-0.03, 0.26]
-    before + final norm - before       relu -0.25 [-0.50, -0.01]   tanh -0.04 [-0.25, 0.16]
-    before, no layer bias - before     relu 0.00, every seed       tanh 0.00, every seed
-    after, no layer bias - after       relu +0.20 [-0.18, 0.58]    tanh -0.01 [-0.06, 0.04]
-    before, no affine - before         relu +0.02 [-0.20, 0.24]    tanh +0.04 [-0.06, 0.14]
-    after, no affine - after           relu -0.17 [-0.41, 0.07]    tanh -0.06 [-0.17, 0.04]
-
-All are equivalent within 1 pp (TOST). Directly before a norm the layer's bias has no effect, down to the last digit.
+Result (by the former procedure, see docs/what-changed.md: not quoted here).
 """
 
 from experiments.config import AnalysisConfig, Config, SweepConfig, TrainingConfig, vary

@@ -6,20 +6,9 @@ Padding with zeros pads with the channel's mean after a norm, but with its minim
 else for `after` than for `before`; the control pads by reflection. A block can be pooled after its last step, or right
 after its layer, so that the norm sees fewer numbers. Page 2019 (https://github.com/davidcpage/cifar10-fast) reports 0.1
 points less for pooling first, with the norm before the activation. This config uses an eighth of the features, 16 x 16
-pixels, 12,800 examples and 4 epochs.
+pixels, 12,800 examples and 4 epochs, so these are short trainings of a small network.
 
-Result (n = 10, two CPU cores, jax 0.10.2, 26 min beside other jobs, last reproduced 2026-11-26), test accuracy in
-percent, mean ± sd; files in experiments/published/simple8_controls:
-
-    as published    before 55.04 ± 1.05    after 55.72 ± 0.91    after - before +0.68 [0.04, 1.31] pp
-    reflected       before 52.92 ± 1.03    after 54.00 ± 0.56    after - before +1.08 [0.55, 1.61] pp
-    pooled first    before 53.68 ± 0.95    after 55.88 ± 1.09
-        against as published    -1.36 [-2.14, -0.57]    +0.16 [-0.59, 0.92] pp
-
-Reflection costs both placements the same two points, so zero padding does not explain their difference. Pooling first
-costs `before` 1.4 points and `after` none: the placements are two points apart with it, and less than one without it.
-So a comparison of placements has to state the pooling order. These are short trainings of a small network with one
-tuning seed. The p-values are not corrected for the six contrasts; the first, 0.039, would not survive the correction.
+Result (by the former procedure, see docs/what-changed.md: not quoted here).
 """
 
 from experiments.config import (

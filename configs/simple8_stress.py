@@ -8,7 +8,7 @@ with it. Scale and bias are frozen. In this config the rate grows smoothly inste
 result.json holds the answer: `diverged_at` is the step at which the loss of each seed was first not finite, when the
 learning rate was rate · 5793^(step / 2,425), and `validation_curve` is the accuracy over time.
 
-Cost: 2.5 PFLOP a training, 27 trainings; meant for a GPU. Not run yet: no result is claimed.
+Cost: 2.5 PFLOP a training, 42 trainings; meant for a GPU. Not run yet: no result is claimed.
 """
 
 from experiments.config import (

@@ -8,7 +8,7 @@ a difference by itself (CIFAR-100, tanh before: 64.8 with it, 67.9 without), so 
 rate was 0.01 (tanh before: 0.1) and their best weight decay 1e-3 (tanh before: 1e-4); both are inside the grids. This
 config trains for 30 epochs.
 
-Cost: 2.8 PFLOP a training, 164 trainings; meant for a GPU. Not run yet: no result is claimed.
+Cost: 2.8 PFLOP a training, 468 to 864 trainings; meant for a GPU. Not run yet: no result is claimed.
 """
 
 from experiments.config import (
