@@ -1,105 +1,107 @@
-"""What became of the verdicts of the former procedure, which docs/former_verdicts.json keeps."""
+"""What became of the verdicts of the former procedure, which docs/former_verdicts.json keeps.
+
+A row of that file is a difference a - b in a context, or, where two verdicts were compared in words, the contrast that
+now asks the question, with what had been said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from experiments.formatting import signed
 from experiments.quoting import words
-from experiments.quoting.runs import Runs, result_of
+from experiments.quoting.runs import Runs, contrast_of, result_of
 from experiments.quoting.tables import FOLDER, Link, markdown
 from experiments.store.record import Run
 
 Former = dict[str, Any]
-"""A former contrast: folder, context, a, b, n, difference, ci, finding, verdict, and what was said of a published one."""
+"""folder, context, a, b, n, difference, ci, finding, verdict, and published, published_verdict where there is one; or
+folder, contrast, verdict."""
 WORDS = {"reproduced": "shown equal", "reproduced in sign only": "not reproduced", "not reproduced": "not reproduced"}
 """The word of today that claims what a former verdict about a published difference did."""
 
 
 class Change(NamedTuple):
-    """A former contrast, the same one now, and what became of its verdict."""
+    """A former difference, the same one now, and what became of its verdict."""
 
     former: Former
     now: dict[str, Any]
-    became: str
+    verdict: str
+    """What became of it: stands, fell, says less, says more, changed."""
     published: str
     """What became of the word about the published difference; empty where there is none, or where it stands."""
 
     @property
+    def became(self) -> str:
+        return "; ".join(filter(None, (self.verdict, self.published)))
+
+    @property
     def stands(self) -> bool:
-        return self.became == "stands" and not self.published
+        return self.became == "stands"
 
 
 def counts(runs: Runs, link: Link, former: Sequence[Former]) -> str:
-    """How many verdicts stand, and those that do not, by name."""
-    found = [change for name, run in runs.items() if run for change in changes(run, _of(former, name))]
+    """How many verdicts stand; those that do not, by name; and what had been concluded in words."""
+    asked, in_words = ([row for row in former if ("contrast" in row) is kind] for kind in (False, True))
+    found = [change for name, run in runs.items() if run for change in changes(run, _of(asked, name))]
     moved = [change for change in found if not change.stands]
     said = []
-    if awaited := len(former) - len(found):
-        said.append(f"{awaited} of {len(former)} verdicts are awaited: their runs have not been made again yet.")
+    if awaited := len(asked) - len(found):
+        said.append(f"{awaited} of {len(asked)} verdicts are awaited: their runs have not been made again yet.")
     if found:
         said.append(f"Of the {len(found)} that were asked again, {len(found) - len(moved)} stand.")
     if moved:
         said.append("These do not:")
-    lines = [_named(change, link) for change in moved]
-    return "\n".join([" ".join(said), *([""] if lines else []), *lines])
-
-
-def table(runs: Runs, link: Link, former: Sequence[Former]) -> str:
-    """Every former contrast against the same one now, run by run."""
-    parts = []
-    for name in dict.fromkeys(row["folder"] for row in former):
-        run, rows = runs.get(name), _of(former, name)
-        if run is None:
-            cells = [[_contrast(row), _formerly(row), "awaited", ""] for row in rows]
-        else:
-            cells = [
-                [_contrast(c.former), _formerly(c.former), _now(run, c.now), "; ".join(filter(None, c[2:]))]
-                for c in changes(run, rows)
-            ]
-        title = f"### [{name}]({link(f'{FOLDER}/{name}/report.md')})"
-        parts.append(f"{title}\n\n{markdown(['contrast', 'formerly', 'now', 'the verdict'], cells)}")
+    parts = [" ".join(said), *(["\n".join(_moved(change, link) for change in moved)] if moved else [])]
+    if in_words:
+        parts.append("Conclusions that had been drawn in words, and the contrasts that ask now:")
+        parts.append("\n".join(_concluded(row, runs, link) for row in in_words))
     return "\n\n".join(parts)
 
 
-def changes(run: Run, former: Sequence[Former]) -> list[Change]:
-    """What became of each of the former contrasts of a run.
+def table(runs: Runs, link: Link, former: Sequence[Former]) -> str:
+    """Every former difference against the same one now, run by run."""
+    parts = []
+    for name in dict.fromkeys(row["folder"] for row in former):
+        run, rows = runs.get(name), [row for row in _of(former, name) if "contrast" not in row]
+        cells = [[_name(row), _formerly(row), "awaited", ""] for row in rows]
+        if run is not None:
+            cells = [[_name(c.former), _formerly(c.former), _now(run, c.now), c.became] for c in changes(run, rows)]
+        title = f"### [{name}]({link(f'{FOLDER}/{name}/report.md')})"
+        parts.append(f"{title}\n\n{markdown(['difference', 'formerly', 'now', 'the verdict'], cells)}")
+    return "\n\n".join(parts)
+
+
+def changes(run: Run, former: Sequence[Former]) -> Iterator[Change]:
+    """What became of each of the former differences of a run.
 
     Raises:
       ValueError: the run does not ask one of them any more.
     """
-    found = []
     for row in former:
         arms = {f"{row['a']}/{row['context']}": 1.0, f"{row['b']}/{row['context']}": -1.0}
-        now = [contrast for contrast in result_of(run)["contrasts"] if contrast["weights"] == arms]
-        if not now:
-            raise ValueError(f"{run.folder} does not ask {_contrast(row)!r}, which docs/former_verdicts.json has")
+        now = next((c for c in result_of(run)["contrasts"] if c["weights"] == arms), None)
+        if now is None:
+            raise ValueError(f"{run.folder} does not ask {_name(row)!r}, which docs/former_verdicts.json has")
         before = _claims(row["finding"], row["difference"])
-        by = {of["speaks_of"]: _became(before, _claims(of["finding"], of["difference"])) for of in now[0]["intervals"]}
-        became = set(by.values())
-        said = became.pop() if len(became) == 1 else "; ".join(f"for {about}: {word}" for about, word in by.items())
-        found.append(Change(row, now[0], said, _published(row, run, now[0])))
-    return found
-
-
-def _of(former: Sequence[Former], name: str) -> list[Former]:
-    return [row for row in former if row["folder"] == name]
+        by = {of["speaks_of"]: _became(before, _claims(of["finding"], of["difference"])) for of in now["intervals"]}
+        said = "; ".join(f"for {about}: {word}" for about, word in by.items())
+        yield Change(row, now, said if len(set(by.values())) > 1 else by[now["speaks_of"]], _published(row, run, now))
 
 
 def _claims(finding: str, difference: float) -> frozenset[str]:
     """What a finding claims; nothing where it is undecided."""
     side = "above 0" if difference > 0 else "below 0"
-    return frozenset(
-        {
-            "different": {side},
-            "different_within_margin": {side, "within the margin"},
-            "equivalent": {"within the margin"},
-            "exactly_equal": {"within the margin", "equal"},
-            "same_arm_agrees": {"covers 0"},
-            "same_arm_differs": {"excludes 0"},
-        }.get(finding, set())
-    )
+    claims = {
+        "different": {side},
+        "different_within_margin": {side, "within the margin"},
+        "equivalent": {"within the margin"},
+        "exactly_equal": {"within the margin", "equal"},
+        "same_arm_agrees": {"covers 0"},
+        "same_arm_differs": {"excludes 0"},
+    }
+    return frozenset(claims.get(finding, set()))
 
 
 def _became(before: frozenset[str], now: frozenset[str]) -> str:
@@ -109,7 +111,7 @@ def _became(before: frozenset[str], now: frozenset[str]) -> str:
     if before < now:
         return "says more"
     if now < before:
-        return "fell" if not now else "says less"
+        return "says less" if now else "fell"
     return "changed"
 
 
@@ -120,7 +122,11 @@ def _published(row: Former, run: Run, now: dict[str, Any]) -> str:
     return "" if WORDS[row["published_verdict"]] == word else f"published: {row['published_verdict']} → {word}"
 
 
-def _contrast(row: Former) -> str:
+def _of(former: Sequence[Former], name: str) -> list[Former]:
+    return [row for row in former if row["folder"] == name]
+
+
+def _name(row: Former) -> str:
     return f"{row['context']}: {row['a']} - {row['b']}"
 
 
@@ -134,8 +140,19 @@ def _now(run: Run, now: dict[str, Any]) -> str:
     return f"{words.difference(now)}, n = {now['n']}: {words.verdict(now)}{other}"
 
 
-def _named(change: Change, link: Link) -> str:
-    row, said = change.former, "; ".join(filter(None, (change.became, change.published)))
-    report = link(f"{FOLDER}/{row['folder']}/report.md")
+def _moved(change: Change, link: Link) -> str:
+    row = change.former
     formerly, now = row["verdict"], words.verdict(change.now)
-    return f"* [{row['folder']}]({report}), {_contrast(row)}: {said}. Formerly: {formerly}. Now: {now}."
+    return f"* {_report(row, link)}, {_name(row)}: **{change.became}**. Formerly: {formerly}. Now: {now}."
+
+
+def _concluded(row: Former, runs: Runs, link: Link) -> str:
+    run, now = runs.get(row["folder"]), "awaited"
+    if run is not None:
+        contrast = contrast_of(run, row["contrast"])
+        now = f"{words.difference_in_words(contrast)}: {words.verdict(contrast)}"
+    return f"* {_report(row, link)}, {row['contrast']}: formerly {row['verdict']}. Now: {now}."
+
+
+def _report(row: Former, link: Link) -> str:
+    return f"[{row['folder']}]({link(FOLDER + '/' + row['folder'] + '/report.md')})"

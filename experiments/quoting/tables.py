@@ -34,7 +34,7 @@ def placements(runs: Runs, link: Link, name: str) -> str:
         return f"The result of {name} is {awaited(link)}."
     arms = {Arm(arm["treatment"], arm["context"]): arm for arm in result_of(run)["arms"]}
     kinds = ("none", "before", "after")
-    rows = []
+    rows, contrast = [], {}
     for context in dict.fromkeys(arm.context for arm in arms):
         contrast = contrast_of(run, f"{context}: after - before")
         means = [words.accuracy(arms[Arm(kind, context)]) for kind in kinds]
@@ -43,10 +43,12 @@ def placements(runs: Runs, link: Link, name: str) -> str:
     report = f"[report]({link(f'{FOLDER}/{name}/report.md')})"
     config = f"[config]({link(f'configs/{name}.py')})"
     said = [
-        "Test accuracy in percent: estimate ± standard error, each arm at its own learning rate, which every bag of seeds "
-        f"chooses anew. After - before: the estimate, its 95% interval for {_spoken(run, f'{rows[0][0]}: after - before')}.",
+        "Test accuracy in percent: estimate ± standard error, each arm at its own learning rate, which every bag of "
+        "seeds chooses anew.",
+        f"After - before: the estimate, its 95% interval for {_spoken(contrast)}.",
         words.failures(run),
-        f"The network, the data set and the length of training are fixed. {words.provenance(run)} ({config}, {report}).",
+        "The network, the data set and the length of training are fixed.",
+        f"{words.provenance(run)} ({config}, {report}).",
     ]
     return f"{markdown(header, rows)}\n\n{' '.join(filter(None, said))}"
 
@@ -111,9 +113,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
-def _spoken(run: Run, name: str) -> str:
+def _spoken(contrast: words.Row) -> str:
     """What the intervals of a contrast speak of, in their order."""
-    kinds = [of["speaks_of"] for of in contrast_of(run, name)["intervals"]]
+    kinds = [of["speaks_of"] for of in contrast["intervals"]]
     return kinds[0] if len(kinds) == 1 else f"{kinds[0]}, then for {kinds[1]}, on which the verdict rests"
 
 
