@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants bench lint format lock clean
+.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants quote bench lint format lock clean
 
 help:  ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test-wheel: $(READY)  ## test the built wheel in bare environments: alone, and w
 
 mutants: $(READY)  ## check that the tests can fail: break one law of the source at a time and run its test
 	$(BIN)/python tests/mutations.py
+
+quote: $(READY)  ## write the numbers and verdicts of the published runs into the pages and the docstrings of the configs
+	$(BIN)/python -m experiments.quoting
 
 bench: $(READY)  ## time jbn against its installed peers and the memory bandwidth; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks speed $(if $(QUICK),--quick)

@@ -1,10 +1,14 @@
-"""The Markdown pages: every link leads somewhere, and every block of Python parses."""
+"""The Markdown pages: links lead somewhere, blocks of Python parse, and what is quoted of a run is what it says."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from experiments.quoting import docstrings, pages
+from experiments.quoting.runs import AWAITED, read_published
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -38,3 +42,80 @@ def test_the_readmes_lines_of_functions_run_as_they_stand(capsys):
     exec(block[1], names)
     assert abs(float(names["m"].mean.mean()) - 1e4) < 1
     assert abs(float(names["y"].mean())) < 2e4 and names["info"].moments.count == 512
+
+
+def test_make_quote_has_nothing_to_write():
+    differ = [path for path, text in pages.written_anew(read_published()).items() if path.read_text() != text]
+    assert differ == [], "run make quote"
+
+
+def test_the_results_that_are_awaited_are_old_and_all_others_are_new():
+    results = {
+        path.parent.name: json.loads(path.read_text()) for path in ROOT.glob("experiments/published/*/result.json")
+    }
+    assert {name for name, result in results.items() if "contrasts" not in result} == set(AWAITED), (
+        "remove what is new from AWAITED in experiments/quoting/runs.py, and run make quote"
+    )
+
+
+# What only a run can say: an interval, a p value, a verdict.
+FROM_A_RUN = re.compile(
+    r"\[[-+]?\d+\.\d+, [-+]?\d+\.\d+\]|TOST p|\bp [<=>] 0?\.\d|equivalent within|better by [\d.]+ pp|no detectable"
+)
+CONFIGS = sorted(ROOT.glob("configs/*.py"))
+
+
+def test_a_number_of_a_run_that_stands_in_prose_is_found():
+    for text in ("-0.12 [-0.42, 0.19]", "after is better by 2.81 pp", "(TOST p < 0.001)", "p = 0.039 of six contrasts"):
+        assert FROM_A_RUN.search(text), text
+    for text in (
+        "so after - before = +1.97 pp, from -0.27 to 4.21",
+        "No arm is called better",
+        "97, 96, 94%",
+        "[0, 1]",
+    ):
+        assert not FROM_A_RUN.search(text), text
+
+
+@pytest.mark.parametrize("path", [*(ROOT / page for page in pages.PAGES), *CONFIGS], ids=lambda path: path.name)
+def test_what_a_run_says_stands_only_where_it_is_quoted(path):
+    text = path.read_text()
+    prose = docstrings.BLOCK.sub("", text) if path.suffix == ".py" else pages.BLOCK.sub("", text)
+    assert FROM_A_RUN.findall(prose) == []
+
+
+def test_a_config_with_a_result_says_so_and_one_without_says_that():
+    published = {path.parent.name for path in ROOT.glob("experiments/published/*/result.json")}
+    for path in CONFIGS:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert ("\nResult (" in text) is (path.stem in published), path
+        assert ("no result is claimed" in text) is (path.stem not in published | {"smoke"}), path
+
+
+def test_what_changed_repeats_the_numbers_of_the_calibration():
+    bank = json.loads((ROOT / "benchmarks/results/calibration.json").read_text())
+    procedures = {row["procedure"]: row for row in bank["procedures"]}
+    rows = re.findall(
+        r"^\| (?:former: |now: )?(\d+ seeds.*?) \| (\d+) \| (.*?) \| (.*?) \| (.*?)% \|$", _what_changed(), re.M
+    )
+    assert len(rows) == 4
+    for name, trainings, *columns in rows:
+        found = procedures[name]
+        contrasts = [found["contrasts"][f"after - before, {a}"] for a in ("relu", "tanh", "sigmoid")]
+        assert float(trainings) == round(found["trainings"])
+        for column, key, digits in zip(columns, ("sd", "se", "covers_own_mean"), (2, 2, 0), strict=True):
+            assert column == ", ".join(f"{contrast[key]:.{digits}f}" for contrast in contrasts), (name, key)
+
+
+def _what_changed():
+    return (ROOT / "docs/what-changed.md").read_text()
+
+
+def test_the_laboratorys_example_is_a_config_whose_interaction_comes_first():
+    block = re.search(r"```python\n(# configs/mine.py\n.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
+    assert block
+    names: dict = {}
+    exec(block[1], names)
+    first, *others = names["CONFIG"].contrasts
+    assert (first.kind, first.primary, others[0].name) == ("interaction", True, "narrow: after - before")
+    assert [c.kind for c in others] == ["simple"] * 4 + ["interaction"], "the declared one is not asked twice"

@@ -14,10 +14,11 @@ ROOMS = {
     "vocabulary": set(),
     "formatting": set(),
     "palette": set(),
-    "config": {"vocabulary"},
+    "config": {"formatting", "vocabulary"},
     "store": {"config", "palette", "vocabulary"},
     "analysis": {"config", "formatting", "vocabulary"},
     "report": {"config", "formatting", "palette", "store", "vocabulary"},
+    "quoting": {"config", "formatting", "store"},
     "commands": {"config"},
     "data": {"config"},
     "networks": {"config", "vocabulary"},
@@ -33,6 +34,7 @@ OPENS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "mkdir"
 OPENS |= {"rmtree", "copyfile", "copytree"}
 # Files outside of run folders; the exception is checkpoints, which orbax writes.
 OUTSIDE = {
+    "quoting.pages": "pages, and the docstrings of configs",
     "data.hub": "the cache of image sets",
     "data.cache": "the cache of image sets",
     "training.checkpoints": "checkpoints",
