@@ -8,7 +8,8 @@ decay 1.36/1,024 = 0.00133, 64 times that learning rate for the norms' biases, l
 label smoothing 0.2. This config differs: 10 epochs, random instead of alternating flips, no test-time augmentation, no
 averaging of weights. So expect some tenths of a percent less. Nobody has published this swap.
 
-Cost: 0.36 PFLOP a training, 84 to 600 trainings (looks at 12, 30 and 60 seeds); meant for a GPU. Not run yet: no result is claimed.
+Cost: 0.36 PFLOP a training, 84 to 600 trainings (looks at 12, 30 and 60 seeds); meant for a GPU. Not run yet: no result
+is claimed.
 """
 
 from experiments.config import (
