@@ -39,10 +39,12 @@ def replaced(text: str, run: Run | None) -> str:
 
 def block(run: Run) -> str:
     """Where and when, the arms, every contrast that is primary or declared, and what others published."""
+    spoken = max((row["intervals"] for row in result_of(run)["contrasts"] if not row["exact"]), key=len, default=[])
+    said = f" for {', then for '.join(of['speaks_of'] for of in spoken)}" if spoken else ""
     head = (
         f"Result ({words.provenance(run)}; files in experiments/published/{run.config.name}): test accuracy in "
         "percent at the bagged choice, estimate ± standard error; then differences in percentage points, 95% "
-        "intervals and verdicts:"
+        f"intervals{said}, and verdicts:"
     )
     return "\n".join([_wrapped(head, ""), "", *_arms(run), "", *_contrasts(run), ""])
 
@@ -80,7 +82,7 @@ def _contrasts(run: Run) -> Iterator[str]:
     declared = {contrast.name for contrast in run.config.analysis.contrasts}
     for row in result_of(run)["contrasts"]:
         if row["primary"] or row["name"] in declared:
-            said = f"{row['name']} = {words.difference_in_words(row)}: {words.verdict(row)}"
+            said = f"{row['name']} = {words.difference(row)}: {words.verdict(row)}"
             for other in words.judged(run, row["name"]):
                 said += f"; published {signed(other['published'])}: {other['word']}"
             yield _wrapped(said, "    ")

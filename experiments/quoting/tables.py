@@ -67,7 +67,14 @@ def questions(runs: Runs, link: Link) -> str:
         verdict = words.verdict(contrast) + (_same_arms(run) if contrast["same_arm"] else "")
         n, ours = str(words.seeds(run)), words.difference(contrast)
         rows.append([asked.words, links, n, "; ".join(theirs), ours, verdict])
-    header = ["question, difference of test accuracy", "", "seeds", "published (pp)", "ours (pp)", "verdict"]
+    header = [
+        "question, difference of test accuracy",
+        "config, report",
+        "seeds",
+        "published (pp)",
+        "ours (pp)",
+        "verdict",
+    ]
     return markdown(header, rows)
 
 
@@ -104,7 +111,7 @@ def engines(runs: Runs, link: Link, *names: str) -> str:
             chosen, measured = f"{engine['steps']}, {engine['lanes']}", engine.get("milliseconds per step", {})
             times = {way: "" if measured.get(way) is None else f"{measured[way]:.2g}" for way in ways}
             cells = [f"**{times[way]}**" if way == chosen and times[way] else times[way] for way in ways]
-            rows.append([f"[{network}]({link(path)})", *cells])
+            rows.append([f"[{network}]({link(path)}), {run.env['device']}", *cells])
     return markdown(["milliseconds per step and seed", *ways.values()], rows)
 
 

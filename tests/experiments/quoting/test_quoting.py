@@ -100,8 +100,9 @@ def test_the_docstring_has_every_arm_and_every_contrast_of_the_family_and_the_re
     assert text.startswith(SOURCE.split("Result ()")[0]) and text.endswith('\nAnd more.\n"""\n\nx = 1\n')
     assert max(map(len, text.splitlines())) <= 120
     plain = " ".join(text.split())
+    assert "95% intervals for new seeds, then for new data, too, and verdicts:" in plain
     for row in run.result["contrasts"]:
-        said = f"{row['name']} = {words.difference_in_words(row)}: {words.verdict(row)}"
+        said = f"{row['name']} = {words.difference(row)}: {words.verdict(row)}"
         assert (said in plain) is row["primary"], row["name"]
     word = run.result["published"][0]["word"]
     assert f"{of(run, 'relu: after - before')['verdict']}; published +3.00: {word}" in plain
