@@ -20,7 +20,7 @@ from experiments.config import Arm, Config
 def row(
     config: Config, found: Search, trained: Trained, records: Iterable[Record], arm: Arm, of: Learned, alpha: float
 ) -> dict[str, Any]:
-    """One entry of "arms" (`experiments.store.schema.ArmRow`)."""
+    """One entry of "arms" (`experiments.store.result.ArmRow`)."""
     bagged, chosen = found.bagged.arms[arm], found.chosen(arm)
     runs = _runs(found, trained, arm)
     estimate = contrast(found.bagged, {arm: 1.0}, alpha=alpha)

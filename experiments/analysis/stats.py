@@ -34,7 +34,7 @@ def summarize(
     look: Look | None = None,
     undeclared: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The result of a run, ready for JSON (`experiments.store.schema.Result`).
+    """The result of a run, ready for JSON (`experiments.store.result.Result`).
 
     The order of the records does not matter.
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from experiments.config import Arm, Config
 from experiments.store.checks import check, check_alike
+from experiments.store.result import ArmRow, Result, SettingRow
 from experiments.store.right import unpack_right
-from experiments.store.schema import ArmRow, Result, SettingRow, Training
+from experiments.store.schema import Training
 
 
 def fit_records(config: Config, records: Sequence[Training]) -> None:

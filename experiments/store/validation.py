@@ -17,7 +17,8 @@ from experiments.store.checks import check, check_alike
 from experiments.store.fitting import fit_records as fit_records
 from experiments.store.fitting import fit_result as fit_result
 from experiments.store.fitting import fit_right as fit_right
-from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Result, Training
+from experiments.store.result import Result
+from experiments.store.schema import Description, Engine, Environment, Network, Past, Probes, Training
 
 
 def _check_description(data: Description) -> Description:
