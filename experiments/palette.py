@@ -33,6 +33,9 @@ OTHERS = [
 ]
 GREY = "#555555"
 TRAIN_COLOUR, TEST_COLOUR = "#56B4E9", "#E69F00"
+MARGIN_COLOUR = "#e9eef3"
+SHOWN_COLOUR = "#222222"
+"""Of an estimate that is of no single treatment."""
 
 
 def looks(treatments: Sequence[str]) -> dict[str, Look]:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.analysis import stats, tuning
-from experiments.config import AnalysisConfig, Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
+from experiments.analysis import stats
+from experiments.analysis.plan import plan
+from experiments.analysis.scores import Setting
+from experiments.analysis.search import search
+from experiments.config import Arm, Config, DataConfig, ModelConfig, Published, SweepConfig, to_json
 from experiments.store import record
+from experiments.store.right import pack_right
 
 CONFIG = Config(
     name="synthetic",
     question="Does batch norm belong before or after the activation?",
     placements=("none", "before", "after"),
     activations=("relu", "tanh", "sigmoid"),
-    sweep=SweepConfig(learning_rate_points=5, lowest_learning_rate=2.0**-4, tuning_seeds=2, evaluation_seeds=6),
-    analysis=AnalysisConfig(resamples=199),  # permutations of six are exact
+    data=DataConfig(split="one"),
+    sweep=SweepConfig(learning_rate_points=5, lowest_learning_rate=2.0**-4, seeds=6),
 )
-TRAIN, EPOCHS_RECORDED, STEPS_PER_EPOCH = 1078, 8, 17
+TRAIN, VALIDATION, TEST, EPOCHS_RECORDED, STEPS_PER_EPOCH = 1078, 269, 450, 8, 17
 BEST_RATE_INDEX = {"none": 1, "before": 3, "after": 2, "both": 2, "pre_linear": 3}
 ACCURACY = {"none": 0.955, "before": 0.972, "after": 0.976, "both": 0.975, "pre_linear": 0.974}
 NORMS = {"none": 0, "both": 2}
+LOST = 0.006
+"""Accuracy that a factor of two from the best rate costs."""
 
 
 def placement_of(config: Config, arm: Arm) -> str:
@@ -33,34 +40,55 @@ def placement_of(config: Config, arm: Arm) -> str:
     return setup.model.placement if setup.model.unit is None else "before"
 
 
-def records(config: Config, *, seed: int = 0, probe_seeds: int = 2, layers: int | None = None) -> list[dict[str, Any]]:
-    """One record per training that `config` asks for, with the optimum of each placement near BEST_RATE_INDEX.
+def records(
+    config: Config,
+    *,
+    seed: int = 0,
+    probe_seeds: int = 2,
+    layers: int | None = None,
+    accuracy: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """One record per training of a run of `config`, with the optimum of each placement near BEST_RATE_INDEX.
 
-    The best weight decay is the middle one of the list. `layers` layers are probed, by default all of `model.hidden`.
+    The grid grows and the race drops settings as in a run. The best weight decay is the middle one of the list.
+
+    Args:
+      probe_seeds: seeds of each arm that are probed.
+      layers: layers that are probed, by default all of `model.hidden`.
+      accuracy: best accuracy, 0 to 1, by "treatment/context", where it is not that of ACCURACY.
     """
-    rng = np.random.default_rng(seed)
-    rates, decays = config.sweep.learning_rates, config.sweep.weight_decays
-    made = []
-    for arm in config.arms:
-        best = min(BEST_RATE_INDEX[placement_of(config, arm)], len(rates) - 1)
-        for point in tuning.grid(config, arm):
-            off = abs(decays.index(point.weight_decay) - len(decays) // 2) if decays else 0
-            lost = 0.006 * (rates.index(point.learning_rate) - best) ** 2 + 0.01 * off + 0.004 * point.decay_scale_bias
-            made += [_training(rng, config, "tune", arm, point, s, lost) for s in config.seeds(arm)[0]]
-    for arm, choice in tuning.choose(config, made).items():
-        for k, training_seed in enumerate(config.seeds(arm)[1]):
-            run = _training(rng, config, "evaluate", arm, tuning.Point(*choice[:3]), training_seed, 0.0)
-            accuracy = round(450 * (run["val_accuracy"][-1] - 0.004)) / 450
-            normed = NORMS.get(placement_of(config, arm), 1) > 0
-            for kind, gain in (("", 0.0), ("_population", 0.002), ("_batch", -0.006)):
-                there = accuracy + gain + 0.001 * rng.normal() if kind else accuracy
-                run |= {
-                    f"test_loss{kind}": float(2.5 * (1 - there)) if normed or not kind else None,
-                    f"test_accuracy{kind}": round(450 * there) / 450 if normed or not kind else None,
-                }
-            run["probes"] = _probes(rng, config, arm, layers) if k < probe_seeds else None
-            made.append(run)
-    return made
+    rng, decays = np.random.default_rng(seed), config.sweep.weight_decays
+    hard = rng.normal(size=TEST)  # how hard each test example is, for all networks
+    made: list[dict[str, Any]] = []
+    while missing := plan(config, made, config.sweep.seeds).missing:
+        for arm, keys in missing.items():
+            best = config.sweep.learning_rates[
+                min(BEST_RATE_INDEX[placement_of(config, arm)], config.sweep.learning_rate_points - 1)
+            ]
+            top = (accuracy or {}).get(str(arm), 0.0) or best_accuracy(config, arm)
+            for setting, training_seed in keys:
+                octaves = math.log(setting.learning_rate / best, config.sweep.learning_rate_factor)
+                off = abs(decays.index(setting.weight_decay) - len(decays) // 2) if decays else 0
+                lost = LOST * octaves**2 + 0.01 * off + 0.004 * setting.decay_scale_bias
+                made.append(_training(rng, config, arm, setting, training_seed, top - lost, hard))
+    found = search(config, made, config.sweep.seeds)
+    probes = [
+        run | {"phase": "probe", "probes": _probes(rng, config, arm, layers)}
+        for arm in config.arms
+        for run in made
+        if (run["treatment"], run["context"]) == arm
+        and setting_of(run) == found.chosen(arm)
+        and run["seed"] in config.seeds(arm)[:probe_seeds]
+    ]
+    return made + probes
+
+
+def setting_of(run: Mapping[str, Any]) -> Setting:
+    return Setting(run["learning_rate"], run["weight_decay"], run["decay_scale_bias"])
+
+
+def best_accuracy(config: Config, arm: Arm) -> float:
+    return ACCURACY[placement_of(config, arm)] - 0.01 * (config.setup(arm).model.activation == "sigmoid")
 
 
 def arms(config: Config) -> dict[str, dict[str, int]]:
@@ -75,7 +103,7 @@ def arms(config: Config) -> dict[str, dict[str, int]]:
     }
 
 
-def data(shape: tuple[int, ...] = (64,)) -> dict[str, Any]:
+def data(shape: tuple[int, ...] = (64,), split: str = "one") -> dict[str, Any]:
     """The contents of `data.json` for examples of this shape, with 3 constant features."""
     rng, features = np.random.default_rng(1), math.prod(shape)
     mean = 8 + 6 * np.sin(np.arange(features) / 3)
@@ -85,17 +113,19 @@ def data(shape: tuple[int, ...] = (64,)) -> dict[str, Any]:
     raw[:, std == 0] = 0
     shift, scale = raw.mean(0), np.where(std > 0, raw.std(0), 1)
     standardized = (raw - shift) / scale
-    test = (np.clip(mean + std * rng.normal(size=(450, features)), 0, 16) * (std > 0) - shift) / scale
+    test = (np.clip(mean + std * rng.normal(size=(TEST, features)), 0, 16) * (std > 0) - shift) / scale
     return {
         "name": "digits",
         "source": "scikit-learn's handwritten digits (invented numbers of the same shape)",
         "train": TRAIN,
-        "validation": 269,
-        "test": 450,
+        "validation": VALIDATION,
+        "test": TEST,
         "shape": list(shape),
         "features": features,
         "classes": 10,
         "constant_features": 3,
+        "split": split,
+        "test_classes": [TEST // 10] * 10,
         "raw": _histogram(raw),
         "standardized": _histogram(standardized),
         "standardized_test": {"mean": test.mean(0).tolist(), "std": test.std(0).tolist()},
@@ -110,11 +140,12 @@ def run_folder(
     made = records(config) if made is None else made
     record.write_json(folder / "config.json", to_json(config))
     record.write_json(folder / "env.json", environment())
-    record.write_json(folder / "data.json", data())
+    described = data(split="each seed" if config.data.split_each_seed else "one")
+    record.write_json(folder / "data.json", described)
     record.write_json(folder / "arms.json", arms(config))
     record.append(folder, made)
     if finished:
-        record.write_json(folder / "result.json", stats.summarize(config, made))
+        record.write_json(folder / "result.json", stats.summarize(config, made, described))
     return folder
 
 
@@ -125,6 +156,8 @@ def environment() -> dict[str, Any]:
         "date": "2026-11-22T10:00:00+00:00",
         "device": "cpu x 2 (an invented processor)",
         "cores": 2,
+        "processor": "an invented processor",
+        "xla_flags": "--xla_cpu_multi_thread_eigen=false",
         "platform": "Linux-6.1-x86_64",
         "versions": {"python": "3.11.7", "jbn": "0.1.0", "jax": "0.10.2", "flax": "0.12.8", "numpy": "2.4.6"},
         "wall_seconds": 754.3,
@@ -136,7 +169,7 @@ def config(**changes: Any) -> Config:
     layers = changes.pop("layers", None)
     if layers:
         changes["model"] = ModelConfig(hidden=(100,) * layers)
-    return replace(CONFIG, data=DataConfig(), **changes)
+    return replace(CONFIG, **changes)
 
 
 SMALL = replace(
@@ -146,27 +179,34 @@ SMALL = replace(
     activations=("relu",),
     analysis=replace(
         CONFIG.analysis,
-        contrasts=(("after", "none"),),
-        published=(Published("after", "none", "relu", 1.5, "A & B <2015>", n=2),),
+        pairs=(("after", "none"),),
+        published=(Published("relu: after - none", 1.5, "A & B <2015>", n=2),),
     ),
 )
 
 
 def _training(
-    rng: np.random.Generator, config: Config, phase: str, arm: Arm, point: tuning.Point, training_seed: int, lost: float
+    rng: np.random.Generator,
+    config: Config,
+    arm: Arm,
+    setting: Setting,
+    training_seed: int,
+    top: float,
+    hard: np.ndarray,
 ) -> dict[str, Any]:
     steps = STEPS_PER_EPOCH * np.arange(1, EPOCHS_RECORDED + 1)
     placement, slow = placement_of(config, arm), config.setup(arm).model.activation == "sigmoid"
-    end = ACCURACY[placement] - 0.01 * slow - lost + 0.004 * rng.normal()
+    end = top + 0.004 * rng.normal()
     speed = {"none": 40.0}.get(placement, 15.0) * (2 if slow else 1)
     accuracy = np.clip(end * (1 - 0.9 * np.exp(-steps / speed)) + 0.003 * rng.normal(size=steps.size), 0, 1)
-    accuracy[-1] = min(end, 1.0)
+    accuracy[-1] = np.clip(end, 0, 1)
     loss = 2.3 * (1 - accuracy)
-    return {
-        "phase": phase,
+    count = round(TEST * float(np.clip(end - 0.004, 0, 1)))
+    run: dict[str, Any] = {
+        "phase": "train",
         "treatment": arm.treatment,
         "context": arm.context,
-        **point._asdict(),
+        **setting._asdict(),
         "seed": training_seed,
         "steps": steps.tolist(),
         "train_loss": (0.8 * loss).tolist(),
@@ -175,6 +215,18 @@ def _training(
         "diverged": None,
         "seconds": 1.2,
     }
+    normed = NORMS.get(placement, 1) > 0
+    for kind, gain in (("", 0.0), ("_population", 0.002), ("_batch", -0.006)):
+        there = round(TEST * min(1.0, count / TEST + (gain + 0.001 * rng.normal() if kind else 0.0))) / TEST
+        run |= {
+            f"test_loss{kind}": float(2.5 * (1 - there)) if normed or not kind else None,
+            f"test_accuracy{kind}": there if normed or not kind else None,
+        }
+    compared = run[config.analysis.metric]
+    right = np.zeros(TEST, bool)
+    order = np.argsort(hard + 0.4 * rng.normal(size=TEST))
+    right[order[: round(TEST * (run["test_accuracy"] if compared is None else compared))]] = True
+    return run | {"right": pack_right(right)}
 
 
 def _probes(rng: np.random.Generator, config: Config, arm: Arm, layers: int | None) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""The answer in a terminal: question, arms, comparisons and warnings."""
+"""The answer in a terminal: question, contrasts, published differences, arms and warnings."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -14,26 +13,64 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.config import ConfigError
-from experiments.report import settings, tables
+from experiments.report import settings, tables_of_arms
+from experiments.report.groups import Group, grouped
 from experiments.store.record import Run
 
 LONG_WORD = re.compile(r"(?<!\S)(\w{4,16}_)(\w{8,})")
 
 
 def print_answer(console: Console, run: Run) -> None:
-    """Prints question, arms, answer and warnings: wrapped in a terminal (80 columns suffice), not in a pipe.
+    """Prints question, answer, arms and warnings: wrapped in a terminal (80 columns suffice), not in a pipe.
 
     Raises:
       ConfigError: the run is not finished.
     """
     result = finished_result(run)
-    short = tables.arms_in_short(run.config, result)
+    groups = grouped(run.config, result)
+    _say(console, run.config.question or f"Results of {run.config.name}", style="bold")
+    for group in (group for group in groups if group.kind in ("declared", "pair")):
+        _group(console, group)
+    for title, rows in (("Published differences", result["published"]), ("Shares that learn", result["shares"])):
+        for k, row in enumerate(rows):
+            if k == 0:
+                _say(console, title, style="bold")
+            _say(console, row["sentence"], indent=2)
+    for group in (group for group in groups if group.kind == "exploration"):
+        _say(console, f"{explorations(group)}: see {run.folder / 'report.md'}")
+    for group in (group for group in groups if group.kind == "same_arm"):
+        _group(console, group)
+    _arms(console, run, result)
+    for warning in result["warnings"]:
+        _say(console, f"warning: {warning}", style="yellow")
+    for note in settings.parameter_notes(run.config, run.arms):
+        _say(console, f"note: {note}")
+
+
+def explorations(group: Group) -> str:
+    """`9 explorations, not adjusted for their number; 2 of them point to a difference`."""
+    count, pointing = len(group.rows), sum(row["finding"].startswith("different") for row in group.rows)
+    what = "exploration" if count == 1 else "explorations"
+    points = f"{pointing or 'none'} of them {'point' if pointing > 1 else 'points'}"
+    return f"{count} {what}, not adjusted for their number; {points} to a difference"
+
+
+def _group(console: Console, group: Group) -> None:
+    _say(console, group.title, style="bold")
+    for row in group.rows:
+        _say(console, row["sentence"], indent=2)
+        if row["caution"]:
+            _say(console, f"caution: {row['caution']}", style="yellow", indent=4)
+
+
+def _arms(console: Console, run: Run, result: dict[str, Any]) -> None:
+    short = tables_of_arms.arms_in_short(run.config, result)
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for k, name in enumerate(short.header):
-        words = k < short.names or name == "edge"
+        words = not short.numbers[k]
         cells = [_narrow(console, row[k]) for row in short.rows]
         longest = max(len(word) for cell in (name, *cells) for word in cell.split())
-        title = name if words else "\n".join(textwrap.wrap(name, 14))
+        title = _plain(console, name if words else "\n".join(textwrap.wrap(name, 16)))
         table.add_column(
             title, justify="left" if words else "right", no_wrap=not words, min_width=longest, overflow="fold"
         )
@@ -43,22 +80,9 @@ def print_answer(console: Console, run: Run) -> None:
             table.add_section()
         previous = row[0]
         table.add_row(*(_plain(console, _narrow(console, cell)) for cell in row))
-    _say(console, run.config.question or f"Results of {run.config.name}", style="bold")
     if not console.is_terminal:  # in a pipe each row stays on one line
         table.width = console.measure(table, options=console.options.update(width=1000)).maximum
     console.print(table, crop=console.is_terminal)
-    for title, rows in grouped(result):
-        _say(console, title, style="bold")
-        for row in rows:
-            _say(console, row["sentence"], indent=2)
-    for k, row in enumerate(result["published"]):
-        if k == 0:
-            _say(console, "Against published differences", style="bold")
-        _say(console, row["sentence"], indent=2)
-    for warning in result["warnings"]:
-        _say(console, f"warning: {warning}", style="yellow")
-    for note in settings.parameter_notes(run.config, run.arms):
-        _say(console, f"note: {note}")
 
 
 def _narrow(console: Console, text: str) -> str:
@@ -90,19 +114,8 @@ def finished_result(run: Run) -> dict[str, Any]:
       ConfigError: the run is not finished.
     """
     if run.result is None:
-        sweep, arms = run.config.sweep, len(run.config.arms)
-        points = len(sweep.learning_rates) * max(1, len(sweep.weight_decays)) * max(1, len(sweep.decay_scale_bias))
-        wanted = arms * (points * sweep.tuning_seeds + sweep.evaluation_seeds)
         raise ConfigError(
-            f"{run.folder} is not finished: {len(run.records)} of {wanted} trainings are there; "
-            "go on with: python -m experiments run CONFIG"
+            f"{run.folder} is not finished: {len(run.records)} trainings are there, and how many more it takes depends "
+            "on what they show; go on with: python -m experiments run CONFIG"
         )
     return run.result
-
-
-def grouped(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yields a title and the comparisons for each pair of treatments; A/A tests come last."""
-    rows = sorted(result["comparisons"], key=lambda row: row["same_arm"])
-    for a, b in dict.fromkeys((row["a"], row["b"]) for row in rows):
-        group = [row for row in rows if (row["a"], row["b"]) == (a, b)]
-        yield (f"A/A test: {a} - {b}" if group[0]["same_arm"] else f"{a} - {b}"), group

@@ -11,20 +11,16 @@ import jinja2
 import jinja2.nodes
 from markupsafe import Markup, escape
 
-from experiments.config import Config
-from experiments.report import settings, tables
-from experiments.report.answer import finished_result, grouped
-from experiments.report.table import Table, csv_text, latex, markdown
+from experiments.formatting import join
+from experiments.report import exports, settings, tables, tables_of_arms
+from experiments.report.answer import explorations, finished_result
+from experiments.report.groups import confidence, grouped, lead, primary
+from experiments.report.table import Table, csv_text, markdown
 from experiments.store.record import Run, read, write_files
 
+PRINTED = ("contrasts", "explorations", "power", "published", "by_statistics", "arms", "learned", "shares", "race")
+"""Tables that are written as Markdown and LaTeX, too, for papers."""
 FLAG = re.compile(r"(--[\w.-]+(?: \d\S*)+)")
-
-# Columns of tables/*.md and *.tex, which are meant for papers; report.md and tables/*.csv have all columns.
-PRINTED = {
-    "arms": ("context", "treatment", *tables.METRIC.values(), "sd", "n", "rate", "decay", "on norms", "parameters"),
-    "comparisons": ("context", "a - b", "difference (pp)", "{level} CI", "p, Holm", "p, TOST", "n"),
-    "published": ("context", "a - b", "source", "published (pp)", "ours (pp)", "{level} CI", "our n", "verdict"),
-}
 
 
 def write(folder: Path) -> list[Path]:
@@ -41,13 +37,30 @@ def write(folder: Path) -> list[Path]:
     result = finished_result(run)
     drawings = figures.draw(run.config, result, run.records, run.data)
     images = [plotting.render(drawing) for drawing in drawings]
-    context = _context(run, result) | {
-        "figures": [
-            {"title": d.title, "caption": d.caption, "png": f"{d.name}.png", "src": _data_uri(saved["svg"])}
-            for d, saved in zip(drawings, images, strict=True)
-        ],
-        "speed": tables.speed(plotting.treatments_of(run.config)[0], first_seen(run.config, run.records, run.data)),
+    shown = [
+        {"title": d.title, "caption": d.caption, "png": f"{d.name}.png", "src": _data_uri(saved["svg"])}
+        for d, saved in zip(drawings, images, strict=True)
+    ]
+    pairs = figures.compared(run.config, result, run.records, run.data)
+    classes = figures.by_class(pairs, run.data.get("test_labels") or [], result["look"]["alpha"])
+    made = _tables(run, result) | {
+        "speed": tables_of_arms.speed(first_seen(result, run.data)),
+        "by_class": tables.by_class(classes, {context: pair.name for context, pair in pairs.items()}, result),
     }
+    first = int(bool(drawings) and drawings[0].name == "differences")
+    context = facts(run, result) | {"tables": made, "first": shown[:first], "figures": shown[first:]}
+    environment = templates()
+    texts = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.html", "report.md")}
+    texts |= {"summary.csv": csv_text(result["arms"]), "scores.csv": exports.scores(run, result)}
+    texts |= exports.tables(result, {name: made[name] for name in PRINTED})
+    files = {name: text.encode() for name, text in texts.items()}
+    for drawing, saved in zip(drawings, images, strict=True):
+        files |= {f"figures/{drawing.name}.{ending}": content for ending, content in saved.items()}
+    return write_files(run.folder, files)
+
+
+def templates() -> jinja2.Environment:
+    """The templates, with their filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=lambda name: bool(name and ".html" in name),
@@ -56,88 +69,88 @@ def write(folder: Path) -> list[Path]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"flags": _flags, "markdown": markdown}
-    texts = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.html", "report.md")}
-    texts |= {"summary.csv": csv_text(result["arms"])} | _table_files(run, result)
-    files = {name: text.encode() for name, text in texts.items()}
-    for drawing, saved in zip(drawings, images, strict=True):
-        files |= {f"figures/{drawing.name}.{ending}": content for ending, content in saved.items()}
-    return write_files(run.folder, files)
+    environment.filters |= {"flags": _flags, "markdown": markdown, "rich": _rich}
+    environment.filters["join_words"] = lambda words: join([str(word) for word in words])
+    environment.filters["rates"] = lambda rates: join([f"{rate:g}" for rate in rates])
+    return environment
 
 
-def _context(run: Run, result: dict[str, Any]) -> dict[str, Any]:
-    config = run.config
+def _tables(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """All tables but those of what the figures compute; the shares of rates and decays are a list of tables."""
+    config, groups = run.config, grouped(run.config, result)
+    explored = [row for group in groups if group.kind == "exploration" for row in group.rows]
+    judged = [row for group in groups if group.kind != "exploration" for row in group.rows]
+    return {
+        "contrasts": tables.contrasts(config, result, judged),
+        "explorations": tables.contrasts(config, result, explored),
+        "power": tables.power(result),
+        "published": tables.published(result),
+        "by_statistics": tables.by_statistics(result),
+        "shares": tables.shares(result),
+        "arms": tables_of_arms.arms(config, result, run.arms),
+        "rates": tables_of_arms.rates(config, result),
+        "race": tables_of_arms.race(result),
+        "learned": tables_of_arms.learned(result),
+        "divergence": tables_of_arms.divergence(result),
+        "sharpness": tables_of_arms.sharpness(result),
+        "orders": settings.orders(config),
+        "setup": settings.setup(config),
+        "provenance": Table(["fact", "value"], _provenance(run), 2),
+    }
+
+
+def facts(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """What the templates say of a run, besides tables and figures."""
+    config, groups, rows = run.config, grouped(run.config, result), result["contrasts"]
     answers = [
-        {"title": title, "rows": [row | {"lead": row["sentence"].removesuffix(row["verdict"])} for row in rows]}
-        for title, rows in grouped(result)
+        {
+            "title": explorations(group) if group.kind == "exploration" else group.title,
+            "kind": group.kind,
+            "rows": [{**row, "lead": lead(row)} for row in group.rows],
+        }
+        for group in groups
     ]
     return {
         "config": config,
+        "result": result,
         "question": config.question or f"Results of {config.name}",
         "answers": answers,
-        "published": [row | {"lead": row["sentence"].split(f": {row['verdict']}: ")[0]} for row in result["published"]],
-        "warnings": result["warnings"],
+        "published": [row | {"lead": row["sentence"].split(f": {row['word']}: ")[0]} for row in result["published"]],
         "notes": settings.parameter_notes(config, run.arms),
-        "level": _level(config),
-        "power": next((f"{100 * row['power']['power']:g}%" for row in result["comparisons"]), None),
-        "metric": tables.STATISTICS[result["metric"]],
-        "unpaired": any(not row["paired"] for row in [*result["comparisons"], *result["published"]]),
-        "same_arms": any(row["same_arm"] for row in result["comparisons"]),
         "data": run.data,
-        "tables": {
-            "arms": tables.arms(config, result, run.arms),
-            "comparisons": tables.comparisons(config, result),
-            "published": tables.published(config, result),
-            "tuning": tables.tuning(result),
-            "orders": settings.orders(config),
-            "setup": settings.setup(config),
-            "by_statistics": tables.by_statistics(config, result),
-            "divergence": tables.divergence(result),
-            "sharpness": tables.sharpness(result),
-            "mean_logit": tables.mean_logit(result),
-            "provenance": Table(["fact", "value"], _provenance(run), 2),
-        },
         "differences": settings.differences(config),
+        "level": confidence(result),
+        "equivalence_level": confidence(result, 2),
+        "family": len(primary(result)),
+        "speaks": {found["speaks_of"] for row in rows for found in row["intervals"]},
+        "statistics": tables.STATISTICS[result["metric"]],
     }
-
-
-def _table_files(run: Run, result: dict[str, Any]) -> dict[str, str]:
-    """tables/NAME.csv with all columns, numbers unrounded; tables/NAME.md and .tex with the columns of `PRINTED`."""
-    whole = {
-        "arms": tables.arms(run.config, result, run.arms),
-        "comparisons": tables.comparisons(run.config, result),
-        "published": tables.published(run.config, result),
-    }
-    texts = {}
-    for name, table in whole.items():
-        if table.rows:
-            printed = table.pick(column.format(level=_level(run.config)) for column in PRINTED[name])
-            texts[f"tables/{name}.csv"] = csv_text(result[name])
-            texts[f"tables/{name}.md"] = markdown(printed)
-            texts[f"tables/{name}.tex"] = latex(printed)
-    return texts
-
-
-def _level(config: Config) -> str:
-    return f"{100 * (1 - config.analysis.alpha):g}%"
 
 
 def _provenance(run: Run) -> list[list[str]]:
     env = run.env
     seconds = sum(record.get("seconds") or 0.0 for record in run.records)
+    probed = sum(record["phase"] == "probe" for record in run.records)
+    again = f", and {probed} of them once more with probes" if probed else ""
     facts = {
         "code": _code(env),
         "device": env.get("device"),
+        "processor": env.get("processor"),
         "cores": env.get("cores"),
+        "XLA_FLAGS": env.get("xla_flags"),
         "platform": env.get("platform"),
         "started": env.get("date"),
         "wall time": _duration(env["wall_seconds"]) if env.get("wall_seconds") is not None else None,
-        "trainings": f"{len(run.records)}, {_duration(seconds)} of training in all",
+        "trainings": f"{len(run.records) - probed}{again}; {_duration(seconds)} of training in all",
         "versions": ", ".join(f"{name} {version}" for name, version in (env.get("versions") or {}).items() if version),
     }
     facts |= {
         f"resumed ({k})": f"{later.get('date')}, {later.get('device')}, {_code(later)}"
         for k, later in enumerate(env.get("resumed") or [], start=1)
+    }
+    facts |= {
+        f"more seeds ({k})": f"{more['date']}, {'finished' if more['finished'] else 'begun'} with {more['seeds']}"
+        for k, more in enumerate(env.get("extended") or [], start=1)
     }
     return [[name, str(fact)] for name, fact in facts.items() if fact not in (None, "")]
 
@@ -154,6 +167,12 @@ def _flags(context: jinja2.nodes.EvalContext, text: str) -> str:
     if context.autoescape:
         return Markup(FLAG.sub(r"<code>\1</code>", str(escape(text))))
     return FLAG.sub(r"`\1`", text)
+
+
+def _rich(text: str) -> Markup:
+    """HTML of one paragraph of methods.j2, which has **bold** and `code`."""
+    escaped = str(escape(text.strip()))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)))
 
 
 def _duration(seconds: float) -> str:

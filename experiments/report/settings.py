@@ -16,7 +16,7 @@ USED: dict[str, Callable[[Setup], bool]] = {
     **{path: test for path, (test, _) in EFFECT.items()},
     **dict.fromkeys(("data.image_column", "data.label_column", "data.subset"), lambda s: "/" in s.data.name),
     "data.shrink": lambda s: s.data.name != "digits",
-    "data.test_fraction": lambda s: s.data.name == "digits",
+    **dict.fromkeys(("data.test_fraction", "data.split"), lambda s: s.data.name == "digits"),
     "model.hidden": lambda s: s.model.own or s.model.network == "mlp",
     **dict.fromkeys(("model.unit", "model.depth"), lambda s: s.model.own or s.model.network in RESIDUAL),
     "model.pooling": lambda s: s.model.own or s.model.network in POOLED,
@@ -110,20 +110,23 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _text(value: Any) -> str:
-    """A value of the config's JSON as text; lists may hold contrasts (pairs), settings and published differences."""
+    """A value of the config's JSON as text; lists may hold pairs, settings, contrasts and published differences."""
     if isinstance(value, list):
         return ", ".join(" - ".join(map(_text, each)) if isinstance(each, list) else _text(each) for each in value)
     if isinstance(value, dict) and "values" in value:
         seeds = [] if value["first_seed"] is None else [f"first_seed={value['first_seed']}"]
         return f"{value['name']} ({', '.join([f'{path}={_text(v)}' for path, v in value['values']] + seeds)})"
+    if isinstance(value, dict) and "weights" in value:
+        rest = [f"{key}={_text(each)}" for key, each in value.items() if key not in ("name", "weights")]
+        return f"{value['name']} ({', '.join([f'{arm}: {weight:g}' for arm, weight in value['weights']] + rest)})"
     if isinstance(value, dict):
         return f"({', '.join(f'{key}={_text(v)}' for key, v in value.items())})"
     return _value(value)
 
 
 def _seeds(config: Config, arm: Arm) -> str:
-    tuning, evaluation = config.seeds(arm)
-    return f"{tuning[0]} to {evaluation[-1]}"
+    seeds = config.seeds(arm)
+    return f"{seeds[0]} to {seeds[-1]}"
 
 
 def _value(value: Any) -> str:

@@ -27,6 +27,7 @@ LATEX = {
     "→": r"$\to$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
+    "–": "--",
     "γ": r"$\gamma$",
     "×": r"$\times$",
     "²": r"$^2$",
@@ -35,23 +36,28 @@ MINUS = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
 
 class Table(NamedTuple):
-    """Cells of text. The first `names` columns name the row; the others hold numbers."""
+    """Cells of text. The first `names` columns name the row, the last `words` ones are text; the rest are numbers."""
 
     header: list[str]
     rows: list[list[str]]
     names: int = 1
+    words: int = 0
 
-    def pick(self, columns: Iterable[str]) -> Table:
-        """A table of these columns only, in the order of this table; unknown names are ignored."""
-        wanted = set(columns)
-        kept = [k for k, name in enumerate(self.header) if name in wanted]
-        rows = [[row[k] for k in kept] for row in self.rows]
-        return Table([self.header[k] for k in kept], rows, sum(k < self.names for k in kept))
+    @property
+    def numbers(self) -> list[bool]:
+        """Whether each column holds numbers."""
+        return [self.names <= k < len(self.header) - self.words for k in range(len(self.header))]
+
+    def without(self, empty: str) -> Table:
+        """Without the columns of numbers that hold nothing but `empty`."""
+        numbers = self.numbers
+        kept = [k for k in range(len(self.header)) if not numbers[k] or any(row[k] != empty for row in self.rows)]
+        return self._replace(header=[self.header[k] for k in kept], rows=[[row[k] for k in kept] for row in self.rows])
 
 
 def markdown(table: Table) -> str:
     """A table in GitHub's Markdown, with numbers aligned to the right."""
-    ends = [" --- " if k < table.names else " ---: " for k in range(len(table.header))]
+    ends = [" ---: " if number else " --- " for number in table.numbers]
     lines = [[f" {_markdown_cell(cell)} " for cell in row] for row in [table.header, *table.rows]]
     lines.insert(1, ends)
     return "".join(f"|{'|'.join(line)}|\n" for line in lines)
@@ -59,7 +65,7 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """A LaTeX tabular; it needs no package but booktabs."""
-    columns = "".join("l" if k < table.names else "r" for k in range(len(table.header)))
+    columns = "".join("r" if number else "l" for number in table.numbers)
     lines = [[escape_latex(cell) for cell in row] for row in [table.header, *table.rows]]
     head, *body = (f"  {' & '.join(line)} \\\\\n" for line in lines)
     return (

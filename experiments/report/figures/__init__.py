@@ -11,6 +11,11 @@ from typing import Any
 import matplotlib
 
 from experiments.config import Config
+from experiments.report.figures.by_class import by_class as by_class
+from experiments.report.figures.by_class import classes as classes
+from experiments.report.figures.differences import differences as differences
+from experiments.report.figures.disagreement import compared as compared
+from experiments.report.figures.disagreement import disagreement as disagreement
 from experiments.report.figures.inputs import inputs as inputs
 from experiments.report.figures.inside import gradient_norms as gradient_norms
 from experiments.report.figures.inside import percentiles as percentiles
@@ -18,9 +23,9 @@ from experiments.report.figures.inside import running_statistics as running_stat
 from experiments.report.figures.inside import saturation as saturation
 from experiments.report.figures.outcomes import accuracy as accuracy
 from experiments.report.figures.outcomes import learning_curves as learning_curves
-from experiments.report.figures.outcomes import learning_rate as learning_rate
 from experiments.report.figures.outcomes import statistics_at_test as statistics_at_test
 from experiments.report.figures.probed import Record, Seen, has_values, probed_arms
+from experiments.report.figures.rates import learning_rate as learning_rate
 from experiments.report.figures.surface import eigenvalues as eigenvalues
 from experiments.report.figures.surface import mean_logit as mean_logit
 from experiments.report.figures.surface import predictiveness as predictiveness
@@ -42,12 +47,17 @@ def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data
         }
 
     with matplotlib.rc_context(STYLE):
-        drawings = [accuracy(config, result)]
-        if any(len(record["steps"]) > 1 for record in records if record["phase"] == "evaluate"):
-            drawings.append(learning_curves(config, records, data))  # one evaluation makes no curve
+        drawings = [differences(config, result)] if result["contrasts"] else []
+        drawings.append(accuracy(config, result))
+        if any(len(row["validation_curve"]["steps"]) > 1 for row in result["arms"]):  # one evaluation makes no curve
+            drawings.append(learning_curves(config, result, records, data))
         drawings.append(learning_rate(config, result))
         if any(row["test_accuracy_population"] or row["test_accuracy_batch"] for row in result["arms"]):
             drawings.append(statistics_at_test(config, result))
+        if pairs := compared(config, result, records, data):
+            drawings.append(disagreement(config, pairs))
+            if found := by_class(pairs, data.get("test_labels") or [], result["look"]["alpha"]):
+                drawings.append(classes(found, pairs, result["look"]["alpha"]))
         for context, found in only("percentiles").items():
             drawings.append(percentiles(config, context, found))
         for context, found in only("saturation").items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ Probes = list[dict[str, Any]]
 Seen = dict[str, dict[str, Probes]]
 """Probes by context and treatment."""
 
+SETTING = ("learning_rate", "weight_decay", "decay_scale_bias")
 MAX_LAYERS = 6
 MAX_MARKS = 7
 """The most marks on one line."""
@@ -29,6 +30,12 @@ def select(records: Sequence[Record], phase: str, treatment: str, context: str) 
     return sorted(found, key=lambda record: record["seed"])
 
 
+def as_chosen(records: Sequence[Record], row: Mapping[str, Any]) -> list[Record]:
+    """The trainings of an arm at the setting that most bags choose, one per seed; `row` is its ArmRow."""
+    found = select(records, "train", row["treatment"], row["context"])
+    return [r for r in found if all(r[key] == row[key] for key in SETTING)]
+
+
 class FirstSeen(NamedTuple):
     """An accuracy in percent, and the number of steps after which each treatment first reaches it."""
 
@@ -36,7 +43,7 @@ class FirstSeen(NamedTuple):
     steps: dict[str, int]
 
 
-def first_seen(config: Config, records: Sequence[Record], data: dict[str, Any]) -> dict[str, FirstSeen]:
+def first_seen(result: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, FirstSeen]:
     """For each context, when the mean over seeds first reaches the highest whole percent that all treatments reach.
 
     Left out are treatments that never get well above chance (with them, the threshold would be so low that all pass at
@@ -45,18 +52,17 @@ def first_seen(config: Config, records: Sequence[Record], data: dict[str, Any]) 
     chance = 100 / data["classes"] if data else 0.0
     learnt = min(2 * chance, (100 + chance) / 2)  # with two classes, twice chance would be 100%
     found = {}
-    for context in dict.fromkeys(arm.context for arm in config.arms):
+    for context in dict.fromkeys(row["context"] for row in result["arms"]):
         curves: dict[str, tuple[list[int], Floats]] = {}
-        for treatment in (arm.treatment for arm in config.arms if arm.context == context):
-            runs = select(records, "evaluate", treatment, context)
-            mean = 100 * array([run["val_accuracy"] for run in runs]).mean(axis=0)
-            if mean.size > 1 and mean.max() > learnt:
-                curves[treatment] = (runs[0]["steps"], mean)
+        for row in result["arms"]:
+            curve = row["validation_curve"]
+            mean = array(curve["mean"])
+            if row["context"] == context and mean.size > 1 and mean.max() > learnt:
+                curves[row["treatment"]] = (curve["steps"], mean)
         if len(curves) < 2:
             continue
-        # Rounding can make the mean of three values 0.9 slightly less than 0.9.
-        threshold = math.floor(min(float(mean.max()) for _, mean in curves.values()) + 1e-9)
-        first = {t: int(steps[int(np.argmax(mean + 1e-9 >= threshold))]) for t, (steps, mean) in curves.items()}
+        threshold = math.floor(min(float(mean.max()) for _, mean in curves.values()))
+        first = {t: int(steps[int(np.argmax(mean >= threshold))]) for t, (steps, mean) in curves.items()}
         found[context] = FirstSeen(threshold, first)
     return found
 
@@ -72,7 +78,7 @@ def probed_arms(config: Config, records: Sequence[Record]) -> Seen:
     """The probes of every arm that has any."""
     seen: Seen = {}
     for arm in config.arms:
-        probes = [r["probes"] for r in select(records, "evaluate", *arm) if r.get("probes")]
+        probes = [r["probes"] for r in select(records, "probe", *arm) if r.get("probes")]
         if probes:
             seen.setdefault(arm.context, {})[arm.treatment] = probes
     return seen

@@ -1,7 +1,5 @@
 """Every figure of a run, by its name."""
 
-from dataclasses import replace
-
 import synthetic
 
 from experiments.analysis import stats
@@ -11,9 +9,13 @@ from experiments.report import figures, plotting
 EVERY = ("none", "before", "after", "both", "pre_linear")
 
 
+def result_of(config: Config, made: list[dict], data: dict | None = None) -> dict:
+    return stats.summarize(config, made, data or synthetic.data())
+
+
 def drawings(config: Config, made: list[dict], data: dict | None = None) -> dict[str, plotting.Drawing]:
-    result = stats.summarize(replace(config, analysis=replace(config.analysis, resamples=99)), made)
-    return {drawing.name: drawing for drawing in figures.draw(config, result, made, data or synthetic.data())}
+    data = data or synthetic.data()
+    return {drawing.name: drawing for drawing in figures.draw(config, result_of(config, made, data), made, data)}
 
 
 def laid_out(config: Config, made: list[dict]) -> dict[str, plotting.Drawing]:

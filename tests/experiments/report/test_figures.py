@@ -5,20 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import synthetic
-from drawn import drawings, laid_out
+from drawn import drawings, laid_out, result_of
 from synthetic import SMALL
 
-from experiments.analysis import stats
-from experiments.config import Config, SweepConfig
+from experiments.config import SweepConfig
 from experiments.report import figures, plotting
-from experiments.report.figures import probed
+from experiments.report.figures import outcomes, probed
+from experiments.store.right import pack_right
+
+METRICS = ("test_accuracy", "test_accuracy_population", "test_accuracy_batch")
 
 
 def test_the_scale_beside_a_layer_is_that_of_the_norm_in_its_block():
     config = replace(SMALL, placements=("before", "both"), analysis=replace(SMALL.analysis, published=()))
     made = synthetic.records(config)
     for r in made:
-        if r["phase"] == "evaluate" and r["probes"]:
+        if r["phase"] == "probe":
             norms = [*r["probes"]["norms"], "final_norm"]
             rows = [[float(k + time) for k in range(len(norms))] for time in range(len(r["probes"]["steps"]))]
             r["probes"] |= {"norms": norms, "scale": rows}
@@ -34,13 +36,13 @@ def test_the_scale_beside_a_layer_is_that_of_the_norm_in_its_block():
 
 def test_statistics_at_test_shows_all_three_means_of_every_arm():
     made = synthetic.records(SMALL)
-    result = stats.summarize(SMALL, made)
+    result = result_of(SMALL, made)
     drawing = figures.statistics_at_test(SMALL, result)
     shown = [line.get_ydata()[0] for line in drawing.figure.axes[0].lines if len(line.get_ydata()) == 1]
-    means = [arm[metric]["mean"] for arm in result["arms"] for metric in stats.METRICS if arm[metric]]
+    means = [arm[metric]["mean"] for arm in result["arms"] for metric in METRICS if arm[metric]]
     assert len(means) == 4 and set(means) <= {float(y) for y in shown}
     after = result["arms"][1]
-    gaps = {m: after[m]["mean"] - after["test_accuracy"]["mean"] for m in stats.METRICS}
+    gaps = {m: after[m]["mean"] - after["test_accuracy"]["mean"] for m in METRICS}
     assert f"{max(gaps.values(), key=abs):+.2f} pp at most" in drawing.title
 
 
@@ -120,17 +122,6 @@ def test_inputs_say_what_standardization_did_and_no_more():
     assert sum(bool(axes.images) for axes in raw.figure.axes) == 2
 
 
-def test_the_best_rate_is_said_once_where_it_is_that_of_every_treatment():
-    config = replace(synthetic.CONFIG, activations=("relu",))
-    result = stats.summarize(config, synthetic.records(config, probe_seeds=0))
-    for arm in result["arms"]:
-        arm["learning_rate"] = config.sweep.learning_rates[1]
-    assert figures.learning_rate(config, result).title.endswith(" for every treatment")
-    result["arms"][0]["learning_rate"] = config.sweep.learning_rates[0]
-    title = figures.learning_rate(config, result).title
-    assert all(arm["treatment"] in title for arm in result["arms"])
-
-
 def test_saturation_and_learning_curves_have_marks_at_the_first_and_the_last_step():
     found = drawings(SMALL, synthetic.records(SMALL))
     for name in ("saturation_relu", "learning_curves"):
@@ -159,39 +150,56 @@ def test_the_bar_of_gradient_norms_has_one_band_a_layer_in_the_colours_of_the_li
 # Speed.
 
 
-def curves(config: Config, ends: dict[str, list[float]]) -> list[dict]:
-    made = synthetic.records(config, probe_seeds=0)
-    for r in made:
-        if r["phase"] == "evaluate":
-            r["val_accuracy"] = ends[r["treatment"]]
-            r["steps"] = [10 * (k + 1) for k in range(len(ends[r["treatment"]]))]
-    return made
+def with_curves(result: dict, ends: dict[str, list[float]]) -> dict:
+    """The result with these curves of mean validation accuracy, percent, seen every 10 steps."""
+    for arm in result["arms"]:
+        mean = ends[arm["treatment"]]
+        steps = [10 * (k + 1) for k in range(len(mean))]
+        arm["validation_curve"] = {"steps": steps, "mean": mean, "sd": [0.0] * len(mean)}
+    return result
 
 
-def test_treatments_are_timed_at_the_highest_percent_that_all_reach_that_learn():
+@pytest.fixture(scope="module")
+def relu():
     config = replace(synthetic.CONFIG, activations=("relu",))
-    ends = {"none": [0.1, 0.11, 0.12], "before": [0.5, 0.8, 0.9], "after": [0.2, 0.6, 0.817]}
-    made = curves(config, ends)
-    seen = probed.first_seen(config, made, synthetic.data())["relu"]
+    return result_of(config, synthetic.records(config, probe_seeds=0))
+
+
+def test_treatments_are_timed_at_the_highest_percent_that_all_reach_that_learn(relu):
+    ends = {"none": [10.0, 11.0, 12.0], "before": [50.0, 80.0, 90.0], "after": [20.0, 60.0, 81.7]}
+    seen = probed.first_seen(with_curves(relu, ends), synthetic.data())["relu"]
     assert seen == (81, {"before": 30, "after": 30})
-    assert figures.learning_curves(config, made, synthetic.data()).title == "Validation accuracy of each arm as tuned"
-    made = curves(config, ends | {"none": [0.1, 0.3, 0.7]})
-    assert probed.first_seen(config, made, synthetic.data())["relu"] == (70, {"none": 30, "before": 20, "after": 30})
-    title = figures.learning_curves(config, made, synthetic.data()).title.replace("\N{NO-BREAK SPACE}", " ")
-    assert title.endswith(": before in 1 of 1")
+    seen = probed.first_seen(with_curves(relu, ends | {"none": [10.0, 30.0, 70.0]}), synthetic.data())["relu"]
+    assert seen == (70, {"none": 30, "before": 20, "after": 30})
     # Of two classes, 70% is not well above chance, but 95% is.
-    made = curves(config, {"none": [0.5, 0.6, 0.7], "before": [0.5, 0.9, 0.95], "after": [0.5, 0.6, 0.95]})
-    two = probed.first_seen(config, made, synthetic.data() | {"classes": 2})["relu"]
-    assert two == (95, {"before": 30, "after": 30})
-    made = curves(config, {t: [0.1, 0.1, 0.1] for t in ends})
-    assert probed.first_seen(config, made, synthetic.data()) == {}
+    two = with_curves(relu, {"none": [50.0, 60.0, 70.0], "before": [50.0, 90.0, 95.0], "after": [50.0, 60.0, 95.0]})
+    assert probed.first_seen(two, synthetic.data() | {"classes": 2})["relu"] == (95, {"before": 30, "after": 30})
+    assert probed.first_seen(with_curves(relu, {t: [10.0] * 3 for t in ends}), synthetic.data()) == {}
+
+
+def test_the_title_of_the_curves_says_who_is_first_and_that_treatments_tie():
+    def said(*steps: dict[str, int]) -> str:
+        seen = {f"c{k}": probed.FirstSeen(90, each) for k, each in enumerate(steps)}
+        return outcomes.fastest(seen).replace("\N{NO-BREAK SPACE}", " ")
+
+    assert (
+        said({"before": 30, "after": 30}) == "before and after tie: both reach 90% validation accuracy after 30 steps"
+    )
+    assert said({"none": 1200, "before": 30, "after": 30}).endswith(
+        "in before and after after 30, none after 1,200 steps"
+    )
+    ahead, tied, three = {"a": 1, "b": 2}, {"a": 2, "b": 2}, {"a": 1, "b": 1, "c": 2}
+    assert said(tied, tied).startswith("All treatments tie")
+    assert said(ahead, ahead, tied).endswith(": a in 2 of 3, all tie in 1 of 3 contexts")
+    assert said(three, three).endswith(": a and b, tied, in all 2 contexts")
+    assert "accuracy through training" in said()
 
 
 def test_a_single_evaluation_is_no_curve_and_two_probes_are_said_to_be_no_more(monkeypatch):
     monkeypatch.setattr(synthetic, "EPOCHS_RECORDED", 1)
     made = synthetic.records(SMALL)
     found = laid_out(SMALL, made)
-    assert "learning_curves" not in found and probed.first_seen(SMALL, made, synthetic.data()) == {}
+    assert "learning_curves" not in found and probed.first_seen(result_of(SMALL, made), synthetic.data()) == {}
     probes = ("percentiles_relu", "saturation_relu", "running_statistics", "gradient_norms", "predictiveness")
     assert all("after the last step alone" in found[name].caption for name in probes)
     monkeypatch.undo()
@@ -202,14 +210,25 @@ def test_a_single_evaluation_is_no_curve_and_two_probes_are_said_to_be_no_more(m
 # The set of figures.
 
 
-def test_accuracy_figure_shows_every_seed_and_the_mean():
-    made = synthetic.records(SMALL)
-    result = stats.summarize(SMALL, made)
+def test_accuracy_shows_every_seed_as_chosen_and_the_estimate_with_its_interval():
+    result = result_of(SMALL, synthetic.records(SMALL))
     axes = figures.accuracy(SMALL, result).figure.axes[0]
     lines = [np.asarray(line.get_ydata(), float).tolist() for line in axes.lines]
+    ends = [sorted(segment[:, 1].tolist()) for bar in axes.collections for segment in bar.get_segments()]
     for arm in result["arms"]:
-        assert arm["values"] in lines
-        assert [arm["mean"]] in lines
+        assert arm["values"] in lines and [arm["estimate"]] in lines
+        assert any(np.allclose(segment, arm["ci"]) for segment in ends)
+
+
+def test_curves_are_those_of_the_setting_that_most_bags_choose():
+    made = synthetic.records(SMALL)
+    result = result_of(SMALL, made)
+    axes = figures.learning_curves(SMALL, result, made, synthetic.data()).figure.axes[0]
+    for line, arm in zip(axes.lines, result["arms"], strict=True):
+        chosen = [r["val_accuracy"] for r in made if r["phase"] == "train" and r["treatment"] == arm["treatment"]
+                  and r["learning_rate"] == arm["learning_rate"]]  # fmt: skip
+        assert len(chosen) == SMALL.sweep.seeds
+        np.testing.assert_allclose(line.get_ydata(), 100 * np.mean(chosen, axis=0))
 
 
 def test_percentiles_are_the_mean_of_the_seeds_that_are_finite_and_the_title_of_a_panel_counts_the_others():
@@ -231,13 +250,13 @@ def test_percentiles_are_the_mean_of_the_seeds_that_are_finite_and_the_title_of_
         (
             {"placements": ("none",), "activations": ("identity",), "layers": 1},
             [
-                *("percentiles_identity", "saturation_identity", "gradient_norms", "predictiveness", "eigenvalues"),
-                *("mean_logit", "inputs"),
+                *("accuracy", "learning_curves", "learning_rate", "percentiles_identity", "saturation_identity"),
+                *("gradient_norms", "predictiveness", "eigenvalues", "mean_logit", "inputs"),
             ],
         ),
         (
             {"placements": ("pre_linear", "both"), "activations": ("relu", "gelu"), "probe_seeds": 0},
-            ["statistics_at_test", "inputs"],
+            ["accuracy", "learning_curves", "learning_rate", "statistics_at_test", "inputs"],
         ),
     ],
 )
@@ -245,19 +264,19 @@ def test_figures_without_data_are_left_out(changes, names):
     probe_seeds = changes.pop("probe_seeds", 1)
     config = synthetic.config(**changes)
     found = laid_out(config, synthetic.records(config, probe_seeds=probe_seeds))
-    assert [*found] == ["accuracy", "learning_curves", "learning_rate", *names]
+    assert [*found] == names
 
 
 def test_a_run_in_which_everything_diverged_is_drawn_and_says_so():
-    sweep = SweepConfig(learning_rate_points=2, tuning_seeds=1, evaluation_seeds=2)
-    config = replace(SMALL, sweep=sweep)
+    config = replace(SMALL, sweep=SweepConfig(learning_rate_points=2, learning_rate_extension=0, seeds=2))
     made = synthetic.records(config)
+    nothing_right = np.arange(synthetic.TEST) < synthetic.TEST // 10
     for r in made:
         nothing = [None] * len(r["steps"])
         r |= {"diverged": 0, "train_loss": nothing, "val_loss": nothing, "val_accuracy": [0.1] * len(r["steps"])}
-        r["learning_rate"] = r["learning_rate"] if r["phase"] == "tune" else sweep.learning_rates[0]
-        if r["phase"] == "evaluate":
-            r |= {"test_loss": None, "test_accuracy": 0.1}
+        r |= {"test_loss": None, "test_accuracy": 0.1, "right": pack_right(nothing_right)}
+        if r["phase"] == "probe":
+            r["learning_rate"] = config.sweep.learning_rates[0]
             times = len(r["probes"]["steps"])
             layers = [[None] * 2] * times if r["probes"]["scale"] else None
             r["probes"] |= {"percentiles": [[[None] * 3] * 2] * times}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 from rich.console import Console
@@ -16,14 +17,18 @@ from synthetic import SMALL
 
 import experiments
 from experiments import report
-from experiments.config import ConfigError, ModelConfig, SweepConfig, vary
+from experiments.config import ConfigError, Contrast, ModelConfig, Published, SweepConfig, vary
 from experiments.report import pages
 from experiments.store import record
+from experiments.store.right import pack_right
 
 FIGURES = (
-    *("accuracy", "learning_curves", "learning_rate", "statistics_at_test", "percentiles_relu", "saturation_relu"),
-    *("running_statistics", "gradient_norms", "predictiveness", "eigenvalues", "mean_logit", "inputs"),
+    *("differences", "accuracy", "learning_curves", "learning_rate", "statistics_at_test", "disagreement"),
+    *("percentiles_relu", "saturation_relu", "running_statistics", "gradient_norms", "predictiveness", "eigenvalues"),
+    *("mean_logit", "inputs"),
 )
+WRITTEN = ("arms", "contrasts", "power", "published", "race")
+"""Tables of SMALL that are written as CSV, Markdown and LaTeX."""
 WITHOUT_JAX = """
 import sys
 class Blocker:
@@ -82,11 +87,16 @@ def printed(folder: Path, **options) -> str:
     return file.buffer.getvalue().decode(file.encoding)  # type: ignore[attr-defined]
 
 
+def methods_of(folder: Path) -> str:
+    return (folder / "report.md").read_text().split("## Methods")[1].split("## Set-up")[0]
+
+
 def test_the_report_needs_the_run_folder_and_no_jax(drawn):
     lines = (drawn / "stdout.txt").read_text().splitlines()
     written = {Path(line).relative_to(drawn).as_posix() for line in lines if line.startswith(str(drawn))}
-    tables = {f"tables/{name}.{end}" for name in ("arms", "comparisons", "published") for end in ("csv", "md", "tex")}
-    assert written == {"report.html", "report.md", "summary.csv"} | tables | {
+    tables = {f"tables/{name}.{end}" for name in WRITTEN for end in ("csv", "md", "tex")}
+    tables |= {"tables/settings.csv", "tables/mean_logit.csv"}
+    assert written == {"report.html", "report.md", "summary.csv", "scores.csv"} | tables | {
         f"figures/{name}.{ending}" for name in FIGURES for ending in ("svg", "png", "pdf")
     }
     assert lines[0] == str(drawn / "report.html")
@@ -116,7 +126,7 @@ def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
         SMALL.question,
         *notes,
         result["warnings"][-1],
-        *(row["sentence"] for row in result["comparisons"] + result["published"]),
+        *(row["sentence"] for row in result["contrasts"] + result["published"]),
     ):
         assert words in page
         assert words in markdown.replace("**", "").replace("`", "")
@@ -124,7 +134,7 @@ def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
     for text in (page, markdown):
         assert f"commit {commit}, with uncommitted changes" in text
         assert str(drawn) not in text  # no path of the machine that drew it
-    assert page.index(SMALL.question) < page.index(result["comparisons"][0]["verdict"]) < page.index("Provenance")
+    assert page.index(SMALL.question) < page.index(result["contrasts"][0]["verdict"]) < page.index("Provenance")
 
 
 def test_every_row_of_a_markdown_table_has_the_cells_of_its_header(drawn):
@@ -133,12 +143,18 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_header(drawn):
     for row in rows:
         blocks[-1].append(row.count("|")) if row.startswith("|") else blocks.append([])
     tables = [block for block in blocks if block]
-    # What differs, orders, arms, comparisons, published, sharpness, mean logit, speed, tuning, set-up, provenance.
-    assert [len(set(table)) for table in tables] == [1] * 11
+    # Contrasts, power, published, what differs, orders, arms, shares, race, sharpness, speed, set-up, provenance.
+    assert [len(set(table)) for table in tables] == [1] * 12
     assert min(len(table) for table in tables) > 2
     assert {f"figures/{p.name}" for p in (drawn / "figures").glob("*.png")} == set(
         re.findall(r"\]\((\S+)\)", "\n".join(rows))
     )
+
+
+def test_the_figure_of_differences_is_before_all_tables_of_results(drawn):
+    text = (drawn / "report.md").read_text()
+    assert text.index("## Answer") < text.index("figures/differences.png") < text.index("## Contrasts")
+    assert text.index("## Contrasts") < text.index("## Arms") < text.index("figures/accuracy.png")
 
 
 def test_the_table_of_arms_equals_the_result(drawn):
@@ -147,12 +163,8 @@ def test_the_table_of_arms_equals_the_result(drawn):
     rows = list(csv.DictReader(io.StringIO((drawn / "summary.csv").read_text())))
     assert len(rows) == len(result["arms"]) == 2
     for row, arm in zip(rows, result["arms"], strict=True):
-        assert (row["treatment"], row["context"], row["edge"]) == (
-            arm["treatment"],
-            arm["context"],
-            arm["edge"] or "",
-        )
-        for key in ("learning_rate", "n", "mean", "sd", "test_loss", "diverged"):
+        assert (row["treatment"], row["context"]) == (arm["treatment"], arm["context"])
+        for key in ("estimate", "se", "learning_rate", "share", "n", "mean", "sd", "test_loss", "diverged"):
             assert float(row[key]) == arm[key], key
         assert [float(row["ci_low"]), float(row["ci_high"])] == arm["ci"]
         batch = arm["test_accuracy_batch"]
@@ -162,16 +174,12 @@ def test_the_table_of_arms_equals_the_result(drawn):
 
 def test_an_unfinished_run_is_refused_in_one_line_that_says_how_to_go_on(tmp_path):
     folder = synthetic.run_folder(tmp_path / "run", SMALL, made=synthetic.records(SMALL)[:7], finished=False)
-    expected = r"is not finished: 7 of 32 trainings are there; go on with: python -m experiments run CONFIG$"
+    expected = r"is not finished: 7 trainings are there, .* go on with: python -m experiments run CONFIG$"
     with pytest.raises(ConfigError, match=expected):
         report.write(folder)
     with pytest.raises(ConfigError, match=expected):
         report.print_answer(Console(file=io.StringIO()), record.read(folder))
     assert not (folder / "report.html").exists()
-    decays = replace(SMALL, sweep=replace(SMALL.sweep, weight_decays=(0.0, 1e-4, 5e-4), decay_scale_bias=(False, True)))
-    more = synthetic.run_folder(tmp_path / "more", decays, made=[], finished=False)
-    with pytest.raises(ConfigError, match=r"is not finished: 0 of 132 trainings are there"):  # 2 · (5·3·2·2 + 6)
-        report.write(more)
 
 
 def test_the_printed_answer_fits_80_columns_and_is_greppable_in_a_pipe(tmp_path):
@@ -181,14 +189,53 @@ def test_the_printed_answer_fits_80_columns_and_is_greppable_in_a_pipe(tmp_path)
     terminal, pipe = printed(folder, force_terminal=True), printed(folder)
     assert max(map(len, terminal.splitlines())) <= 80
     words = " ".join(terminal.split())
-    for row in result["comparisons"]:
-        assert row["sentence"] in words
-        assert f"  {row['sentence']}" in pipe.splitlines()
+    for row in result["contrasts"]:
+        assert (row["sentence"] in words) is row["primary"]
+        assert (f"  {row['sentence']}" in pipe.splitlines()) is row["primary"]
+    assert re.search(r"^9 explorations, not adjusted .*: see .*report\.md$", pipe, re.MULTILINE)
     for warning in result["warnings"]:
         assert f"warning: {warning}" in pipe.splitlines()
-    assert [line.split() for line in pipe.splitlines() if line.startswith(" tanh ")][2][1:5] == [
-        "after", f"{result['arms'][5]['mean']:.2f}", f"{result['arms'][5]['sd']:.2f}", "6"
+    arm = result["arms"][5]
+    assert [line.split() for line in pipe.splitlines() if line.startswith(" tanh ")][2][1:] == [
+        *("after", f"{arm['estimate']:.2f}", "±", f"{arm['se']:.2f}", "6"),
+        *(f"{arm['learning_rate']:g}", f"({100 * arm['share']:.0f}%)"),
     ]  # fmt: skip
+
+
+def test_a_declared_interaction_is_answered_first_and_published_differences_before_explorations(tmp_path):
+    weights = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
+    entry = Published("tanh: before - none", 0.5, "C (2020)")
+    analysis = replace(
+        synthetic.CONFIG.analysis, contrasts=(Contrast("placement x activation", weights),), published=(entry,)
+    )
+    config = replace(synthetic.CONFIG, activations=("relu", "tanh"), analysis=analysis)
+    folder = synthetic.run_folder(tmp_path / "run", config, made=synthetic.records(config, probe_seeds=0))
+    report.write(folder)
+    for text in (
+        printed(folder),
+        (folder / "report.md").read_text(),
+        References((folder / "report.html").read_text()).text,
+    ):
+        places = [text.index(words) for words in ("placement x activation = ", "relu: after - before = ", "C (2020)")]
+        places.append(re.search(r"\d explorations, not adjusted", text).start())  # type: ignore[union-attr]
+        assert places == sorted(places)
+
+
+def test_a_contrast_of_which_trainings_failed_is_told_with_caution(tmp_path):
+    config = replace(SMALL, analysis=replace(SMALL.analysis, published=()))
+    made = synthetic.records(config, probe_seeds=0)
+    for r in made:
+        if r["treatment"] == "none" and r["seed"] == 1:
+            right = np.arange(synthetic.TEST) < synthetic.TEST // 10
+            r |= {"test_accuracy": 0.1, "right": pack_right(right)}
+    folder = synthetic.run_folder(tmp_path / "run", config, made=made)
+    report.write(folder)
+    result = record.read(folder).result
+    assert result and result["contrasts"][0]["caution"]
+    pipe, markdown = printed(folder), (folder / "report.md").read_text()
+    for words in (result["contrasts"][0]["caution"], result["shares"][0]["sentence"]):
+        assert words in pipe and words in markdown
+    assert "5 of 6" in pipe and "## Trainings that learned" in markdown and "McNemar" in methods_of(folder)
 
 
 def test_the_printed_answer_survives_a_terminal_without_unicode(tmp_path):
@@ -202,14 +249,8 @@ def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(t
         vary("before + final norm", {"model.placement": "before", "model.final_norm": True}),
         vary("before again", {"model.placement": "before"}, first_seed=100),
     )
-    sweep = SweepConfig(
-        learning_rate_points=3,
-        tuning_seeds=1,
-        evaluation_seeds=3,
-        weight_decays=(0.0, 1e-4),
-        decay_scale_bias=(False, True),
-    )
-    contrasts = (("before again", "before"), ("before + final norm", "before"))
+    sweep = SweepConfig(learning_rate_points=3, seeds=3, weight_decays=(0.0, 1e-4), decay_scale_bias=(False, True))
+    pairs = (("before again", "before"), ("before + final norm", "before"))
     config = replace(
         SMALL,
         placements=("before",),
@@ -217,12 +258,12 @@ def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(t
         activations=("sigmoid",),
         contexts=(vary("width 2, no bias", {"model.width": 2.0, "model.use_bias": False}), vary("narrow", {})),
         sweep=sweep,
-        analysis=replace(SMALL.analysis, contrasts=contrasts, published=()),
+        analysis=replace(SMALL.analysis, pairs=pairs, published=()),
     )
     folder = synthetic.run_folder(tmp_path / "run", config)
     terminal = printed(folder, force_terminal=True)
     assert max(map(len, terminal.splitlines())) <= 80
-    table = terminal[: terminal.index("before + final norm - before")]
+    table = terminal[terminal.index(" context ") :]
     words = {word for line in table.splitlines() for word in line.split()}
     assert {"before", "+", "final", "norm", "again", "narrow", "bias"} <= words
     assert re.search(r"^ narrow +before \+ final norm +\d", printed(folder), re.MULTILINE)  # in a pipe, a row is a line
@@ -245,8 +286,8 @@ def test_the_name_of_a_unit_is_broken_at_an_underscore_for_a_terminal_only(tmp_p
         placements=(),
         units=("original", "no_relu_bn_before_addition"),
         model=ModelConfig(network="resnet", depth=8),
-        sweep=replace(SMALL.sweep, learning_rate_points=2, tuning_seeds=1, weight_decays=(1e-5, 1e-4)),
-        analysis=replace(SMALL.analysis, contrasts=(("no_relu_bn_before_addition", "original"),), published=()),
+        sweep=replace(SMALL.sweep, learning_rate_points=2, seeds=3, weight_decays=(1e-5, 1e-4)),
+        analysis=replace(SMALL.analysis, pairs=(("no_relu_bn_before_addition", "original"),), published=()),
     )
     folder = synthetic.run_folder(tmp_path / "run", config)
     terminal, pipe = printed(folder, force_terminal=True), printed(folder)

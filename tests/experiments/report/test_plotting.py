@@ -9,12 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import synthetic
-from drawn import EVERY, drawings, laid_out
+from drawn import EVERY, drawings, laid_out, result_of
 from matplotlib.colors import to_hex
 from synthetic import SMALL
 
 from experiments import palette
-from experiments.analysis import stats
 from experiments.config import SweepConfig, vary
 from experiments.report import figures, plotting
 from experiments.report.figures import probed
@@ -50,7 +49,7 @@ LONG = replace(
         vary("before/again?", {"model.placement": "before"}, first_seed=100),
     ),
     contexts=(vary("width 2, no bias", {"model.use_bias": False}), vary("width 2: no bias", {"model.use_bias": True})),
-    analysis=replace(SMALL.analysis, contrasts=(("before/again?", "before"),), published=()),
+    analysis=replace(SMALL.analysis, pairs=(("before/again?", "before"), ("before", "none")), published=()),
 )
 
 
@@ -61,7 +60,7 @@ def deep() -> dict[str, plotting.Drawing]:
 
 
 def test_names_of_files_are_plain_and_distinct_whatever_the_contexts_are_called(deep):
-    assert len(deep) == 10 + 2 * 2  # two figures for each context; equal names would have been merged
+    assert len(deep) == 12 + 2 * 2  # two figures for each context; equal names would have been merged
     assert all(re.fullmatch(r"[\w-]+", name) for name in deep)
 
 
@@ -97,14 +96,14 @@ OTHER_TICKS = [c for c in itertools.product((2.0**-10, 0.03), (2, 6, 9), (WIDE, 
     ("lowest", "points", "activations"), TICKS + [pytest.param(*c, marks=pytest.mark.long) for c in OTHER_TICKS]
 )
 def test_ticks_of_the_learning_rate_are_rates_of_the_grid_and_do_not_touch(lowest, points, activations):
-    sweep = SweepConfig(lowest, 4.0, points, tuning_seeds=1, evaluation_seeds=2)
+    sweep = SweepConfig(lowest, 4.0, points, learning_rate_extension=0, seeds=2)
     config = replace(synthetic.CONFIG, activations=activations, sweep=sweep)
-    drawing = figures.learning_rate(config, stats.summarize(config, synthetic.records(config, probe_seeds=0)))
+    drawing = figures.learning_rate(config, result_of(config, synthetic.records(config, probe_seeds=0)))
     drawing.figure.draw_without_rendering()
     for axes in drawing.figure.axes:
         assert set(axes.get_xticks()) <= set(sweep.learning_rates)
         assert len(axes.get_xticks()) >= min(points, 2)
-        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_visible()]
         assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
@@ -146,10 +145,10 @@ def test_names_of_many_treatments_are_written_below_one_another_and_do_not_touch
         SMALL,
         placements=("after",),
         treatments=tuple(vary(n, {"model.placement": "before"}, first_seed=100 * k) for k, n in enumerate(names, 1)),
-        analysis=replace(SMALL.analysis, contrasts=(), published=()),
+        analysis=replace(SMALL.analysis, pairs=(), published=()),
     )
     made = synthetic.records(config, probe_seeds=0)
-    result = stats.summarize(config, made)
+    result = result_of(config, made)
     for drawing in (figures.accuracy(config, result), figures.statistics_at_test(config, result)):
         drawing.figure.draw_without_rendering()
         axes = drawing.figure.axes[0]
@@ -157,4 +156,5 @@ def test_names_of_many_treatments_are_written_below_one_another_and_do_not_touch
         boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
         assert all(below.y1 < above.y0 for above, below in pairwise(boxes))
         shown = {float(x) for line in axes.lines for x in np.atleast_1d(line.get_xdata())}
-        assert {arm["mean"] for arm in result["arms"]} <= shown
+        mean = "estimate" if drawing.name == "accuracy" else "mean"
+        assert {arm[mean] for arm in result["arms"]} <= shown

@@ -6,8 +6,8 @@ from typing import get_args
 import synthetic
 
 from experiments.config import (
-    AnalysisConfig,
     Arm,
+    Contrast,
     DataConfig,
     ModelConfig,
     ProbesConfig,
@@ -19,7 +19,7 @@ from experiments.report import settings
 from experiments.vocabulary import UNITS
 from jbn.placement import ORDER, Placement
 
-CONFIG = replace(synthetic.CONFIG, analysis=AnalysisConfig(resamples=99, margin_pp=0.5))
+CONFIG = synthetic.CONFIG
 
 
 def test_the_orders_are_those_of_the_library():
@@ -59,9 +59,9 @@ def test_the_differences_of_treatments_and_of_contexts_have_a_table_each():
     found = settings.differences(config)
     assert found["treatment"].header == ["treatment", "model.placement", "model.final_norm", "seeds"]
     assert found["treatment"].rows == [
-        ["before", "before", "no", "0 to 7"],
-        ["final", "after", "yes", "0 to 7"],
-        ["again", "before", "no", "100 to 107"],
+        ["before", "before", "no", "0 to 5"],
+        ["final", "after", "yes", "0 to 5"],
+        ["again", "before", "no", "100 to 105"],
     ]  # fmt: skip
     assert found["context"].header == ["context", "model.activation", "training.epochs"]
     assert found["context"].rows[:3] == [
@@ -119,7 +119,12 @@ def test_what_the_setup_leaves_out_or_lists_is_a_field_of_the_config():
     assert {path for path in settings.USED if not path.endswith("*")} <= fields
 
 
-def test_numbers_of_the_setup_are_short():
-    entry = Published("after", "none", "relu", 98.70 - 99.35, "A", n=3)
-    config = replace(CONFIG, analysis=replace(CONFIG.analysis, published=(entry,)))
-    assert "difference=-0.65," in shown(config)["analysis.published"]
+def test_numbers_of_the_setup_are_short_and_contrasts_are_read_as_they_are_written():
+    entry = Published("relu: after - none", 98.70 - 99.35, "A", n=3)
+    weights = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
+    analysis = replace(CONFIG.analysis, published=(entry,), contrasts=(Contrast("both", weights, margin_pp=0.5),))
+    found = shown(replace(CONFIG, analysis=analysis))
+    assert "difference=-0.65," in found["analysis.published"]
+    assert found["analysis.contrasts"] == (
+        "both (after/relu: 1, before/relu: -1, after/tanh: -1, before/tanh: 1, primary=yes, margin_pp=0.5)"
+    )

@@ -5,22 +5,24 @@ import io
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 
-import numpy as np
 import pytest
-import synthetic
 
-from experiments.analysis import stats
-from experiments.config import AnalysisConfig
 from experiments.report.table import LATEX, Table, csv_text, escape_latex, latex, markdown
 
 HOSTILE = 'a_b & 50% of {x} ~ ^2 \\ #1 $3 <u> | "q" ±1 → -0.5'
 
 
-def test_picked_columns_keep_the_order_and_the_names_of_the_table():
-    table = Table(["a", "b", "c", "d"], [["1", "2", "3", "4"]], names=2)
-    assert table.pick(["d", "b", "zzz"]) == Table(["b", "d"], [["2", "4"]], names=1)
+def test_columns_of_numbers_without_any_number_can_be_left_out():
+    table = Table(["a", "b", "c", "d"], [["-", "-", "3", "-"], ["-", "-", "-", "-"]], names=1, words=1)
+    assert table.numbers == [False, True, True, False]
+    assert table.without("-") == Table(["a", "c", "d"], [["-", "3", "-"], ["-", "-", "-"]], names=1, words=1)
+
+
+def test_names_and_words_are_aligned_to_the_left_and_numbers_to_the_right():
+    table = Table(["a", "b", "c"], [["x", "1", "why"]], words=1)
+    assert markdown(table).splitlines()[1] == "| --- | ---: | --- |"
+    assert r"\begin{tabular}{@{}lrl@{}}" in latex(table)
 
 
 def test_markdown_cells_can_hold_bars_and_line_breaks():
@@ -58,16 +60,11 @@ def test_latex_compiles(tmp_path):
 
 
 def test_csv_holds_every_number_in_full_and_an_empty_cell_where_there_is_none():
-    config = replace(synthetic.CONFIG, analysis=AnalysisConfig(resamples=99))
-    result = stats.summarize(config, synthetic.records(config, probe_seeds=0))
-    rows = list(csv.DictReader(io.StringIO(csv_text(result["comparisons"]))))
-    for row, cells in zip(result["comparisons"], rows, strict=True):
-        for key in ("difference", "sd", "p", "holm_p", "tost_p", "margin_pp"):
-            assert float(cells[key]) == row[key]
-        assert [float(cells["ci_low"]), float(cells["ci_high"])] == row["ci"]
-        assert float(cells["power_detectable"]) == row["power"]["detectable"]
-        assert cells["sentence"] == row["sentence"]
-    arms = list(csv.DictReader(io.StringIO(csv_text(result["arms"]))))
-    assert arms[0]["treatment"] == "none" and arms[0]["test_accuracy_batch_mean"] == ""
-    assert np.isclose(float(arms[1]["test_accuracy_batch_mean"]), result["arms"][1]["test_accuracy_batch"]["mean"])
-    assert not any(name in arms[0] for name in ("values", "seeds", "grid", "tuning", "test_accuracy_batch"))
+    rows = [
+        {"a": 1 / 3, "ci": [0.1, 2.0], "power": {"n": 3, "seen": None}, "values": [1, 2], "spread": None},
+        {"a": 1e-9, "ci": [-1.0, 1.0], "power": {"n": None, "seen": 0.5}, "values": [], "spread": {"mean": 7.0}},
+    ]
+    first, second = csv.DictReader(io.StringIO(csv_text(rows)))
+    assert float(first["a"]) == 1 / 3 and [float(second["ci_low"]), float(second["ci_high"])] == [-1, 1]
+    assert (first["power_n"], first["power_seen"], first["spread_mean"]) == ("3", "", "")
+    assert second["spread_mean"] == "7.0" and not {"values", "spread"} & set(second)
