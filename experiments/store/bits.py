@@ -38,10 +38,15 @@ def right_npz(run: Run) -> bytes | None:
       None where each seed has a test set of its own, of which bits of the same place are of different examples.
 
     Raises:
-      ConfigError: scores.csv cannot be read, or lacks a network.
+      ConfigError: scores.csv cannot be read, or lacks a network; there is no data.json.
     """
     if run.config.data.split_each_seed or run.result is None:
         return None
+    if not run.data:
+        raise ConfigError(
+            f"{run.folder} has no data.json, which says how many examples there are; restore it, or delete result.json "
+            "and run again"
+        )
     trained: dict[tuple[Arm, tuple[Any, ...]], dict[int, str]] = defaultdict(dict)
     for record in run.records:
         if record["phase"] == "train":

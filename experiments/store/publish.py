@@ -31,7 +31,7 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
       ConfigError: `folder` is not a run folder, is not finished or has no report, or the target is not a published run.
     """
     run = read(Path(folder))
-    missing = [name for name in (*KEPT, "data.json", "tables") if not (run.folder / name).exists()]
+    missing = [name for name in (*KEPT, "tables") if not (run.folder / name).exists()]
     if missing:
         raise ConfigError(
             f"{folder} has no {missing[0]}; finish the run, and draw its report with: "

@@ -96,6 +96,11 @@ def test_a_table_that_does_not_have_the_networks_is_refused(run, change, words):
         right_npz(run)
 
 
+def test_without_the_number_of_examples_there_are_no_bits(run):
+    with pytest.raises(ConfigError, match=r"has no data.json, .* restore it, or delete result.json and run again"):
+        right_npz(run._replace(data={}))
+
+
 def test_published_runs_without_a_race_are_whole(tmp_path):
     whole = replace(CONFIG, sweep=replace(CONFIG.sweep, race=False))
     made = [training(a, r, d, s) for a in whole.arms for r in (0.25, 0.5) for d in (0.0, 0.5) for s in range(4)]
