@@ -47,7 +47,7 @@ def placements(runs: Runs, link: Link, name: str) -> str:
         "seeds chooses anew.",
         f"After - before: the estimate, its 95% interval for {_spoken(contrast)}.",
         words.failures(run),
-        "The network, the data set and the length of training are fixed.",
+        "The network, the source of the data and the length of training are fixed.",
         f"{words.provenance(run)} ({config}, {report}).",
     ]
     return f"{markdown(header, rows)}\n\n{' '.join(filter(None, said))}"
