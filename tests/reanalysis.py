@@ -155,30 +155,33 @@ def shares(again: Again, arm: str) -> dict[tuple[float, float, bool], Found]:
     return {s: Found(float(p), float(e)) for s, p, e in zip(again.arms[arm].settings, found, errors, strict=True)}
 
 
-def new_examples(again: Again, folder: Path, weights: Mapping[str, float]) -> tuple[float, float]:
-    """V of the examples, and V of seeds and examples both, of a contrast: from right.npz, by the two-way table."""
+def by_example(again: Again, folder: Path) -> dict[str, np.ndarray]:
+    """Each seed's part in the correctness of each example, `[seeds, examples]` by arm, from right.npz; 100 is right."""
     with np.load(folder / "right.npz") as file:
         row = {int(r): k for k, r in enumerate(file["row"])}
         right = np.unpackbits(file["bits"], axis=1, count=int(file["examples"]))
-    of_examples, both, groups = 0.0, 0.0, {again.arms[arm].seeds for arm in weights}
-    for seeds in groups:
-        counts, table = again.counts[seeds], 0.0
-        n = len(seeds)
-        for arm, w in weights.items():
-            of = again.arms[arm]
-            if of.seeds != seeds:
-                continue
-            at = np.zeros((BAGS, n, len(of.settings)))
-            at[np.arange(BAGS), :, again.chosen[arm]] = counts / n
-            at = at.reshape(BAGS, -1)
-            covariances = (counts - counts.mean(axis=0)).T @ (at - at.mean(axis=0)) / BAGS
-            x = 100.0 * right[[row[int(r)] for r in of.rows.ravel()]]
-            table = table + w * (at.mean(axis=0) + n * covariances) @ x
-        m = table.shape[1]
+    tables = {}
+    for name, arm in again.arms.items():
+        counts, n = again.counts[arm.seeds], len(arm.seeds)
+        at = np.zeros((BAGS, n, len(arm.settings)))
+        at[np.arange(BAGS), :, again.chosen[name]] = counts / n
+        at = at.reshape(BAGS, -1)
+        covariances = (counts - counts.mean(axis=0)).T @ (at - at.mean(axis=0)) / BAGS
+        x = right[[row[int(r)] for r in arm.rows.ravel()]].astype(np.float64)
+        tables[name] = 100 * (at.mean(axis=0) + n * covariances) @ x
+    return tables
+
+
+def new_examples(again: Again, tables: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> tuple[float, float]:
+    """V of the examples, and V of seeds and examples both, of a contrast, by the two-way table of its seeds."""
+    of_examples, both = 0.0, 0.0
+    for seeds in {again.arms[arm].seeds for arm in weights}:
+        table = np.sum([w * tables[arm] for arm, w in weights.items() if again.arms[arm].seeds == seeds], axis=0)
+        n, m = table.shape
         rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
         both += float((rest**2).sum()) / ((n - 1) * (m - 1) * n * m)
         of_examples = of_examples + table.mean(axis=0)
-    return float(np.var(of_examples, ddof=1)) / m, both
+    return float(np.var(of_examples, ddof=1)) / np.size(of_examples), both
 
 
 def digits_ratio(config: Config) -> float:
