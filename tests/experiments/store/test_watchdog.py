@@ -73,8 +73,9 @@ def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_pat
         raise Enough
 
     with pytest.raises(Enough):
-        sweep.run(config, tmp_path / "run", sweep.Progress(lambda text: None, stuck_in_here, lambda text: None))
+        sweep.run(config, tmp_path / "run", sweep.SILENT._replace(advance=stuck_in_here))
     warnings = capsys.readouterr().err.splitlines()
     assert all(line.startswith("warning: nothing has advanced for ") and str(path) in line for line in warnings)
     step = 1078 // TINY.training.batch_size
-    assert f"under way: tune before/tanh · rate 0.05 to 0.1 · seed 0, after step {step};" in warnings[-1]
+    last = TINY.sweep.seeds - 1
+    assert f"under way: train before/tanh · rate 0.05 to 0.1 · seed 0 to {last}, after step {step};" in warnings[-1]
