@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
@@ -19,6 +19,12 @@ def _pairs(weights: Any) -> Any:
     return tuple(tuple(item) if isinstance(item, list) else item for item in items)
 
 
+if TYPE_CHECKING:  # what may be written
+    Weights = Mapping[str, float] | tuple[tuple[str, float], ...]
+else:  # what is kept, since a config is an immutable value
+    Weights = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
+
+
 @configuration
 class Contrast:
     """A question about several arms: the sum of weight times accuracy, with weights that sum to 0.
@@ -31,7 +37,7 @@ class Contrast:
     """
 
     name: str
-    weights: Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
+    weights: Weights
     """Weights by "treatment/context", given as a mapping: 1 and -1 for a difference, 1, -1, -1 and 1 for a difference
     of differences, 0.5, 0.5, -0.5 and -0.5 for a difference averaged over two contexts."""
     primary: bool = True

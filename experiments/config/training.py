@@ -91,10 +91,10 @@ class TrainingConfig:
 
 @configuration
 class ProbesConfig:
-    """Measurements inside the networks, for the first evaluation seeds of each arm."""
+    """Measurements inside the networks: an arm's first seeds are trained once more, at its most chosen setting."""
 
     seeds: int = 3
-    """Number of evaluation seeds to probe; 0 is off."""
+    """Number of seeds to probe; 0 is off."""
     examples: int = 2048
     """Number of training examples on which to probe the networks: the first ones, or all if there are fewer."""
     gradients: bool = True

@@ -47,8 +47,8 @@ def test_a_network_of_ones_own_is_trained_probed_and_reported(network, tmp_path,
         TINY, placements=placements, activations=("relu",), model=ModelConfig(network=f"{__name__}:{network}")
     )
     run = sweep.run(own, tmp_path / "own")
-    assert run.result is not None and len(run.records) == 2 * (2 + 3)
-    probes = next(r for r in run.records if r["phase"] == "evaluate")["probes"]
+    assert run.result is not None and len(run.records) == 2 * (2 * 3 + 3)
+    probes = next(r for r in run.records if r["phase"] == "probe")["probes"]
     assert probes["norms"] and len(probes["layers"]) == (0 if network == "Plain" else 2)
     assert main(["report", str(tmp_path / "own")]) == 0
     assert "relu: after - before = " in capsys.readouterr().out

@@ -19,6 +19,7 @@ from experiments.report.plotting import (
     COVERED_NOTE,
     WIDTH,
     Drawing,
+    Floats,
     accuracy_axis,
     finish,
     handles_of,
@@ -78,7 +79,10 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
     decay = (
         ", at the decay that most bags choose" if config.sweep.weight_decays or config.sweep.decay_scale_bias else ""
     )
-    race = " Faint: settings that the first round dropped, with fewer seeds." * dropped
+    race = (
+        " Faint: settings that the first round dropped, moved by as much as its seeds differ from all seeds at the "
+        "most chosen setting, so that they can be compared."
+    ) * dropped
     grown = f" {len(result['added_rates'])} of the rates were added to the grid." * bool(result["added_rates"])
     return finish(
         "learning_rate",
@@ -121,8 +125,10 @@ def _curve(axes: Axes, row: Mapping[str, Any], look: Look, ring: float) -> None:
     """Validation accuracy of one arm at its most chosen decay; settings that were dropped are faint."""
     points = [p for p in row["settings"] if all(p[key] == row[key] for key in ("weight_decay", "decay_scale_bias"))]
     points.sort(key=lambda point: point["learning_rate"])
-    rates, means = ([point[key] for point in points] for key in ("learning_rate", "mean"))
-    low, high = ([pick(point["values"]) for point in points] for pick in (min, max))
+    chosen = next(point["values"] for point in points if point["learning_rate"] == row["learning_rate"])
+    values = [_as_of_all_seeds(np.array(point["values"]), np.array(chosen)) for point in points]
+    rates, means = [point["learning_rate"] for point in points], [float(v.mean()) for v in values]
+    low, high = ([float(pick(v)) for v in values] for pick in (np.min, np.max))
     whole = np.array([point["seeds"] == row["n"] for point in points])
     axes.fill_between(rates, low, high, color=look.colour, alpha=0.15, lw=0)
     if not whole.all():
@@ -130,9 +136,18 @@ def _curve(axes: Axes, row: Mapping[str, Any], look: Look, ring: float) -> None:
     axes.plot(rates, np.where(whole, means, np.nan), **look.line)
     best = rates.index(row["learning_rate"])
     axes.plot(rates[best], means[best], **{**RING, "mec": look.colour, "ms": ring})
-    diverged = [(point["learning_rate"], point["mean"]) for point in points if point["diverged"]]
+    diverged = [(point["learning_rate"], mean) for point, mean in zip(points, means, strict=True) if point["diverged"]]
     if diverged:
         axes.plot(*np.transpose(diverged), **{**CROSS, "color": look.colour})
+
+
+def _as_of_all_seeds(values: Floats, chosen: Floats) -> Floats:
+    """The values of a setting that was dropped, moved by as much as its seeds differ from all at the chosen setting.
+
+    The first seeds may be luckier than the others; compared with these unmoved, a setting that was dropped would look
+    better or worse than it was.
+    """
+    return np.clip(values + chosen.mean() - chosen[: len(values)].mean(), 0, 100)
 
 
 def _shares(axes: Axes, place: int, shares: Mapping[float, float], rates: Sequence[float], look: Look) -> None:
