@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from experiments.analysis import findings, looks
 from experiments.analysis.answers import judged
 from experiments.analysis.plan import plan
-from experiments.analysis.race import first_round
+from experiments.analysis.race import FIRST_SEEDS
 from experiments.analysis.scores import by_key, grid
 from experiments.analysis.search import search
 from experiments.analysis.stats import summarize
@@ -100,7 +100,7 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
         record.write_json(folder / "env.json", env | {"wall_seconds": round(seconds, 1)})
-        undeclared = record.undeclared(env)
+        undeclared = record.undeclared(env, below=look.seeds)
         record.finish(folder, summarize(config, work.records, data.description, look, undeclared))
     return record.read(folder)
 
@@ -204,10 +204,11 @@ class _Work:
         return [record.finite(head | r) for r in trained]
 
     def _width(self, arm: Arm) -> int:
-        """Lanes of an arm's programs, the same in each of its stages: as many as its first round has."""
-        sweep = self.config.sweep
-        seeds = first_round(sweep.looks[0] if sweep.looks else sweep.seeds) if sweep.race else sweep.seeds
-        return seeds * len(grid(self.config, arm, sweep.learning_rates))
+        """Lanes of an arm's programs: three seeds at every setting, however many seeds there are and will be.
+
+        In programs of one width a training has the same bits, whichever other lanes are trained with it.
+        """
+        return FIRST_SEEDS * len(grid(self.config, arm, self.config.sweep.learning_rates))
 
     def _checkpoints(self, stage: Stage) -> Path:
         """A folder for the checkpoints of exactly these trainings."""
