@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
-from experiments.config.errors import ConfigError, configuration, require
+from experiments.config.errors import configuration, require
 from experiments.vocabulary import Metric
 
 
@@ -72,22 +72,12 @@ class Published:
         )
 
 
-def _no_pairs(contrasts: Any) -> Any:
-    for item in contrasts if isinstance(contrasts, list | tuple) else ():
-        if isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(name, str) for name in item):
-            raise ConfigError(
-                f"analysis.contrasts has the pair {tuple(item)!r}; set analysis.pairs=({tuple(item)!r}, ...) to compare "
-                "treatments, or give a Contrast(name, {'treatment/context': weight, ...})"
-            )
-    return contrasts
-
-
 @configuration
 class AnalysisConfig:
     pairs: tuple[tuple[str, str], ...] = ()
     """Pairs (a, b) of treatments to compare as a - b in each context. () means after - before, before - none and
     after - none, as far as the run trains them."""
-    contrasts: Annotated[tuple[Contrast, ...], BeforeValidator(_no_pairs)] = ()
+    contrasts: tuple[Contrast, ...] = ()
     """Further contrasts, which are answered first; interactions that are not declared here are explorations."""
     margin_pp: float = 1.0
     """Equivalence margin in percentage points, below which a difference does not matter; declare it before the run."""

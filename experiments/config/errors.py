@@ -22,6 +22,11 @@ REPLACED = {
     "analysis.resamples": "leave it out, and set sweep.seeds for intervals that are narrower",
 }
 """Fields of older versions, and what to do instead."""
+WRITTEN = {
+    "analysis.contrasts": "; pairs of treatments belong to analysis.pairs, such as pairs=(('after', 'before'),), and a "
+    "contrast is Contrast('its name', {'treatment/context': weight, ...})",
+}
+"""What is written into fields that take a value of their own type."""
 
 
 class ConfigError(Exception):
@@ -106,7 +111,8 @@ def explain(error: ValidationError) -> str:
         ]
         return f"{place} is {given}; choose one of {', '.join(choices)}{near(str(first['input']), choices)}"
     message = " ".join(first["msg"].split())
-    return f"{place} is {given}; {message[0].lower()}{message[1:]}"
+    remedy = WRITTEN.get(_path(error.title, str(first["loc"][0]) if first["loc"] else ""), "")
+    return f"{place} is {given}; {message[0].lower()}{message[1:]}{remedy}"
 
 
 def _path(kind: str, field: str) -> str:

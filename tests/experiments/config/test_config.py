@@ -76,7 +76,10 @@ def test_epochs_become_steps_without_the_incomplete_batch_and_a_batch_larger_tha
         (lambda: Published("relu: after - before", 1.0, "Doe", n=1, sd=0.3), r"^Doe has sd 0.3 of n = 1 trainings"),
         (lambda: Published("relu: after - before", 1.0, "Doe", n=0), r"published n is 0 \(Doe\)"),
         (lambda: Contrast("x", 3), r"Contrast"),
-        (lambda: AnalysisConfig(contrasts=(("after", "before"),)), r"has the pair .*; set analysis.pairs=\(\('after'"),
+        (
+            lambda: AnalysisConfig(contrasts=(("after", "before"),)),
+            r"is \('after', 'before'\); .*; pairs of .* to analysis.pairs",
+        ),
         (lambda: SweepConfig(learning_rate_factor=1.0), r"factor is 1.0; use a value above 1"),
         (lambda: SweepConfig(lowest_learning_rate=0.0), r"lowest_learning_rate is 0.0; use a positive"),
         (lambda: TrainingConfig(epochs=0), r"epochs is 0; use at least 1"),
