@@ -70,13 +70,11 @@ def better(config: Config, row: Row) -> str | None:
 def in_short(config: Config, row: Row) -> str:
     """What was found, in a few words: `after is better`, `equivalent within ±1 pp`, `undecided`.
 
-    Where the interval for new seeds alone shows something else than the widest one, both are said.
+    Where the interval for new seeds alone shows something else than that for new data, too, both are said.
     """
-    by_seeds = row["intervals"][0]
-    said = _said(config, row, row["finding"])
-    if by_seeds["finding"] != row["finding"]:
-        wide = row["speaks_of"].removesuffix(", too")
-        said = f"for {by_seeds['speaks_of']} {_said(config, row, by_seeds['finding'])}, for {wide} {said}"
+    by_seeds, said = row["intervals"][0]["finding"], _said(config, row, row["finding"])
+    if by_seeds != row["finding"]:
+        said = f"new seeds: {_said(config, row, by_seeds)}; new data: {said}"
     if row["at_end"]:
         said += f"{': ' if said == 'undecided' else ', with '}{_at_end(config, row)}"
     if row["caution"]:

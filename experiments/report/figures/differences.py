@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,8 @@ MAX_EXPLORATIONS = 12
 """Up to this many explorations are drawn, those with the smallest p."""
 ROW, HEADING, TEXT, LETTER = 0.39, 0.32, 0.155, 0.073
 """Inches: the least height of a row, of a heading and of a line of text; the width of a letter."""
+THICK, THIN = 3.6, 1.3
+"""Widths of the interval for new seeds, and of that for new data, too."""
 LINEAR_MARGINS = 10
 """The axis is linear where nothing lies further from 0 than so many margins; otherwise the margin would be a line."""
 LINEAR_PART = 3
@@ -123,22 +125,14 @@ def _draw(axes: Axes, line: Line, row: Row, look: Look | None) -> None:
         heights = line.y + ROW * np.linspace(-0.4, 0.06, len(values))
         axes.plot(values, heights, ls="", marker="o", ms=3.2, mew=0, color=GREY, alpha=0.45, zorder=2)
     y, colour = line.y + 0.26 * ROW, look.colour if look else SHOWN_COLOUR
-    narrow, wide = _ends(row)
-    axes.plot(wide["ci"], [y, y], color=colour, lw=1.3, solid_capstyle="butt", zorder=3)
-    if wide is not narrow:
-        axes.plot(narrow["ci"], [y, y], color=colour, lw=3.6, solid_capstyle="butt", zorder=3)
+    for found, width in zip(row["intervals"], (THICK, THIN), strict=False):
+        axes.plot(found["ci"], [y, y], color=colour, lw=width, solid_capstyle="butt", zorder=3)
     by_seeds = row["intervals"][0]["finding"]
     fill: Any = "full" if decided(row["finding"]) else "left" if decided(by_seeds) else "none"
     axes.plot(
         row["difference"], y, ls="", marker=look.marker if look else "o", ms=7.5, color=colour, zorder=4, mew=1.5,
         fillstyle=fill, mfc="white" if fill == "none" else colour, markerfacecoloralt="white",
     )  # fmt: skip
-
-
-def _ends(row: Row) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The narrowest and the widest of the intervals."""
-    found = sorted(row["intervals"], key=lambda each: each["ci"][1] - each["ci"][0])
-    return found[0], found[-1]
 
 
 def _say(axes: Axes, line: Line, row: Row) -> None:
@@ -210,12 +204,16 @@ def _title(config: Config, result: dict[str, Any]) -> str:
     further = "further " * bool(said)
     if len(of["equivalent"]) == len(others):
         return "; ".join(
-            [said] * bool(said) + [f"All {len(others)} {further}differences are equivalent {within} ({largest})"]
+            [said] * bool(said)
+            + [f"{'all' if said else 'All'} {len(others)} {further}differences are equivalent {within} ({largest})"]
         )
     parts = [f"{len(of['shown']) or 'none'} of {len(others)} {further}differences {_are(of['shown'])} shown"]
     parts[0] += f" ({largest})" * bool(of["shown"])
     parts += [f"{len(of['equivalent'])} {_are(of['equivalent'])} equivalent {within}"] * bool(of["equivalent"])
-    parts += [f"{len(of['undecided'])} {_are(of['undecided'])} undecided"] * bool(of["undecided"])
+    if of["undecided"]:
+        data = sum(decided(row["intervals"][0]["finding"]) for row in of["undecided"])
+        only = f" ({data} of them for new data only)" if data else ""
+        parts.append(f"{len(of['undecided'])} {_are(of['undecided'])} undecided{only}")
     return f"{said}; {join(parts)}" if said else join(parts)[0].upper() + join(parts)[1:]
 
 
@@ -241,16 +239,17 @@ def _kind(row: Row) -> str:
 
 def _caption(result: dict[str, Any], groups: Sequence[Group], limit: float | None, level: str) -> str:
     rows = [row for group in groups for row in group.rows]
-    family, speak = len(primary(result)), list(dict.fromkeys(row["speaks_of"] for row in rows))
+    family, two = len(primary(result)), any(len(row["intervals"]) > 1 for row in rows)
     twice = f"{100 * (1 - 2 * rows[0]['alpha']):g}%"
     own = " (arms with seeds of their own have none)" if any(not row["values"] for row in rows) else ""
+    thin = f", thin line: that for {rows[0]['speaks_of']}, on which the finding rests" if two else ""
     text = (
         "One row per contrast; a positive difference favours what is named first. Small marks: what each seed adds, in "
         f"the same order from top to bottom in every row{own}. Large mark: the estimate, with the choice of the "
-        "learning rate bagged; in colour where one treatment is shown to be better. Thin line: the widest "
-        f"{level} interval, on which the finding rests (for {' or for '.join(speak)}); thick line: the "
-        f"narrowest. Shaded: the equivalence margin, declared before the run; equivalence rests on the {twice} "
-        f"interval, so that the {level} interval may reach a little beyond the margin."
+        "learning rate bagged; in colour where one treatment is shown to be better. Thick line: the "
+        f"{level} interval for {rows[0]['intervals'][0]['speaks_of']}{thin}. Shaded: the equivalence margin, declared "
+        f"before the run; equivalence rests on the {twice} interval, so that the {level} interval may reach a little "
+        "beyond the margin."
     )
     if family > 1:
         text += (
@@ -265,21 +264,14 @@ def _caption(result: dict[str, Any], groups: Sequence[Group], limit: float | Non
 
 
 def _handles(rows: Sequence[Row], level: str) -> list[Any]:
-    narrow, wide = ({_ends(row)[k]["speaks_of"] for row in rows} for k in (0, 1))
+    most = max(rows, key=lambda row: len(row["intervals"]))["intervals"]
     seed: dict[str, Any] = {"ls": "", "marker": "o", "ms": 3.2, "mew": 0, "color": GREY, "alpha": 0.45}
     mark: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mew": 1.5, "color": SHOWN_COLOUR}
-    both = len(narrow) == len(wide) == 1
     handles: list[Any] = [Line2D([], [], label="one seed", **seed)]
-    if both and narrow == wide:
-        handles += [Line2D([], [], color=SHOWN_COLOUR, lw=1.3, label=f"{level} interval for {wide.pop()}")]
-    else:
-        words = [
-            f"for {found.pop()}" if both else how for found, how in ((wide, "the widest"), (narrow, "the narrowest"))
-        ]
-        handles += [
-            Line2D([], [], color=SHOWN_COLOUR, lw=width, label=f"{level} interval, {said}")
-            for width, said in zip((1.3, 3.6), words, strict=True)
-        ]
+    handles += [
+        Line2D([], [], color=SHOWN_COLOUR, lw=width, label=f"{level} interval for {found['speaks_of']}")
+        for found, width in zip(most, (THICK, THIN), strict=False)
+    ]
     handles += [Line2D([], [], label="shown, or equivalent", **mark)]
     if any(decided(row["intervals"][0]["finding"]) and not decided(row["finding"]) for row in rows):
         handles += [Line2D([], [], label="so for new seeds only", fillstyle="left", markerfacecoloralt="white", **mark)]

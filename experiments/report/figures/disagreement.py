@@ -17,6 +17,8 @@ from experiments.report.groups import grouped, sides
 from experiments.report.plotting import Drawing, finish, panels_of, treatments_of, wrapped
 from experiments.store.right import unpack_right
 
+MAX_NAME = 14
+"""Longer names of treatments do not fit into a panel."""
 SMALLEST, LARGEST = 9.0, 260.0
 """Areas of marks, square points."""
 
@@ -66,15 +68,21 @@ def disagreement(config: Config, pairs: Mapping[str, Compared]) -> Drawing:
             axes.scatter(x[k], y[j], s=_area(int(count[k, j]), most), color=colour, alpha=0.75, lw=0, zorder=2)
         axes.plot([0, 100], [0, 100], color=GREY, lw=0.8, zorder=1)
         corners: Any = ((pair.a, -4, 112, "left"), (pair.b, 104, -12, "right"))
-        for (name, x, y, side), only in zip(corners, _only(pair), strict=True):
+        for (name, left, top, side), only in zip(corners, _only(pair), strict=True):
+            words = f"only {name if len(name) <= MAX_NAME else 'this'} right: {only}"
             style: dict[str, Any] = {"color": look[name].colour, "ha": side, "va": "center", "fontweight": "bold"}
-            axes.text(x, y, f"only {name} right: {only}", fontsize=9.5, **style)
+            axes.text(left, top, words, fontsize=9.5, **style)
         axes.set(xlim=(-6, 106), ylim=(-20, 120), xticks=[0, 25, 50, 75, 100], yticks=[0, 25, 50, 75, 100])
         axes.set_xlabel(wrapped(f"seeds of {pair.b} that are right (%)", 36))
         axes.set_ylabel(wrapped(f"seeds of {pair.a} that are right (%)", 36))
         axes.set_aspect("equal")
     sizes = sorted({1, *(10**k for k in range(1, 5) if 10**k < most), most})
-    handles = [
+    named = dict.fromkeys(name for pair in pairs.values() for name in (pair.a, pair.b))
+    handles: list[Any] = [
+        Line2D([], [], ls="", marker="o", ms=6, color=look[name].colour, label=f"{name} right more often")
+        for name in named
+    ]
+    handles += [
         Line2D([], [], ls="", marker="o", color=GREY, alpha=0.75, mew=0, ms=np.sqrt(_area(size, most)),
                label=f"{size:,} example{'s' * (size > 1)}") for size in sizes
     ]  # fmt: skip

@@ -45,8 +45,8 @@ def test_a_row_shows_each_seeds_part_in_order_the_intervals_and_the_estimate(nin
     marks = {tuple(np.atleast_1d(line.get_xdata()).tolist()): line for line in plot.lines}
     heights = np.asarray(marks[tuple(row["values"])].get_ydata())
     assert (np.diff(heights) > 0).all()
-    wide, narrow = sorted((found["ci"] for found in row["intervals"]), key=lambda ci: ci[0] - ci[1])
-    assert marks[tuple(narrow)].get_linewidth() > 2 * marks[tuple(wide)].get_linewidth()
+    seeds, data = (marks[tuple(found["ci"])].get_linewidth() for found in row["intervals"])
+    assert seeds > 2 * data
     assert marks[(row["difference"],)].get_markersize() > 6
     assert said[-1].startswith(f"{row['difference']:+.2f} [")
 
@@ -145,6 +145,11 @@ def test_arms_with_seeds_of_their_own_have_no_marks_of_seeds():
 # Titles.
 
 
+def found_as(row, finding):
+    """The row with this finding for each of its intervals."""
+    return row | {"finding": finding, "intervals": [each | {"finding": finding} for each in row["intervals"]]}
+
+
 def title(config, result):
     return differences(config, result).title.replace("\N{NO-BREAK SPACE}", " ")
 
@@ -159,23 +164,28 @@ def test_the_title_of_one_contrast_is_its_result(one):
 def test_the_title_of_many_counts_what_is_shown_equivalent_and_undecided(nine):
     rows = [row for row in nine["contrasts"] if row["primary"]]
     found = ["different"] * 4 + ["equivalent"] * 3 + ["inconclusive", "worse_at_end_of_grid"]
-    result = nine | {"contrasts": [row | {"finding": each} for row, each in zip(rows, found, strict=True)]}
+    result = nine | {"contrasts": [found_as(row, each) for row, each in zip(rows, found, strict=True)]}
     most = max(rows[:4], key=lambda row: abs(row["difference"]))
     assert title(synthetic.CONFIG, result) == (
         f"4 of 9 differences are shown (the largest: {most['name']}, {most['difference']:+.2f} pp); "
         "3 are equivalent within ±1 pp; 2 are undecided"
     )
-    result = nine | {"contrasts": [row | {"finding": "equivalent"} for row in rows]}
+    result = nine | {"contrasts": [found_as(row, "equivalent") for row in rows]}
     assert title(synthetic.CONFIG, result).startswith("All 9 differences are equivalent within ±1 pp (the largest: ")
-    result = nine | {"contrasts": [row | {"finding": "inconclusive"} for row in rows]}
+    result = nine | {"contrasts": [found_as(row, "inconclusive") for row in rows]}
     assert title(synthetic.CONFIG, result) == "None of 9 differences is shown and 9 are undecided"
+    result["contrasts"][0]["intervals"][0]["finding"] = "equivalent"
+    assert title(synthetic.CONFIG, result).endswith("and 9 are undecided (1 of them for new data only)")
 
 
 def test_the_title_begins_with_the_declared_contrast():
     analysis = replace(synthetic.CONFIG.analysis, contrasts=(Contrast("placement x activation", INTERACTION),))
     config = replace(synthetic.CONFIG, activations=("relu", "tanh"), analysis=analysis)
-    said = title(config, made(config))
+    result = made(config)
+    said = title(config, result)
     assert said.startswith("placement x activation = ") and " of 6 further differences " in said
+    equal = result | {"contrasts": [found_as(row, "equivalent") for row in result["contrasts"]]}
+    assert "; all 6 further differences are equivalent within ±1 pp" in title(config, equal)
 
 
 def test_rows_are_higher_where_more_is_said(one):

@@ -87,7 +87,7 @@ def test_of_two_arms_at_the_end_of_their_grids_only_those_that_may_turn_the_diff
 
 def test_both_findings_are_said_where_new_data_show_less_than_new_seeds(result):
     row = row_of(result, finding="different") | {"finding": "inconclusive"}
-    assert in_short(CONFIG, row) == "for new seeds after is better, for new data undecided"
+    assert in_short(CONFIG, row) == "new seeds: after is better; new data: undecided"
     assert decided("different") and not decided(row["finding"])
 
 
