@@ -91,7 +91,7 @@ def test_what_intervals_speak_of_depends_on_the_split(speaks_of):
     own = speaks_of == "new seeds and splits"
     assert ("Nadeau" in found["What the intervals speak of"]) is own
     assert ("pigeonhole" in found["What the intervals speak of"]) is not own
-    assert ("the split of the data into training" in found["What is random"]) is own
+    assert ("the split of the data into its" in found["What is random"]) is own
 
 
 def test_paragraphs_of_the_page_are_marked_up(tmp_path):
