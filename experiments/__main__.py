@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             1,
         )
     except KeyboardInterrupt:
-        print("\nstopped; nothing that was trained is lost: the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the trainings in the run folder are kept: the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

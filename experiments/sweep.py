@@ -11,6 +11,7 @@ program, so the run ends with the same numbers as an uninterrupted one.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,10 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
     return record.read(folder)
 
 
+class _Stopping(Exception):
+    """Ends a stage between two epochs, when the run stops; nobody sees it."""
+
+
 class _Work:
     """Trains stages; holds the state that all stages of a run share."""
 
@@ -121,6 +126,7 @@ class _Work:
     ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.writer, self.engines, self.watchdog, self.records = writer, engines, watchdog, records
+        self.stopping = threading.Event()
 
     def search(self) -> looks.Look:
         """Trains what the plan asks for; returns the look at which the run ends."""
@@ -172,8 +178,10 @@ class _Work:
                 for finished in pool.map(self._train, stages):
                     record.append(self.folder, finished)
                     self.records += finished
-            except BaseException:  # including Ctrl-C: stages that wait must not start
+            except BaseException:  # including Ctrl-C: stages that wait must not start, and those that run end soon
+                self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                self.progress.note("stopping at the end of the epoch")
                 raise
 
     def _train(self, stage: Stage) -> list[dict[str, Any]]:
@@ -182,6 +190,8 @@ class _Work:
         with self.watchdog.watching(f"{stage}, before its first step") as now:
 
             def on_epoch(epoch: Epoch) -> None:
+                if self.stopping.is_set():
+                    raise _Stopping
                 now(f"{stage._replace(lanes=tuple(epoch.lanes))}, after step {epoch.step}")
                 self.progress.advance(len(epoch.lanes))
                 for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):

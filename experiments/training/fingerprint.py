@@ -24,6 +24,8 @@ from experiments.training.optimizers import Tuned
 from experiments.training.step import evaluate, init, train_step
 
 TRACERS = ("jbn", "jax", "flax", "optax")
+NOT_COMPUTED = re.compile(r"0x[0-9a-f]+|\x1b\[[0-9;]*m")
+"""What a printed jaxpr says besides the computation."""
 
 
 def describe(config: Config, data: Source) -> dict[str, Any]:
@@ -123,7 +125,11 @@ def _refuse_large(setup: Setup, parameters: int) -> None:
 
 
 def _fingerprint(setup: Setup, data: Data, classes: int) -> str:
-    """SHA-256 of the printed jaxprs and of their constants, which are not printed."""
+    """SHA-256 of the printed jaxprs and of their constants, which are not printed.
+
+    Addresses in memory are left out, and so are the colours in which jax prints jaxprs to a terminal: a run that began
+    in a terminal can go on in a batch job.
+    """
     begin = partial(init, setup, classes)
     started, state = jax.make_jaxpr(begin, return_shape=True)(jnp.int32(0), data.train.x)
     layer_names(setup, classes, state, Split(*data.train))
@@ -134,7 +140,7 @@ def _fingerprint(setup: Setup, data: Data, classes: int) -> str:
     evaluated = jax.make_jaxpr(partial(evaluate, setup, classes))(state, test)
     found = hashlib.sha256()
     for traced in (started, stepped, evaluated):
-        found.update(re.sub(r"0x[0-9a-f]+", "", str(traced)).encode())
+        found.update(NOT_COMPUTED.sub("", str(traced)).encode())
         for constant in _walked(traced):
             found.update(np.asarray(constant).tobytes())
     return found.hexdigest()

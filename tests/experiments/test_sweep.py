@@ -123,23 +123,38 @@ def test_a_sweep_that_dies_within_a_training_goes_on_from_its_checkpoint_and_end
     class Died(BaseException):
         pass
 
-    told, notes, again = [0], [], [0]
+    told, notes, expected, again = [], [], [], []
 
     def die(epochs):
-        told[0] += epochs
-        # After the tuning trainings, and five of six epochs of each of three evaluation trainings.
-        if told[0] >= 2 * 6 + 3 * 5:
+        told.append(epochs)
+        if sum(told) == 5 * 2 * 3:  # five of six epochs of three seeds at two rates
             raise Died
 
     with pytest.raises(Died):
-        sweep.run(config, tmp_path / "again", sweep.Progress(lambda text: None, die, notes.append))
+        sweep.run(config, tmp_path / "again", sweep.SILENT._replace(advance=die))
     assert list((tmp_path / "again" / "checkpoints").rglob("SHA256SUMS"))
-    progress = sweep.Progress(lambda text: None, lambda n: again.__setitem__(0, again[0] + n), notes.append)
+    progress = sweep.SILENT._replace(expect=expected.append, advance=again.append, note=notes.append)
     resumed = sweep.run(config, tmp_path / "again", progress)
     assert any("going on after epoch 4" in note for note in notes)
     assert resumed.result == whole.result
-    assert again[0] == sweep.total_epochs(config), "the progress bar ends"
+    assert sum(again) == sum(expected) == (2 * 3 + 3) * 6, "the progress bar ends"
     assert not (tmp_path / "again" / "checkpoints").exists()
+
+
+def test_a_stage_that_runs_ends_with_its_epoch_when_the_run_stops(tmp_path):
+    training = dataclasses.replace(TINY.training, epochs=3000)
+    config = dataclasses.replace(TINY, placements=("before", "after"), training=training)
+    told, notes = [], []
+
+    def stop(lanes):
+        told.append(lanes)
+        if len(told) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(config, tmp_path / "run", sweep.SILENT._replace(advance=stop, note=notes.append))
+    assert len(told) < training.epochs, "the other stage ended long before its last epoch"
+    assert notes == ["stopping at the end of the epoch"]
 
 
 @pytest.mark.parametrize("writers", [("tensorboard",), ("wandb",)])
@@ -158,7 +173,7 @@ def test_a_half_written_line_of_metrics_is_cut_off_and_said(tmp_path):
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"half')
     notes = []
-    sweep.run(TINY, tmp_path / "run", sweep.Progress(lambda text: None, lambda n: None, notes.append))
+    sweep.run(TINY, tmp_path / "run", sweep.SILENT._replace(note=notes.append))
     assert any("metrics.jsonl" in note and "half-written" in note for note in notes)
 
 

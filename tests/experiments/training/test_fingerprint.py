@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import jax
 import pytest
 from helpers import ROOT
 from small_arms import make_data
@@ -94,6 +95,19 @@ print(fingerprint.describe(config, data.load(config.data))["before/relu"]["progr
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == fingerprint.describe(config, data)["before/relu"]["program"]
+
+
+def test_the_hash_is_the_same_in_a_terminal_and_in_a_file(data, monkeypatch):
+    from jax._src import pretty_printer
+
+    config = dataclasses.replace(CONFIG, model=ModelConfig(hidden=(5,)))
+    programs, printed = [], []
+    for colours in (False, True):  # jax asks the standard output whether it is a terminal, once, when it is imported
+        monkeypatch.setattr(pretty_printer, "CAN_USE_COLOR", colours)
+        printed.append(str(jax.make_jaxpr(lambda x: x + 1)(1.0)))
+        programs.append(fingerprint.describe(config, data)["before/relu"]["program"])
+    assert "\x1b" in printed[1] and "\x1b" not in printed[0]
+    assert programs[0] == programs[1]
 
 
 class Stopped(BaseException):
