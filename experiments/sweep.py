@@ -159,11 +159,12 @@ class _Work:
         self._compare_probed()
 
     def _decided(self, look: looks.Look) -> bool:
-        """Whether every primary contrast shows a difference, or equivalence."""
+        """Whether every primary contrast shows a difference, or equivalence; one at an end of a grid shows neither."""
         found, trained = search(self.config, self.records, look.seeds), by_key(self.records)
         answers = judged(self.config, found, trained, self.data.description, look.alpha)
+        undecided = ("inconclusive", "worse_at_end_of_grid")
         return all(
-            findings.finding(answer.widest) != "inconclusive" for answer in answers if answer.widest.contrast.primary
+            findings.finding(answer.widest) not in undecided for answer in answers if answer.widest.contrast.primary
         )
 
     def _complete(self, stages: list[Stage]) -> None:

@@ -1,1 +1,1 @@
-"""Turns records into an answer: tuning, comparisons, power, verdicts and warnings. Imports no jax."""
+"""Turns records into an answer: what to train next, bags, contrasts, power, verdicts, warnings. Imports no jax."""

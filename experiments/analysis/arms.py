@@ -77,15 +77,17 @@ def race_row(found: Search, trained: Trained, arm: Arm) -> dict[str, Any]:
     }
 
 
-def learned_of(config: Config, found: Search, trained: Trained, arm: Arm, data: Mapping[str, Any]) -> Learned:
+def learned_of(
+    config: Config, found: Search, trained: Trained, arm: Arm, data: Mapping[str, Any], alpha: float
+) -> Learned:
     """How many trainings of the arm learned, at its most chosen setting; all, where chance cannot be told."""
     accuracy = [100 * measured(run, config.analysis.metric) for run in _runs(found, trained, arm)]
     examples, majority = chance(data)
     if not knows_chance(data):
-        everyone = learned(np.full(len(accuracy), 100.0), examples=10**6, majority_share=0.5)
+        everyone = learned(np.full(len(accuracy), 100.0), examples=10**6, majority_share=0.5, alpha=alpha)
         mean = float(np.mean(accuracy))
         return everyone._replace(limit=0.0, accuracy=mean, plain_mean=mean)
-    return learned(accuracy, examples=examples, majority_share=majority)
+    return learned(accuracy, examples=examples, majority_share=majority, alpha=alpha)
 
 
 def knows_chance(data: Mapping[str, Any]) -> bool:

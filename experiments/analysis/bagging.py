@@ -180,7 +180,7 @@ def draw(seeds: tuple[int, ...], bags: int, drawn: int | None = None) -> NDArray
 def choose(counts: ArrayLike, scores: Scores) -> NDArray[np.int64]:
     """The setting `[bags]` with the highest mean validation accuracy over the seeds of each bag.
 
-    A tie goes to the lower mean validation loss, then to the first setting, as in `experiments.analysis.tuning`.
+    A tie goes to the lower mean validation loss, then to the first setting.
     """
     counts = np.asarray(counts)
     weights = counts / counts.sum(axis=1, keepdims=True)

@@ -3,8 +3,9 @@
 The family is all primary contrasts of the run. Over it, Holm's (1979) method adjusts the p values of differences, and
 once more those of equivalence (two one-sided t tests, Schuirmann 1987, at each contrast's margin): among the true
 statements "no difference" one is rejected with probability alpha at most, and so it is with "a difference beyond the
-margin". Secondary contrasts keep their p values, and are worded as explorations. A/A tests are no questions, since
-their answer is known; they are outside of the family, too.
+margin": each kind has a level of its own, so a false statement of either kind is made in 2 alpha of runs at most.
+Secondary contrasts keep their p values, and are worded as explorations. A/A tests are no questions, since their answer
+is known; they are outside of the family, too.
 
 **The margin of an interaction is that of a simple contrast**, unless its own is declared. Two differences that both lie
 within ±m may be 2 m apart, so 2 m would be the width at which "within the margin in both" and "no interaction" agree.
@@ -16,7 +17,8 @@ Simultaneous intervals cover all contrasts of the family at once with probabilit
 at a common level p*: the alpha quantile of the smallest p value over the family where no contrast differs from 0. Its
 distribution is simulated for normal seeds with the correlation that the seeds' parts in the contrasts have (contrasts
 that share arms, or seeds, go up and down together). So p* lies between alpha / K (Bonferroni) and alpha: for one
-contrast it is alpha, for K independent ones Šidák's 1 - (1 - alpha)^(1/K). Holm's method steps down and simultaneous
+contrast it is alpha, for K independent ones Šidák's 1 - (1 - alpha)^(1/K). Intervals for new data use the same p*, as
+if contrasts were as correlated over examples as they are over seeds. Holm's method steps down and simultaneous
 intervals do not, so a difference that Holm shows may have a simultaneous interval that just reaches 0.
 
 References:

@@ -114,6 +114,8 @@ def interval_text(widest: Judged, by_seeds: Judged | None = None) -> str:
     text = f"{_interval(widest.estimate.ci, widest.alpha)} for {widest.speaks_of}"
     if by_seeds is None or by_seeds is widest:
         return text
+    if by_seeds.estimate.exact:
+        return f"moved by neither seed nor bag, {text}"
     wide = f"[{number(widest.estimate.ci[0])}, {number(widest.estimate.ci[1])}] for {widest.speaks_of}"
     return f"{_interval(by_seeds.estimate.ci, by_seeds.alpha)} for {by_seeds.speaks_of}, {wide}"
 

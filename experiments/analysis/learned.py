@@ -124,13 +124,30 @@ def compare_shares(a: Learned, b: Learned, *, paired: bool) -> ShareDifference:
     return ShareDifference(difference, p, "McNemar's exact test")
 
 
-def shares_sentence(names: tuple[str, str], a: Learned, b: Learned, *, paired: bool, alpha: float = 0.05) -> str:
-    """The counts of both arms, the test, and whether one learns more often."""
-    found = compare_shares(a, b, paired=paired)
+def shares_sentence(
+    names: tuple[str, str],
+    a: Learned,
+    b: Learned,
+    found: ShareDifference,
+    adjusted_p: float,
+    *,
+    family: int = 1,
+    alpha: float = 0.05,
+) -> str:
+    """The counts of both arms, the test, and whether one learns more often.
+
+    Args:
+      names, a, b: the arms.
+      found: a - b, from `compare_shares`.
+      adjusted_p: its p after Holm over the family; what is said rests on this one.
+      family: how many differences p values are adjusted over.
+      alpha: level of the family.
+    """
     more = names[0] if found.difference > 0 else names[1]
-    said = f"{more} learns more often" if found.p < alpha else "that one learns more often is not shown"
+    said = f"{more} learns more often" if adjusted_p < alpha else "that one learns more often is not shown"
     shares = [f"{name} learned in {x.count} of {x.n} trainings" for name, x in zip(names, (a, b), strict=True)]
-    return f"{', '.join(shares)} ({found.test}, {p_text(found.p)}): {said}"
+    holm = f" after Holm over {family}" if family > 1 else ""
+    return f"{', '.join(shares)} ({found.test}, {p_text(adjusted_p)}{holm}): {said}"
 
 
 def describe(arm: Learned, alpha: float = 0.05) -> str:

@@ -25,6 +25,11 @@ error 0.0002 or less), the level of a whole run is
 
 and with alpha = 0.005 and looks at 6, 12 and 24 it is 0.00504. It is not corrected: intervals are less exact than that.
 
+**Equivalence, and families.** The nominal level of a look is also that of each one-sided test of TOST, and it is what
+Holm's method divides among contrasts. Neither is exact, since bounds of another alpha have another shape. Simulated
+with a known variance, a false "equivalent" at a difference of the margin has probability 0.050 with looks at 6, 12 and
+24, and 0.048 with 4, 8, ..., 24; K times the level of each of K = 20 contrasts is 0.050 and 0.056.
+
 **Very early looks.** Levels fall fast as t does: 1.5e-5 for t = 1/4, 1e-10 for t = 1/8. No look spends less than
 `FLOOR`, so that levels stay numbers that a p value can be compared with; what that adds is taken off the next look. A
 test with few degrees of freedom does not get there: such a look never ends a run, and costs nothing either.

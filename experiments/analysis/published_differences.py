@@ -1,8 +1,8 @@
 """Differences that others published against those of this run, judged with three words.
 
     shown equal      ours - theirs lies within the margin: two one-sided t tests (Schuirmann 1987)
-    not reproduced   otherwise, ours - theirs is shown to differ from 0: t test, which says the same as ours lying
-                     outside of the prediction interval around theirs
+    not reproduced   otherwise, ours - theirs is shown to differ from 0: t test, which before adjustment says the same
+                     as ours lying outside of the prediction interval around theirs
     compatible       neither: a wide interval is compatible with much, and shows nothing equal
 
 The margin is that of the contrast. Where the source gives n and the standard deviation over trainings, its own error is

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.analysis import arms as of_arms
 from experiments.analysis import findings
@@ -52,7 +53,7 @@ def summarize(
     look = look or Look(config.sweep.seeds, config.analysis.alpha)
     found, trained = search(config, records, look.seeds), by_key(records)
     answers = judged(config, found, trained, data, look.alpha)
-    learned = {arm: of_arms.learned_of(config, found, trained, arm, data) for arm in config.arms}
+    learned = {arm: of_arms.learned_of(config, found, trained, arm, data, look.alpha) for arm in config.arms}
     published = judge_published(config.analysis.published, [answer.widest for answer in answers], alpha=look.alpha)
     statistics = by_statistics(config, found, trained, look.alpha)
     return {
@@ -78,12 +79,12 @@ def _contrast_row(
     found: Search, answer: Answer, learned: Mapping[Arm, Learned], statistics: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     judged, question = answer.widest, answer.widest.contrast
-    groups = {found.bagged.arms[arm].seeds for arm in question.weights}
-    of_seeds = {arm: w * found.bagged.arms[arm].values for arm, w in question.weights.items()}
-    paired = len(groups) == 1
-    values = np.sum(list(of_seeds.values()), axis=0) if paired else np.array([])
-    sd = float(values.std(ddof=1)) if paired else float(np.sqrt(np.mean([v.var(ddof=1) for v in of_seeds.values()])))
-    sd = 0.0 if judged.estimate.exact else sd
+    by_seeds = _parts(found, question)
+    paired = len(by_seeds) == 1
+    values = by_seeds[0] if paired else np.array([])
+    # Of unpaired arms, half of the summed variances, since two arms of this sd have a difference of twice its square.
+    variance = sum(v.var(ddof=1) for v in by_seeds) / (1 if paired else 2)
+    sd = 0.0 if answer.by_seeds.estimate.exact else float(np.sqrt(variance))
     return {
         "name": question.name,
         "kind": question.kind,
@@ -95,7 +96,7 @@ def _contrast_row(
         "family": judged.family,
         "n": judged.estimate.n,
         "paired": paired,
-        "exact": answer.by_seeds.estimate.exact,
+        "exact": judged.estimate.exact,
         "values": values.tolist(),
         **_inference(judged),
         "intervals": [_inference(j) for j in answer.all],
@@ -106,6 +107,15 @@ def _contrast_row(
         "sentence": findings.sentence(judged, answer.by_seeds),
         "by_statistics": statistics.get(question.name, []),
     }
+
+
+def _parts(found: Search, question: Question) -> list[NDArray[np.float64]]:
+    """Each seed's part in a contrast `[seeds]`, for each set of seeds that its arms have."""
+    parts: dict[tuple[int, ...], Any] = {}
+    for arm, weight in question.weights.items():
+        bagged = found.bagged.arms[arm]
+        parts[bagged.seeds] = parts.get(bagged.seeds, 0.0) + weight * bagged.values
+    return list(parts.values())
 
 
 def _inference(judged: Judged) -> dict[str, Any]:
@@ -151,15 +161,28 @@ def _published_row(judgement: Judgement) -> dict[str, Any]:
 def _share_rows(
     found: Search, questions: Sequence[Question], learned: Mapping[Arm, Learned], alpha: float
 ) -> list[dict[str, Any]]:
-    """Differences in the share that learns, of the simple contrasts of which some training did not learn."""
-    rows = []
+    """Differences in the share that learns, of the simple contrasts of which some training did not learn.
+
+    Those of primary contrasts are one family. Those of secondary ones are explorations and are not adjusted. A/A tests
+    have none: they ask nothing.
+    """
+    asked, compared = [], []
     for question in questions:
-        a, b = sorted(question.weights, key=lambda arm: -question.weights[arm])[:: max(1, len(question.weights) - 1)]
-        if question.kind != "simple" or (learned[a].count == learned[a].n and learned[b].count == learned[b].n):
+        if question.kind != "simple" or question.same_arm:
             continue
-        paired = found.scores[a].seeds == found.scores[b].seeds
-        compared = compare_shares(learned[a], learned[b], paired=paired)
-        said = shares_sentence((str(a), str(b)), learned[a], learned[b], paired=paired, alpha=alpha)
-        rows.append({"contrast": question.name, **compared._asdict(), "sentence": said})
-    adjusted = holm([row["p"] for row in rows]) if rows else []
-    return [row | {"adjusted_p": p} for row, p in zip(rows, adjusted, strict=True)]
+        a, b = sorted(question.weights, key=lambda arm: -question.weights[arm])
+        if learned[a].count < learned[a].n or learned[b].count < learned[b].n:
+            paired = found.scores[a].seeds == found.scores[b].seeds
+            asked.append((question, a, b))
+            compared.append(compare_shares(learned[a], learned[b], paired=paired))
+    family = [k for k, (question, _, _) in enumerate(asked) if question.primary]
+    adjusted = [of.p for of in compared]
+    for k, p in zip(family, holm([adjusted[k] for k in family]) if family else [], strict=True):
+        adjusted[k] = p
+    rows = []
+    for (question, a, b), of, p in zip(asked, compared, adjusted, strict=True):
+        over = len(family) if question.primary else 1
+        said = shares_sentence((str(a), str(b)), learned[a], learned[b], of, p, family=over, alpha=alpha)
+        said = said if question.primary else f"{findings.EXPLORATION}{said}"
+        rows.append({"contrast": question.name, **of._asdict(), "adjusted_p": p, "sentence": said})
+    return rows

@@ -50,7 +50,7 @@ def vary(name: str, values: Mapping[str, Any], first_seed: int | None = None) ->
 
 @configuration
 class Config:
-    """An ablation: every treatment in every context, tuned alike, compared on fresh seeds."""
+    """An ablation: every treatment in every context, tuned alike, compared seed by seed."""
 
     name: str
     """Name of the run folder."""
@@ -158,13 +158,14 @@ class Config:
         Raises:
           ConfigError: a declared contrast cannot be read.
         """
-        same_arms = [pair for pair in self.pairs if self._same_arm(*pair)]
+        names = [setting.name for setting in self.all_treatments]
+        same_arms = [pair for pair in combinations(names, 2) if self._same_arm(*pair)]
         return questions(self.arms, self.pairs, self.analysis.contrasts, same_arms=same_arms)
 
     def _same_arm(self, a: str, b: str) -> bool:
         """Whether a - b is an A/A test: both treatments have equal settings in every context and disjoint seeds."""
         both = [(Arm(a, context.name), Arm(b, context.name)) for context in self.all_contexts]
-        return all(self.setup(x) == self.setup(y) and not set(self.seeds(x)) & set(self.seeds(y)) for x, y in both)
+        return all(not set(self.seeds(x)) & set(self.seeds(y)) and self.setup(x) == self.setup(y) for x, y in both)
 
     def settings(self, arm: Arm) -> tuple[Setting, Setting]:
         """The arm's treatment and its context."""

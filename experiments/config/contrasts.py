@@ -61,14 +61,16 @@ def questions(
       arms: what the run trains.
       pairs: treatments (a, b), compared as a - b in each context that has both.
       declared: further contrasts.
-      same_arms: those of the pairs that are A/A tests; they have no interactions.
+      same_arms: pairs of treatments that are set alike and differ in their seeds alone. Contrasts of such a pair are
+        A/A tests, declared or not, and have no interactions.
 
     Raises:
       ConfigError: a contrast that cannot be read; the message says what to write.
     """
-    first = [_read(d, arms) for d in declared]
+    alike = {frozenset(pair) for pair in same_arms}
+    first = [_read(d, arms, alike) for d in declared]
     _refuse_duplicates(first)
-    by_themselves = _of_pairs(arms, dict.fromkeys(pairs), same_arms)
+    by_themselves = _of_pairs(arms, dict.fromkeys(pairs), alike)
     asked = {key for contrast in first for key in _both_ways(contrast)}
     rest = [contrast for contrast in by_themselves if not asked & _both_ways(contrast)]
     for contrast in rest:
@@ -81,13 +83,13 @@ def questions(
 
 
 def _of_pairs(
-    arms: Sequence[Arm], pairs: Iterable[tuple[str, str]], same_arms: Collection[tuple[str, str]]
+    arms: Sequence[Arm], pairs: Iterable[tuple[str, str]], same_arms: Collection[frozenset[str]]
 ) -> list[Question]:
     simple, interactions = [], []
     for a, b in pairs:
         of_a, of_b = ([arm.context for arm in arms if arm.treatment == treatment] for treatment in (a, b))
         shared = [context for context in of_a if context in of_b]
-        same = (a, b) in same_arms
+        same = frozenset((a, b)) in same_arms
         for context in shared:
             weights = {Arm(a, context): 1.0, Arm(b, context): -1.0}
             simple.append(Question(f"{context}: {a} - {b}", "simple", weights, _says_simple(weights), same_arm=same))
@@ -102,7 +104,7 @@ def _of_pairs(
     return simple + interactions
 
 
-def _read(declared: Contrast, arms: Sequence[Arm]) -> Question:
+def _read(declared: Contrast, arms: Sequence[Arm], same_arms: Collection[frozenset[str]]) -> Question:
     name, by_name = declared.name, {str(arm): arm for arm in arms}
     about = f"contrast {name!r}"
     weights_of = dict(declared.weights)
@@ -127,7 +129,9 @@ def _read(declared: Contrast, arms: Sequence[Arm]) -> Question:
     if declared.margin_pp is not None and not declared.margin_pp > 0:
         raise ConfigError(f"{about} has margin_pp {declared.margin_pp:g}; choose one above 0, or None for the run's")
     kind = _kind(about, weights)
-    return Question(name, kind, weights, _says(name, kind, weights), declared.primary, declared.margin_pp)
+    treatments, contexts = ({getattr(arm, of) for arm in weights} for of in ("treatment", "context"))
+    same = kind == "simple" and len(contexts) == 1 and frozenset(treatments) in same_arms
+    return Question(name, kind, weights, _says(name, kind, weights), declared.primary, declared.margin_pp, same)
 
 
 def _kind(about: str, weights: Mapping[Arm, float]) -> Kind:
@@ -147,7 +151,11 @@ def _says(name: str, kind: Kind, weights: Mapping[Arm, float]) -> tuple[str, str
     if kind == "simple":
         return _says_simple(weights)
     up, down = ({arm.treatment for arm, w in weights.items() if w * sign > 0} for sign in (1, -1))
-    if kind == "mean" and len(up) == len(down) == 1 and up != down:
+    by_context: dict[str, float] = {}
+    for arm, w in weights.items():
+        by_context[arm.context] = by_context.get(arm.context, 0.0) + w
+    within = all(abs(w) <= TOLERANCE for w in by_context.values())  # otherwise contexts are compared, too
+    if kind == "mean" and within and len(up) == len(down) == 1 and up != down:
         over = f"on average over {join(list(dict.fromkeys(arm.context for arm in weights)))}"
         return f"{up.pop()} is better {over}", f"{down.pop()} is better {over}"
     return f"{name} is above 0", f"{name} is below 0"

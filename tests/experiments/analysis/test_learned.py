@@ -118,14 +118,21 @@ def test_the_exact_tests_hold_their_level():
 
 def test_a_difference_in_shares_is_a_sentence_of_its_own():
     a, b = of([True] * 12), of([True] * 3 + [False] * 9)
-    assert shares_sentence(("after/relu", "none/relu"), a, b, paired=True) == (
+    found = compare_shares(a, b, paired=True)
+    assert shares_sentence(("after/relu", "none/relu"), a, b, found, found.p) == (
         "after/relu learned in 12 of 12 trainings, none/relu learned in 3 of 12 trainings (McNemar's exact test, "
         "p = 0.0039): after/relu learns more often"
     )
-    assert shares_sentence(("none/relu", "after/relu"), b, a, paired=False).endswith(": after/relu learns more often")
-    few = of([True] * 11 + [False])
-    assert shares_sentence(("x", "y"), a, few, paired=True).endswith(
-        "p > 0.99): that one learns more often is not shown"
+    found = compare_shares(b, a, paired=False)
+    assert shares_sentence(("none/relu", "after/relu"), b, a, found, found.p).endswith(": after/relu learns more often")
+
+
+def test_what_is_said_of_shares_rests_on_the_adjusted_p():
+    a, b = of([True] * 12), of([True] * 6 + [False] * 6)
+    found = compare_shares(a, b, paired=True)
+    assert found.p < 0.05
+    assert shares_sentence(("x", "y"), a, b, found, 2 * found.p, family=2).endswith(
+        "(McNemar's exact test, p = 0.062 after Holm over 2): that one learns more often is not shown"
     )
 
 

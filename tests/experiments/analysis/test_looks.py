@@ -60,6 +60,20 @@ def test_t_tests_at_the_nominal_levels_keep_that_of_the_run_nearly(looks, high):
     assert 0.0495 < ended.mean() < high, "and every look at 0.05 would end 10% of the runs"
 
 
+@pytest.mark.parametrize(
+    ("looks", "high"), [((6, 12, 24), 0.051), ((12, 30, 60), 0.0515), ((4, 8, 12, 16, 20, 24), 0.056)]
+)
+@pytest.mark.parametrize("family", [1, 9])
+def test_equivalence_and_families_keep_the_level_of_the_run_nearly(looks, high, family):
+    """One-sided at the nominal levels, as TOST is, at a true difference of the margin; and divided as by Holm."""
+    n, levels = np.array(looks), np.array([look.alpha for look in schedule(looks, looks[-1], 0.05)])
+    increments = np.random.default_rng(0).standard_normal((500_000, len(n)))
+    z = (increments * np.sqrt(np.diff(n, prepend=0))).cumsum(axis=1) / np.sqrt(n)
+    of_each = (scipy.stats.norm.sf(z) < levels / family).any(axis=1).mean()
+    twice = (2 * scipy.stats.norm.sf(np.abs(z)) < levels / family).any(axis=1).mean()
+    assert 0.046 < family * of_each < high + 0.002 and 0.048 < family * twice < high + 0.002
+
+
 def test_a_very_early_look_spends_next_to_nothing_and_never_less_than_the_floor():
     first, second, last = schedule((2, 3, 100), 100, 0.05)
     assert first.alpha == pytest.approx(FLOOR, rel=1e-6) and second.alpha == pytest.approx(FLOOR, rel=0.1)

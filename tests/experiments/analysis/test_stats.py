@@ -150,6 +150,76 @@ def test_trainings_that_failed_are_counted_and_every_contrast_with_them_says_so(
     assert any("none/relu" in warning and "10 of 12 learned" in warning for warning in found["warnings"])
 
 
+def fails(records, arm, seeds):
+    """The arm's trainings with these seeds end at chance."""
+    bits = base64.b64encode(np.packbits(np.arange(1000) % 10 == 0).tobytes()).decode()
+    for r in records:
+        if f"{r['treatment']}/{r['context']}" == arm and r["seed"] in seeds:
+            r |= {"test_accuracy": 0.1, "right": bits}
+            r |= {name: 0.1 for name in ("test_accuracy_population", "test_accuracy_batch") if r[name] is not None}
+    return records
+
+
+def test_shares_that_learn_are_judged_as_one_family_and_said_so():
+    records = fails(simulate(CONFIG, truth), "none/relu", range(6))
+    rows = summarize(CONFIG, records, description(CONFIG))["shares"]
+    assert [row["p"] for row in rows] == pytest.approx([2**-5] * 2) and [row["adjusted_p"] for row in rows] == [
+        2**-4
+    ] * 2
+    assert all("after Holm over 2" in row["sentence"] and "is not shown" in row["sentence"] for row in rows)
+    explored = Contrast("explored", {"after/relu": 1, "none/relu": -1}, primary=False)
+    config = dataclasses.replace(CONFIG, analysis=AnalysisConfig(contrasts=(explored,)))
+    second, first = summarize(config, records, description(config))["shares"]
+    assert first["adjusted_p"] == second["adjusted_p"] == pytest.approx(2**-5)
+    assert second["sentence"].startswith("exploration: ") and not first["sentence"].startswith("exploration")
+
+
+def test_the_interval_of_the_share_that_learns_has_the_confidence_that_the_warning_gives():
+    records = fails(simulate(CONFIG, truth), "none/relu", (4, 7))
+    config = dataclasses.replace(CONFIG, analysis=AnalysisConfig(alpha=0.01))
+    found = summarize(config, records, description(config))
+    arm = next(a for a in found["arms"] if (a["treatment"], a["context"]) == ("none", "relu"))
+    exact = scipy.stats.binomtest(10, 12).proportion_ci(0.99, method="exact")
+    assert arm["learned"]["ci"] == pytest.approx([exact.low, exact.high])
+    said = f"10 of 12 learned (99% CI {100 * exact.low:.0f} to {100 * exact.high:.0f}%)"
+    assert any(said in warning for warning in found["warnings"])
+
+
+def test_where_no_seed_moves_a_contrast_other_examples_still_may():
+    def record(arm, right):
+        bits = base64.b64encode(np.packbits(right).tobytes()).decode()
+        return {"treatment": arm, "test_accuracy": float(right.mean()), "right": bits}
+
+    rng, records = np.random.default_rng(0), simulate(CONFIG, truth)
+    rights = {arm: rng.random(1000) < share for arm, share in (("after", 0.9), ("before", 0.89), ("none", 0.88))}
+    rights["none"] = rights["before"]
+    for r in records:
+        r |= record(r["treatment"], rights[r["treatment"]])
+    found = summarize(CONFIG, records, description(CONFIG))
+    same, moved = contrast(found, "relu: before - none"), contrast(found, "relu: after - before")
+    assert same["exact"] and same["finding"] == "exactly_equal" and same["speaks_of"] == "new seeds"
+    d = 100.0 * rights["after"] - 100.0 * rights["before"]
+    assert moved["speaks_of"] == "new data, too" and moved["se"] == pytest.approx(d.std(ddof=1) / np.sqrt(1000))
+    assert not moved["exact"] and "moved by neither seed nor bag, 95% CI [" in moved["sentence"]
+    assert moved["power"]["detectable"] is None
+
+
+@pytest.mark.parametrize("weights", [(1, -1, -1, 1), (0.5, -0.5, 0.5, -0.5)])
+def test_the_power_of_an_unpaired_contrast_counts_every_arm_and_pairs_those_that_share_seeds(weights):
+    arms = ("again/relu", "before/relu", "again/tanh", "before/tanh")
+    declared = Contrast("over both", dict(zip(arms, weights, strict=True)))
+    config = dataclasses.replace(
+        CONFIG,
+        placements=("before",),
+        treatments=(vary("again", {"model.placement": "before", "model.width": 0.5}, 1000),),
+        analysis=AnalysisConfig(pairs=(("again", "before"),), contrasts=(declared,)),
+    )
+    found = summary(config, peak(92))
+    row = contrast(found, "over both")
+    # Where n seeds of each of two sets see |difference| = detectable in 80%, their standard error is detectable / 2.9.
+    assert row["power"]["detectable"] / row["intervals"][0]["se"] == pytest.approx(2.9, abs=0.15)
+
+
 def test_an_arm_at_the_end_of_its_grid_is_named_and_its_rival_is_not_called_better():
     config = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, learning_rate_extension=0))
 

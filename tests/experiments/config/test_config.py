@@ -197,6 +197,9 @@ def test_the_contrasts_of_a_config_are_declared_ones_then_differences_then_inter
         analysis=AnalysisConfig(pairs=(("a", "b"),)),
     )
     assert [q.same_arm for q in again.contrasts] == [True] * 3, "equal settings, disjoint seeds"
+    declared = Contrast("twice", {"a/relu": 1, "b/relu": -1})
+    alone = dataclasses.replace(again, analysis=AnalysisConfig(contrasts=(declared,)))
+    assert [q.same_arm for q in alone.contrasts] == [True], "also where no pair asks for it"
     with pytest.raises(ConfigError, match=r"no arm of the run.*did you mean 'after/relu'"):
         dataclasses.replace(
             config, analysis=AnalysisConfig(contrasts=(Contrast("x", {"aftr/relu": 1, "before/relu": -1}),))

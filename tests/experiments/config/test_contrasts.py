@@ -56,6 +56,18 @@ def test_an_aa_test_has_no_interactions_and_says_that_it_is_one():
     assert [(c.kind, c.same_arm) for c in found] == [("simple", True)] * 2
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_aa_test_that_is_declared_stays_one(sign):
+    arms = [Arm(t, c) for t in ("after", "after again", "before") for c in ("relu", "tanh")]
+    declared = [
+        Contrast("twice", {"after/relu": sign, "after again/relu": -sign}),
+        Contrast("contexts", {"after/relu": 1, "after again/tanh": -1}),
+        Contrast("treatments", {"after/relu": 1, "before/relu": -1}),
+    ]
+    found = questions(arms, [], declared, same_arms=[("after", "after again")])
+    assert [c.same_arm for c in found] == [True, False, False]
+
+
 def test_a_declared_contrast_comes_first_with_what_it_declares():
     crossed = {"after, pool first/relu": 1, "before, pool first/relu": -1, "after/relu": -1, "before/relu": 1}
     declared = Contrast("placement x pooling", crossed, primary=False, margin_pp=2.0)
@@ -92,6 +104,9 @@ def test_kinds_follow_the_weights():
             Contrast("activation", {"after/relu": 1, "after/tanh": -1}),
         ],
     )
+    uneven = {"after/relu": 0.5, "after/tanh": 0.5, "before/relu": -1}
+    (across,) = questions(ARMS, [], [Contrast("across", uneven)])
+    assert across.says[0] == "across is above 0", "before is not averaged over both activations"
     assert (mean.kind, other.kind, simple.kind) == ("mean", "mean", "simple")
     assert mean.says[1] == "before is better on average over relu, tanh and sigmoid"
     assert other.says[0] == "norm at all is above 0" and len(other.weights) == 3

@@ -45,7 +45,24 @@ def test_what_was_measured_is_what_the_benchmark_found():
     assert f"in {min(covers.split())} to {max(covers.split())}% of the repeats" in text
     assert f"in {level.replace(' [', '% [')} of them" in text
     assert f"gave {rows['3 seeds choose, 21 others are read'][-1].split()[0]}%" in text
+    every = [
+        row.split("|") for row in table.partition("**Every contrast**")[2].partition("**Conclusions**")[0].splitlines()
+    ]
+    column = next(row for row in every if len(row) > 1).index(" 12 seeds, raced, choice bagged ")
+    skewed = [row[column].split("/")[1].strip() for row in every if len(row) > 1 and "- none, sigmoid" in row[1]]
+    assert f"covered {min(skewed)} to {max(skewed)}%" in text and "arm with a norm" in text
     assert re.search(r"repeated 1000 times", table) and "repeated 1,000 times" in text and "256 seeds" in table
+
+
+def test_the_page_of_what_changed_quotes_the_same_benchmark():
+    table, page = ((ROOT / path).read_text() for path in ("benchmarks/results/calibration.md", "docs/what-changed.md"))
+    found = {cells[1].strip(): [cell.strip() for cell in cells[2:7]]
+             for row in table.splitlines() if len(cells := row.split("|")) == 9}  # fmt: skip
+    quoted = [row.split("|")[1:-1] for row in page.splitlines() if re.match(r"\| (former|now|10|6)\b.*%", row)]
+    assert len(quoted) == 4
+    for name, *cells in quoted:
+        trainings, sd, error, _, covers = found[name.strip().removeprefix("former: ").removeprefix("now: ")]
+        assert [cell.strip().replace(",", "") for cell in cells] == [trainings, sd, error, f"{covers}%"]
 
 
 def test_only_what_applies_is_said():
@@ -54,6 +71,7 @@ def test_only_what_applies_is_said():
         *("What is random", "How settings were searched", "How the choice is bagged", "What the intervals speak of"),
         *("How findings are made", "Published differences", "Power", "What was measured about the level"),
     ]
+    assert "variance is the infinitesimal jackknife's" in plain["How the choice is bagged"]
     assert "Holm" not in plain["How findings are made"] and "Welch" not in plain["What the intervals speak of"]
     assert "augmentation" not in plain["What is random"] and "split of the data" not in plain["What is random"]
     again = vary("again", {"model.placement": "after"}, first_seed=100)
@@ -77,6 +95,11 @@ def test_only_what_applies_is_said():
     assert {"Explorations", "A/A tests", "Looks", "Seeds that were added"} <= set(full)
     assert "Published differences" not in full and "the augmentation" in full["What is random"]
     assert "Welch's" in full["What the intervals speak of"] and "99.46%" in full["What the intervals speak of"]
+    assert "A/A tests rest on the interval for new seeds" in full["What the intervals speak of"]
+    assert (
+        "a false difference is shown in at most 0.54% of runs, and a false equivalence in at most as many"
+        in full["How findings are made"]
+    )
     assert "The 2 primary contrasts" in full["How findings are made"] and "0.0054" in full["How findings are made"]
     assert "standard errors" not in full["How settings were searched"]
     assert "6 and 12 seeds" in full["Looks"] and "O'Brien" in full["Looks"]
