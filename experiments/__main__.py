@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rich.table import Column
 from experiments import report
 from experiments.commands import Command, Publish, Report, Run, parse
 from experiments.config import ConfigError
+from experiments.formatting import duration
 from experiments.store import record
 
 
@@ -39,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
             1,
         )
     except KeyboardInterrupt:
-        print("\nstopped; the trainings in the run folder are kept: the same command goes on from there", file=sys.stderr)
+        print(
+            "\nstopped; the trainings in the run folder are kept: the same command goes on from there", file=sys.stderr
+        )
         return 130
     return 0
 
@@ -83,7 +87,7 @@ def draw(folder: Path, run: record.Run | None, console: Console) -> None:
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[dict[str, Callable]]:
-    """A progress bar with the present task and the time left; prints only notes if the output is not a terminal.
+    """A progress bar with the present task and the time left; if the output is no terminal, a line for each task.
 
     How many trainings there will be is not known ahead, since a race decides it: the total grows by what is expected,
     and the time left is that of what is known.
@@ -101,10 +105,19 @@ def shown(console: Console) -> Iterator[dict[str, Callable]]:
         transient=True,
         disable=not console.is_terminal,
     )
+    began = time.monotonic()
     with bar:
         task = bar.add_task("loading data", total=None)  # unknown, until something is expected
+
+        def stage(text: str) -> None:
+            bar.update(task, description=text)
+            if not console.is_terminal:  # such as the log of a batch job
+                done, total = bar.tasks[0].completed, bar.tasks[0].total
+                known = f", {100 * done / total:.0f}% of the epochs known so far" if total else ""
+                console.print(f"{duration(time.monotonic() - began)}{known}: {text}", soft_wrap=True, markup=False)
+
         yield {
-            "stage": lambda text: bar.update(task, description=text),
+            "stage": stage,
             "expect": lambda epochs: bar.update(task, total=epochs + (bar.tasks[0].total or 0)),
             "advance": lambda epochs: bar.advance(task, epochs),
             "note": lambda text: console.print(text, soft_wrap=True),

@@ -21,6 +21,13 @@ def signed(x: float, digits: int = 2) -> str:
     return f"{round(x, digits) + 0.0:+.{digits}f}" if round(x, digits) else number(0, digits)
 
 
+def duration(seconds: float) -> str:
+    """`71 s`, `24 min`, `2.3 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def join(words: Sequence[str]) -> str:
     """`a, b and c`; if a word contains a comma, semicolons separate all words."""
     if any("," in word for word in words):

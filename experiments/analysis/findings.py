@@ -25,6 +25,8 @@ Finding = Literal[
 ]
 
 EXPLORATION = "exploration: "
+UNDECIDED: frozenset[Finding] = frozenset({"inconclusive", "worse_at_end_of_grid"})
+"""Findings that show nothing."""
 
 
 def finding(judged: Judged) -> Finding:
@@ -71,15 +73,15 @@ def verdict(judged: Judged) -> str:
                 judged, f"undecided: {says} at the settings tried, but {_at_end(judged, _underrated(judged))}"
             )
         case "same_arm_agrees" | "same_arm_differs" as found:
-            covers = "yes" if found == "same_arm_agrees" else "no"
-            same = "the same arm twice, with disjoint seeds: difference"
-            return f"{same} {signed(estimate.estimate)} pp, interval covers 0: {covers}"
+            covers = "covers 0, as it should" if found == "same_arm_agrees" else "does not cover 0, but should"
+            return f"the same arm twice, with disjoint seeds: its interval {covers}"
     return _explored(judged, said + end_of_grid(judged))
 
 
 def verdicts(widest: Judged, by_seeds: Judged) -> str:
     """The verdict that the widest interval allows; where that for new seeds shows something else, both."""
-    if widest is by_seeds or finding(widest) == finding(by_seeds):
+    found = {finding(widest), finding(by_seeds)}
+    if len(found) == 1 or found <= UNDECIDED:
         return verdict(widest)
     both = [f"for {j.speaks_of}: {verdict(j).removeprefix(EXPLORATION)}" for j in (by_seeds, widest)]
     return _explored(widest, "; ".join(both))
@@ -100,10 +102,10 @@ def sentence(widest: Judged, by_seeds: Judged | None = None) -> str:
         adjusted = " (not adjusted)"
     rests = ""
     if finding(widest) in ("equivalent", "different_within_margin") and not estimate.exact:
-        rests = f", {_interval(widest.equivalence_ci, 2 * widest.alpha)}"
+        rests = f"; {_interval(widest.equivalence_ci, 2 * widest.alpha)}"
     return (
-        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(widest, by_seeds)}, {test} "
-        f"{p_text(widest.adjusted_p)}{adjusted}{rests}, n = {estimate.n}: {verdicts(widest, by_seeds)}"
+        f"{contrast.name} = {signed(estimate.estimate)} pp, {interval_text(widest, by_seeds)}; {test} "
+        f"{p_text(widest.adjusted_p)}{adjusted}{rests}; n = {estimate.n}: {verdicts(widest, by_seeds)}"
     )
 
 
@@ -123,7 +125,7 @@ def interval_text(widest: Judged, by_seeds: Judged | None = None) -> str:
 def end_of_grid(judged: Judged) -> str:
     """A clause about the arms that sit at an end of their grid; empty where none does."""
     arms = tuple(arm for arm, _ in judged.at_end)
-    return f"; at the settings tried: {_at_end(judged, arms)}" if arms else ""
+    return f"; {_at_end(judged, arms)}" if arms else ""
 
 
 def _interval(ci: Interval, alpha: float) -> str:
@@ -141,13 +143,15 @@ def _underrated(judged: Judged) -> tuple[Arm, ...]:
 
 
 def _at_end(judged: Judged, arms: tuple[Arm, ...]) -> str:
-    shares = [f"{arm} (in {_percent(share)} of its bags)" for arm, share in judged.at_end if arm in arms]
-    one = len(shares) == 1
-    return f"{join(shares)} {'sits' if one else 'sit'} at an end of {'its' if one else 'their'} grid and may be better"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"
+    """Which arms of the contrast may be better than shown; how many of their bags say so is in the warnings."""
+    weights = judged.contrast.weights
+    one_context = len({arm.context for arm in weights}) == 1
+    names = join([arm.treatment if one_context else str(arm) for arm in arms])
+    if len(arms) == len(weights):
+        names = f"all {len(arms)} arms" if len(arms) > 2 else f"both {names}"
+    if len(arms) == 1:
+        return f"{names} sits at an end of its grid and may be better than shown"
+    return f"{names} sit at an end of their grids and may be better than shown"
 
 
 def _explored(judged: Judged, said: str) -> str:

@@ -102,7 +102,7 @@ def published_sentence(judgement: Judgement) -> str:
     expected = ""
     if judgement.prediction_interval is not None:
         low, high = judgement.prediction_interval
-        expected = f", expected in [{number(low)}, {number(high)}]"
+        expected = f", where theirs predicts [{number(low)}, {number(high)}]"
     theirs = f"published {signed(reported.difference)} pp ({reported.source}, n = {reported.n}{spread})"
     ours = f"ours {signed(judged.estimate.estimate)} pp, {interval_text(judged)}, n = {judged.estimate.n}"
     return (

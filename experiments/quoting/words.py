@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import formatting
 from experiments.formatting import number, signed
 from experiments.quoting.runs import result_of
 from experiments.store.record import Run
@@ -60,15 +61,7 @@ def networks(run: Run) -> int:
 def duration(run: Run) -> str | None:
     """`71 s`, `24 min`, `2.3 h`."""
     seconds = run.env.get("wall_seconds")
-    if seconds is None:
-        return None
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    return None if seconds is None else formatting.duration(seconds)
 
 
 def machine(run: Run) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from experiments.config import ConfigError
 from experiments.report import settings, tables_of_arms
-from experiments.report.groups import Group, grouped
+from experiments.report.groups import Group, grouped, in_short
 from experiments.store.record import Run
 
 LONG_WORD = re.compile(r"(?<!\S)(\w{4,16}_)(\w{8,})")
@@ -30,7 +30,7 @@ def print_answer(console: Console, run: Run) -> None:
     groups = grouped(run.config, result)
     _say(console, run.config.question or f"Results of {run.config.name}", style="bold")
     for group in (group for group in groups if group.kind in ("declared", "pair")):
-        _group(console, group)
+        _group(console, run, group)
     for title, rows in (("Published differences", result["published"]), ("Shares that learn", result["shares"])):
         for k, row in enumerate(rows):
             if k == 0:
@@ -39,7 +39,7 @@ def print_answer(console: Console, run: Run) -> None:
     for group in (group for group in groups if group.kind == "exploration"):
         _say(console, f"{explorations(group)}: see {run.folder / 'report.md'}")
     for group in (group for group in groups if group.kind == "same_arm"):
-        _group(console, group)
+        _group(console, run, group)
     _arms(console, run, result)
     for warning in result["warnings"]:
         _say(console, f"warning: {warning}", style="yellow")
@@ -55,10 +55,15 @@ def explorations(group: Group) -> str:
     return f"{count} {what}, not adjusted for their number; {points} to a difference"
 
 
-def _group(console: Console, group: Group) -> None:
+def _group(console: Console, run: Run, group: Group) -> None:
+    """Prints one sentence per contrast; in a terminal, below what was found in a few words."""
     _say(console, group.title, style="bold")
-    for row in group.rows:
-        _say(console, row["sentence"], indent=2)
+    for row, label in zip(group.rows, group.labels, strict=True):
+        if console.is_terminal:
+            _say(console, f"{label}: {in_short(run.config, row)}", indent=2)
+        _say(
+            console, row["sentence"], style="dim" if console.is_terminal else "", indent=4 if console.is_terminal else 2
+        )
         if row["caution"]:
             _say(console, f"caution: {row['caution']}", style="yellow", indent=4)
 

@@ -72,11 +72,12 @@ def in_short(config: Config, row: Row) -> str:
 
     Where the interval for new seeds alone shows something else than that for new data, too, both are said.
     """
-    by_seeds, said = row["intervals"][0]["finding"], _said(config, row, row["finding"])
-    if by_seeds != row["finding"]:
-        said = f"new seeds: {_said(config, row, by_seeds)}; new data: {said}"
-    if row["at_end"]:
-        said += f"{': ' if said == 'undecided' else ', with '}{_at_end(config, row)}"
+    by_seeds, said = (_said(config, row, finding) for finding in (row["intervals"][0]["finding"], row["finding"]))
+    if by_seeds != said:
+        said = f"new seeds: {by_seeds}; new data: {said}"
+    if row["at_end"] and not row["same_arm"]:
+        held = row["finding"] == "worse_at_end_of_grid" and said == "undecided"  # a difference, but for these arms
+        said += f"{': ' if held else ', with '}{_at_end(config, row)}"
     if row["caution"]:
         said += "; not all trainings learned"
     return said if row["primary"] or row["same_arm"] else f"exploration: {said}"

@@ -11,7 +11,8 @@ import jinja2
 import jinja2.nodes
 from markupsafe import Markup, escape
 
-from experiments.formatting import join
+from experiments.config import ConfigError
+from experiments.formatting import duration, join
 from experiments.report import exports, settings, tables, tables_of_arms
 from experiments.report.answer import explorations, finished_result
 from experiments.report.groups import confidence, grouped, lead, primary
@@ -20,14 +21,14 @@ from experiments.store.record import Run, read, write_files
 
 PRINTED = ("contrasts", "explorations", "power", "published", "by_statistics", "arms", "learned", "shares", "race")
 """Tables that are written as Markdown and LaTeX, too, for papers."""
-FLAG = re.compile(r"(--[\w.-]+(?: \d\S*)+)")
+FLAG = re.compile(r"(--[\w.-]+(?: \d[\w.+-]*)+)")
 
 
 def write(folder: Path) -> list[Path]:
     """Draws the report of a finished run and returns the files, report.html first.
 
     Raises:
-      ConfigError: `folder` is not a run folder, or the run is not finished.
+      ConfigError: `folder` is not a run folder, or the run is not finished or was published, without its records.
     """
     # Imported here because `print_answer` must not load matplotlib.
     from experiments.report import figures, plotting
@@ -35,6 +36,11 @@ def write(folder: Path) -> list[Path]:
 
     run = read(folder)
     result = finished_result(run)
+    if not run.records:
+        raise ConfigError(
+            f"{folder} has no records.jsonl, from which figures are drawn: a published folder has its report already, "
+            "in report.md; to draw another one, give the run folder that it was published from"
+        )
     drawings = figures.draw(run.config, result, run.records, run.data)
     images = [plotting.render(drawing) for drawing in drawings]
     shown = [
@@ -140,8 +146,8 @@ def _provenance(run: Run) -> list[list[str]]:
         "XLA_FLAGS": env.get("xla_flags"),
         "platform": env.get("platform"),
         "started": env.get("date"),
-        "wall time": _duration(env["wall_seconds"]) if env.get("wall_seconds") is not None else None,
-        "trainings": f"{len(run.records) - probed}{again}; {_duration(seconds)} of training in all",
+        "wall time": duration(env["wall_seconds"]) if env.get("wall_seconds") is not None else None,
+        "trainings": f"{len(run.records) - probed}{again}; {duration(seconds)} of training in all",
         "versions": ", ".join(f"{name} {version}" for name, version in (env.get("versions") or {}).items() if version),
     }
     facts |= {
@@ -173,16 +179,6 @@ def _rich(text: str) -> Markup:
     """HTML of one paragraph of methods.j2, which has **bold** and `code`."""
     escaped = str(escape(text.strip()))
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)))
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _data_uri(svg: bytes) -> str:

@@ -93,7 +93,7 @@ def test_one_command_leaves_a_complete_run_folder_and_says_the_answer(finished):
         chosen = [100 * r["test_accuracy"] for r in trained
                   if all(r[key] == arm[key] for key in ("treatment", "learning_rate"))]  # fmt: skip
         assert arm["mean"] == pytest.approx(sum(chosen) / 4)
-    assert "tanh: after - before = " in out and ", n = 4: " in out
+    assert "tanh: after - before = " in out and "; n = 4: " in out
     assert "\x1b[" not in out, "no colours or progress bars where the output is no terminal"
 
 
@@ -240,6 +240,22 @@ def test_the_progress_bar_grows_by_what_is_expected():
         progress.note("a race dropped two rates")
     lines = console.file.getvalue()
     assert lines.index("50%") < lines.index("20%") < lines.index("a race dropped two rates")
+
+
+def test_without_a_terminal_each_task_is_a_line_with_the_time_and_what_is_done():
+    console = Console(file=io.StringIO(), width=20)
+    with shown(console) as callbacks:
+        progress = sweep.Progress(**callbacks)
+        progress.stage("measuring")
+        progress.expect(40)
+        progress.advance(10)
+        progress.stage("train none/tanh with a long name")
+        progress.note("a race dropped two rates")
+    assert console.file.getvalue().splitlines() == [
+        "0 s: measuring",
+        "0 s, 25% of the epochs known so far: train none/tanh with a long name",
+        "a race dropped two rates",
+    ]
 
 
 def test_help_explains_every_field(capsys):

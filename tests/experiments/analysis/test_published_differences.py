@@ -146,12 +146,9 @@ def test_sentences():
     said = published_sentence(known)
     assert (
         "n = 5, sd 0.10), ours +1.90 pp" in said
-        and "n = 12, expected in [1.75, 2.25]: shown equal: ours - theirs" in said
+        and "n = 12, where theirs predicts [1.75, 2.25]: shown equal: ours - theirs" in said
     )
-    assert said.endswith(
-        "within ±1 pp (TOST p < 0.001); at the settings tried: after/relu (in 20% of its bags) sits at an end of its "
-        "grid and may be better"
-    )
+    assert said.endswith("within ±1 pp (TOST p < 0.001); after sits at an end of its grid and may be better than shown")
     assert published_sentence(one(Published(CROSSED, -1.8, "Doe 2020"), 0.03, 0.09, contrast=2)).endswith(
         "not reproduced: ours - theirs = +1.83 pp [1.63, 2.03], not 0 (p < 0.001)"
     )

@@ -68,6 +68,10 @@ def test_a_declared_contrast_that_is_no_question_is_an_exploration():
             "undecided: before at the end of its grid",
         ),
         (
+            {"finding": "inconclusive", "at_end": [{"arm": "before/relu", "share": 0.3}]},
+            "undecided, with before at the end of its grid",
+        ),
+        (
             {"finding": "different", "at_end": [{"arm": "after/relu", "share": 0.3}]},
             "after is better, with after at the end of its grid",
         ),
@@ -88,6 +92,8 @@ def test_of_two_arms_at_the_end_of_their_grids_only_those_that_may_turn_the_diff
 def test_both_findings_are_said_where_new_data_show_less_than_new_seeds(result):
     row = row_of(result, finding="different") | {"finding": "inconclusive"}
     assert in_short(CONFIG, row) == "new seeds: after is better; new data: undecided"
+    held = row_of(result, finding="worse_at_end_of_grid") | {"finding": "inconclusive"}
+    assert in_short(CONFIG, held) == "undecided"
     assert decided("different") and not decided(row["finding"])
 
 

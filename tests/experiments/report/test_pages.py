@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ import experiments
 from experiments import report
 from experiments.config import ConfigError, Contrast, ModelConfig, Published, SweepConfig, vary
 from experiments.report import pages
+from experiments.report.groups import grouped, in_short
 from experiments.store import record
 from experiments.store.right import pack_right
 
@@ -40,6 +42,7 @@ from pathlib import Path
 from rich.console import Console
 from experiments import report
 from experiments.report import pages
+from experiments.report.groups import grouped, in_short
 from experiments.store import record
 print(*report.write(Path(sys.argv[1])), sep="\\n")
 report.print_answer(Console(), record.read(Path(sys.argv[1])))
@@ -270,12 +273,32 @@ def test_a_long_name_and_every_column_fit_80_columns_without_a_word_torn_apart(t
     # The A/A test comes last and is labelled.
     text = " ".join(terminal.split())
     assert text.index("before + final norm - before") < text.index("A/A test: before again - before")
-    assert "the same arm twice, with disjoint seeds: difference" in text
+    assert "the same arm twice, with disjoint seeds: its interval" in text
+
+
+def test_a_terminal_shows_what_was_found_in_a_few_words_above_each_sentence(drawn):
+    run = record.read(drawn)
+    assert run.result
+    lines = " ".join(printed(drawn, force_terminal=True).split())
+    for group in grouped(run.config, run.result):
+        for row, label in zip(group.rows, group.labels, strict=True):
+            both = f"{label}: {in_short(run.config, row)} {row['sentence']}"
+            assert (both in lines) == (group.kind != "exploration"), both
+
+
+def test_a_published_folder_is_not_drawn_again(drawn, tmp_path):
+    folder = tmp_path / "published"
+    shutil.copytree(drawn, folder)
+    (folder / "records.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"has no records.jsonl, .* its report already, in report.md"):
+        report.write(folder)
 
 
 def test_flags_of_several_values_are_code_as_a_whole():
     text = "add to the list: --sweep.weight-decays 0.0 0.0001"
     assert pages.FLAG.sub(r"`\1`", text) == "add to the list: `--sweep.weight-decays 0.0 0.0001`"
+    followed = "(to publish: 12 or more: --sweep.seeds 12); 3 learning rates"
+    assert pages.FLAG.sub(r"`\1`", followed) == "(to publish: 12 or more: `--sweep.seeds 12`); 3 learning rates"
     two = "extend: --sweep.lowest-learning-rate 0.1 --sweep.learning-rate-points 7"
     assert pages.FLAG.findall(two) == ["--sweep.lowest-learning-rate 0.1", "--sweep.learning-rate-points 7"]
 
