@@ -82,7 +82,8 @@ class AnalysisConfig:
     margin_pp: float = 1.0
     """Equivalence margin in percentage points, below which a difference does not matter; declare it before the run."""
     alpha: float = 0.05
-    """Level of the whole run: of all primary contrasts together; intervals have confidence 1 - alpha."""
+    """Level of the whole run: of all primary contrasts together, for differences and for equivalence each; intervals
+    have confidence 1 - alpha."""
     metric: Metric = "test_accuracy"
     """The metric to compare: accuracy with running statistics, with statistics of the whole training set (population),
     or with statistics of each test batch. All three are recorded."""

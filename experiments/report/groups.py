@@ -60,8 +60,9 @@ def sides(config: Config, row: Row) -> tuple[list[Arm], list[Arm]]:
 
 
 def better(config: Config, row: Row) -> str | None:
-    """The treatment that is shown to be better; None for other findings, and for contrasts between contexts."""
-    if not row["finding"].startswith("different") or row["kind"] != "simple" or not _context(config, row):
+    """The treatment that is shown to be better; None for other findings, explorations, and contrasts of contexts."""
+    shown = row["primary"] and row["finding"].startswith("different")
+    if not shown or row["kind"] != "simple" or not _context(config, row):
         return None
     up, down = sides(config, row)
     return (up if row["difference"] > 0 else down)[0].treatment

@@ -101,6 +101,7 @@ def test_only_a_difference_within_a_context_that_is_shown_has_a_better_treatment
     row = row_of(result, finding="different")
     assert better(CONFIG, row) == "after" and better(CONFIG, row | {"difference": -0.5}) == "before"
     assert better(CONFIG, row | {"finding": "inconclusive"}) is None
+    assert better(CONFIG, row | {"primary": False}) is None, "an exploration shows nothing"
     interaction = next(r for r in result["contrasts"] if r["kind"] == "interaction")
     assert better(CONFIG, interaction | {"finding": "different"}) is None
 
