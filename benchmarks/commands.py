@@ -122,7 +122,7 @@ COMMANDS = {
         "Trains a bank of networks (configs/digits_placement.py; 15 minutes on two cores, once; it may be stopped and "
         "goes on), and repeats each procedure with seeds drawn from it.",
         (
-            _out("calibration", ", with Markdown tables beside it"),
+            _out("calibration[_each_seed]", ", with Markdown tables beside it"),
             (
                 "--split",
                 {

@@ -25,7 +25,7 @@ from experiments.training.devices import use_all_cores
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/digits_placement.py"
-BANKS = {"one": ROOT / "runs/calibration_bank.npz", "each seed": ROOT / "runs/calibration_bank_each_seed.npz"}
+NAMES = {"one": "", "each seed": "_each_seed"}
 
 
 def measure(bank: banks.Bank, repeats: int, console: Console) -> dict[str, Any]:
@@ -51,11 +51,11 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     config = load(str(CONFIG))
     config = replace(config, data=replace(config.data, split=options.split))
-    file = options.bank or BANKS[options.split]
+    file = options.bank or ROOT / f"runs/calibration_bank{NAMES[options.split]}.npz"
     with console.status("bank") as status:
         bank = banks.train(config, options.seeds, file, provenance(), status.update)
     result = measure(bank, options.repeats, console)
-    out = options.out or RESULTS / "calibration.json"
+    out = options.out or RESULTS / f"calibration{NAMES[options.split]}.json"
     write_json(result, out)
     markdown = as_markdown(result)
     out.with_suffix(".md").write_text(markdown, encoding="utf-8")

@@ -1,5 +1,6 @@
 """experiments/report/templates/methods.j2: the text says what the code does, and no more than applies to the run."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -36,22 +37,34 @@ def test_the_numbers_are_those_of_the_code():
     assert "at most 3 beyond either end" in searched and "all 6 seeds" in searched
 
 
-def test_what_was_measured_is_what_the_benchmark_found():
-    text = methods(SMALL)["What was measured about the level"]
-    table = (ROOT / "benchmarks/results/calibration.md").read_text()
+def measured(name):
+    """Of 12 raced seeds: coverage of after - before; how often an arm differs from itself; coverage of the bad arm."""
+    table = (ROOT / f"benchmarks/results/{name}.md").read_text()
+    assert "repeated 1000 times" in table and "256 seeds" in table
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]]
             for row in table.splitlines() if row.startswith("| ")}  # fmt: skip
     covers, level = rows["12 seeds, raced, choice bagged"][-2:]
-    assert f"in {min(covers.split())} to {max(covers.split())}% of the repeats" in text
-    assert f"in {level.replace(' [', '% [')} of them" in text
-    assert f"gave {rows['3 seeds choose, 21 others are read'][-1].split()[0]}%" in text
     every = [
         row.split("|") for row in table.partition("**Every contrast**")[2].partition("**Conclusions**")[0].splitlines()
     ]
     column = next(row for row in every if len(row) > 1).index(" 12 seeds, raced, choice bagged ")
     skewed = [row[column].split("/")[1].strip() for row in every if len(row) > 1 and "- none, sigmoid" in row[1]]
-    assert f"covered {min(skewed)} to {max(skewed)}%" in text and "arm with a norm" in text
-    assert re.search(r"repeated 1000 times", table) and "repeated 1,000 times" in text and "256 seeds" in table
+    former = rows["3 seeds choose, 21 others are read"][-1].split()[0]
+    return sorted(set(covers.split())), level.replace(" [", "% ["), sorted(set(skewed)), former
+
+
+def test_what_was_measured_is_what_the_benchmark_found():
+    text = methods(SMALL)["What was measured about the level"]
+    covers, level, skewed, former = measured("calibration")
+    assert f"in {covers[0]} to {covers[-1]}% of the repeats" in text and f"in {level} of them" in text
+    assert f"gave {former}%" in text and f"covered {skewed[0]} to {skewed[-1]}%" in text
+    covers, level, skewed, _ = measured("calibration_each_seed")
+    assert f"they covered {covers[0]} to {covers[-1]}%" in text and f"differed in {level}" in text
+    assert len(skewed) == 1 and f"of the unreliable arm covered {skewed[0]}%" in text
+    reruns = json.loads((ROOT / "benchmarks/results/reruns.json").read_text())
+    error = reruns["jackknife standard error of the ratio"]
+    assert reruns["runs"] == 6 and f"moved {reruns['ratio']:.2f} ± {error:.2f} times" in text
+    assert "arm with a norm" in text and "repeated 1,000 times" in text
 
 
 def test_the_page_of_what_changed_quotes_the_same_benchmark():
