@@ -97,7 +97,9 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
         return f"no command; run: {PROGRAM} run configs/digits_placement.py"
     command = arguments[0]
     if command not in COMMANDS:
-        return f"{command!r} is no command{near(command, COMMANDS)}; choose one of {', '.join(COMMANDS)}"
+        return (
+            f"{command!r} is no command; choose one of {', '.join(COMMANDS)}, or pass --help{near(command, COMMANDS)}"
+        )
     lines = [re.sub(r"^[╭╰].*|^-+$|^─+$", "\n", line.strip(" │")) for line in box.splitlines()]
     text = " ".join(" ".join(lines).split("\n")[1].split())
     if text.startswith("Missing from"):
@@ -112,7 +114,7 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
         return f"{unknown} is an option of older versions; {_as_flags(REPLACED[replaced])}"
     if unknown in flags:
         return f"{unknown} cannot be set here; edit it in {arguments[1]}"
-    return f"{unknown} is no option{near(unknown, flags)}; --help explains every field".replace("'", "")
+    return f"{unknown} is no option; --help explains every field{near(unknown, flags)}".replace("'", "")
 
 
 def _as_flags(text: str) -> str:

@@ -111,6 +111,8 @@ def explain(error: ValidationError) -> str:
         ]
         return f"{place} is {given}; choose one of {', '.join(choices)}{near(str(first['input']), choices)}"
     message = " ".join(first["msg"].split())
+    if first["type"] == "tuple_type":
+        return f"{place} is {given}; give a tuple: a single value needs a comma, as in {where}=(value,)"
     remedy = WRITTEN.get(_path(error.title, str(first["loc"][0]) if first["loc"] else ""), "")
     return f"{place} is {given}; {message[0].lower()}{message[1:]}{remedy}"
 
@@ -137,5 +139,6 @@ def raised(error: Exception) -> str:
     """An exception raised by the user's code, as one line: its type, first line of text, file and line number."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     frames = traceback.extract_tb(error.__traceback__)
-    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    said = isinstance(error, SyntaxError)  # its text ends with file and line
+    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames and not said else ""
     return f"{type(error).__name__}: {text}{at}"

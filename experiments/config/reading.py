@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.config.ablation import Config
-from experiments.config.errors import ConfigError, explain, raised
+from experiments.config.errors import ConfigError, explain, raised, shortened
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -61,5 +61,6 @@ def load(path: str | Path) -> Config:
         sys.dont_write_bytecode = writes
     config = getattr(module, "CONFIG", None)
     if not isinstance(config, Config):
-        raise ConfigError(f"{path} defines no CONFIG; write CONFIG = Config(name=..., ...)")
+        there = "defines no CONFIG" if config is None else f"has CONFIG = {shortened(config)}, which is no Config"
+        raise ConfigError(f"{path} {there}; write CONFIG = Config(name=..., ...)")
     return config

@@ -102,8 +102,8 @@ def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
     except Exception as error:  # the user's module may raise anything
         reason = error if isinstance(error, ImportError | AttributeError) else raised(error)
         raise ConfigError(
-            f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds "
-            "from here"
+            f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds, "
+            "such as a file in the folder from which you run"
         ) from None
     fields = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")
     options = options | {field: getattr(config, field) for field in fields}

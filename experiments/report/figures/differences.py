@@ -202,19 +202,23 @@ def _title(config: Config, result: dict[str, Any]) -> str:
     margins = {row["margin_pp"] for row in of["equivalent"]}
     within = f"within ±{margins.pop():g} pp" if len(margins) == 1 else "within their margins"
     further = "further " * bool(said)
+    all_are = f"{'all' if said else 'All'} {len(others)} {further}differences are"
     if len(of["equivalent"]) == len(others):
-        return "; ".join(
-            [said] * bool(said)
-            + [f"{'all' if said else 'All'} {len(others)} {further}differences are equivalent {within} ({largest})"]
-        )
+        return "; ".join([said] * bool(said) + [f"{all_are} equivalent {within} ({largest})"])
+    if len(of["undecided"]) == len(others):
+        return "; ".join([said] * bool(said) + [f"{all_are} undecided{_for_new_data_only(others)}"])
     parts = [f"{len(of['shown']) or 'none'} of {len(others)} {further}differences {_are(of['shown'])} shown"]
     parts[0] += f" ({largest})" * bool(of["shown"])
     parts += [f"{len(of['equivalent'])} {_are(of['equivalent'])} equivalent {within}"] * bool(of["equivalent"])
     if of["undecided"]:
-        data = sum(decided(row["intervals"][0]["finding"]) for row in of["undecided"])
-        only = f" ({data} of them for new data only)" if data else ""
-        parts.append(f"{len(of['undecided'])} {_are(of['undecided'])} undecided{only}")
+        parts.append(f"{len(of['undecided'])} {_are(of['undecided'])} undecided{_for_new_data_only(of['undecided'])}")
     return f"{said}; {join(parts)}" if said else join(parts)[0].upper() + join(parts)[1:]
+
+
+def _for_new_data_only(undecided: Sequence[Row]) -> str:
+    """How many of them the interval for new seeds decides."""
+    count = sum(decided(row["intervals"][0]["finding"]) for row in undecided)
+    return f" ({count} of them for new data only)" if count else ""
 
 
 def _sentence(config: Config, row: Row) -> str:

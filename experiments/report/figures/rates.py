@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from experiments.config import Config
+from experiments.formatting import join
 from experiments.palette import GREY, Look, looks
 from experiments.report.plotting import (
     COVERED_NOTE,
@@ -83,7 +84,8 @@ def learning_rate(config: Config, result: dict[str, Any]) -> Drawing:
         " Faint: settings that the first round dropped, moved by as much as its seeds differ from all seeds at the "
         "most chosen setting, so that they can be compared."
     ) * dropped
-    grown = f" {len(result['added_rates'])} of the rates were added to the grid." * bool(result["added_rates"])
+    added = result["added_rates"]
+    grown = f" Added to the grid: {join([f'{rate:g}' for rate in added])}." if added else ""
     return finish(
         "learning_rate",
         figure,

@@ -168,7 +168,7 @@ def test_an_exploration_is_worded_as_one_and_its_p_is_not_adjusted():
     asked = questions(ARMS, [], [Contrast("width", {"after/relu": 1, "after/tanh": -1}, primary=False)])
     (judged,) = judge(asked, [estimate(0.5)], margin_pp=1.0, alpha=0.05)
     assert sentence(judged) == (
-        "width = +0.50 pp, 95% CI [0.06, 0.94] for new seeds; t test p = 0.03 (not adjusted); 90% CI [0.14, 0.86], "
+        "width = +0.50 pp, 95% CI [0.06, 0.94] for new seeds; t test p = 0.03 (not adjusted); 90% CI [0.14, 0.86]; "
         "n = 12: exploration: after/relu is better by 0.50 pp, detected yet within the margin of ±1 pp (TOST p = 0.015)"
     )
     (held,) = judge(asked, [estimate(2.5)], margin_pp=1.0, alpha=0.05, end_shares={Arm("after", "tanh"): 1.0})

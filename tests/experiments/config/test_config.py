@@ -134,7 +134,9 @@ def test_a_value_out_of_range_is_refused_with_the_remedy(build, words):
         ("CONFIG = Config(name='x', training=TrainingConfig(epochs=0))", "epochs is 0; use at least 1"),
         ("x = 1", "defines no CONFIG; write CONFIG = Config"),
         ("CONFIG = Confg(name='x')", "NameError: name 'Confg' is not defined"),
-        ("CONFIG = Config(", "SyntaxError"),
+        ("CONFIG = Config(", r"SyntaxError: .*\(mine.py, line 2\)$"),
+        ("CONFIG = 3", "has CONFIG = 3, which is no Config; write CONFIG = Config"),
+        ("CONFIG = Config(name='x', activations=('relu'))", r"activations is 'relu'; .* comma, as in activations=\("),
     ],
 )
 def test_a_wrong_config_file_is_refused_in_one_line_that_names_the_file(tmp_path, source, words):

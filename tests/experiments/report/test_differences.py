@@ -173,9 +173,9 @@ def test_the_title_of_many_counts_what_is_shown_equivalent_and_undecided(nine):
     result = nine | {"contrasts": [found_as(row, "equivalent") for row in rows]}
     assert title(synthetic.CONFIG, result).startswith("All 9 differences are equivalent within ±1 pp (the largest: ")
     result = nine | {"contrasts": [found_as(row, "inconclusive") for row in rows]}
-    assert title(synthetic.CONFIG, result) == "None of 9 differences is shown and 9 are undecided"
+    assert title(synthetic.CONFIG, result) == "All 9 differences are undecided"
     result["contrasts"][0]["intervals"][0]["finding"] = "equivalent"
-    assert title(synthetic.CONFIG, result).endswith("and 9 are undecided (1 of them for new data only)")
+    assert title(synthetic.CONFIG, result).endswith("All 9 differences are undecided (1 of them for new data only)")
 
 
 def test_the_title_begins_with_the_declared_contrast():
