@@ -46,9 +46,8 @@ def judged(config: Config, found: Search, trained: Trained, data: Mapping[str, A
 
     narrow = family(seeds, "new seeds and splits" if config.data.split_each_seed else "new seeds")
     wide = family(wider, "new data, too")
-    # Of an A/A test, the interval for new seeds is the one that is tested: both arms have the same examples. What no
-    # seed moves, other examples may: only where these do not either is there nothing wider to say.
-    return [Answer(n if n.contrast.same_arm or w.estimate.exact else w, n) for n, w in zip(narrow, wide, strict=True)]
+    # Of an A/A test, the interval for new seeds is the one that is tested: both arms have the same examples.
+    return [Answer(n if n.contrast.same_arm else w, n) for n, w in zip(narrow, wide, strict=True)]
 
 
 def _for_new_data(

@@ -13,9 +13,6 @@ PUBLISHED = ROOT / "experiments" / "published"
 
 AWAITED = (
     "cnn9_small",
-    "digits_aa",
-    "digits_controls",
-    "digits_placement",
     "fashion_activation",
     "mnist_sigmoid",
     "simple8_controls",

@@ -197,7 +197,7 @@ def test_where_no_seed_moves_a_contrast_other_examples_still_may():
         r |= record(r["treatment"], rights[r["treatment"]])
     found = summarize(CONFIG, records, description(CONFIG))
     same, moved = contrast(found, "relu: before - none"), contrast(found, "relu: after - before")
-    assert same["exact"] and same["finding"] == "exactly_equal" and same["speaks_of"] == "new seeds"
+    assert same["exact"] and same["finding"] == "exactly_equal" and same["speaks_of"] == "new data, too"
     d = 100.0 * rights["after"] - 100.0 * rights["before"]
     assert moved["speaks_of"] == "new data, too" and moved["se"] == pytest.approx(d.std(ddof=1) / np.sqrt(1000))
     assert not moved["exact"] and "moved by neither seed nor bag, 95% CI [" in moved["sentence"]
