@@ -23,6 +23,7 @@ def methods(config, **fields):
     result = stats.summarize(config, made, synthetic.data()) | fields
     run = Run(Path("run"), config, {}, synthetic.data(), made, result, {})
     text = pages.templates().get_template("methods.j2").render(pages.facts(run, result))
+    assert len(re.findall(r"^\*\*", text, re.M)) == len(re.findall(r"(?:\A|\n\n)\*\*", text)), "paragraphs are apart"
     return {m[1].rstrip("."): m[2] for m in re.finditer(r"^\*\*(.+?)\*\*(.*)$", text, re.MULTILINE)}
 
 
