@@ -13,7 +13,6 @@ PUBLISHED = ROOT / "experiments" / "published"
 
 AWAITED = (
     "cnn9_small",
-    "fashion_activation",
     "mnist_sigmoid",
     "simple8_controls",
     "small_batches",
