@@ -16,7 +16,6 @@ AWAITED = (
     "mnist_sigmoid",
     "simple8_controls",
     "small_batches",
-    "strided_mnist",
 )
 """Folders whose results are still by the former procedure (docs/what-changed.md); they are not quoted."""
 
