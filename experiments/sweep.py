@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,17 +175,28 @@ class _Work:
         """
         self.progress.expect(sum(len(s.lanes) * self.config.setup(s.arm).training.epochs for s in stages))
         with ThreadPoolExecutor(max_workers=2) as pool:
+            futures = [pool.submit(self._train, stage) for stage in stages]
             try:
-                for finished in pool.map(self._train, stages):
+                for future in futures:
+                    finished = future.result()
                     record.append(self.folder, finished)
                     self.records += finished
-            except BaseException:  # including Ctrl-C: stages that wait must not start, and those that run end soon
+            except BaseException as error:  # including Ctrl-C: no further stage starts, and those that run end soon
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.progress.note("stopping at the end of the epoch")
+                if isinstance(error, _Stopping):  # another stage failed, and stopped this one
+                    raise next(cause for cause in _failures(futures) if not isinstance(cause, _Stopping)) from None
                 raise
 
     def _train(self, stage: Stage) -> list[dict[str, Any]]:
+        try:
+            return self._trained(stage)
+        except BaseException:
+            self.stopping.set()
+            raise
+
+    def _trained(self, stage: Stage) -> list[dict[str, Any]]:
         setup = self.config.setup(stage.arm)
         self.progress.stage(str(stage))
         with self.watchdog.watching(f"{stage}, before its first step") as now:
@@ -236,6 +247,13 @@ class _Work:
                     f"{r['treatment']}/{r['context']}, seed {r['seed']}: the training that was repeated for its probes "
                     "differs in its last digits from the first one; its figures are those of the repetition"
                 )
+
+
+def _failures(futures: Sequence[Future]) -> Iterator[BaseException]:
+    """What the stages raised that are not cancelled; waits for those that still run."""
+    for future in futures:
+        if not future.cancelled() and (error := future.exception()):
+            yield error
 
 
 def _engines(config: Config, data: Source, folder: Path, progress: Progress) -> dict[str, Engine]:

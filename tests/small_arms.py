@@ -68,7 +68,7 @@ OWN_SPLITS = Source(cache(make_data), 3, True, {})
 
 def documented_network():
     """The function of the documentation's example of a network, under its name there."""
-    code = re.search(r"```python\n# my_networks\.py\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
+    code = re.search(r"```python\n# my_networks\.py.*?\n(.*?)```", (ROOT / "docs/laboratory.md").read_text(), re.S)
     assert code, "docs/laboratory.md shows how to add a network"
     names: dict = {}
     exec(code[1], names)

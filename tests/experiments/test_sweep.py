@@ -141,6 +141,28 @@ def test_a_sweep_that_dies_within_a_training_goes_on_from_its_checkpoint_and_end
     assert not (tmp_path / "again" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("failing", ["before", "after"])
+def test_a_stage_that_runs_ends_with_its_epoch_when_the_other_fails(failing, tmp_path, monkeypatch):
+    """Also when the first stage, for which the run waits, is the one that does not fail."""
+    training = dataclasses.replace(TINY.training, epochs=3000)
+    config = dataclasses.replace(TINY, placements=("before", "after"), training=training)
+    trained, told = sweep.train_arm, []
+
+    def train(setup, *arguments, on_epoch, **options):
+        def fail(epoch):
+            told.append(epoch)
+            if setup.model.placement == failing and len(told) > 20:
+                raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+            on_epoch(epoch)
+
+        return trained(setup, *arguments, on_epoch=fail, **options)
+
+    monkeypatch.setattr(sweep, "train_arm", train)
+    with pytest.raises(OSError, match="No space left"):
+        sweep.run(config, tmp_path / "run")
+    assert len(told) < training.epochs, "the other stage ended long before its last epoch"
+
+
 def test_a_stage_that_runs_ends_with_its_epoch_when_the_run_stops(tmp_path):
     training = dataclasses.replace(TINY.training, epochs=3000)
     config = dataclasses.replace(TINY, placements=("before", "after"), training=training)
