@@ -15,7 +15,6 @@ AWAITED = (
     "cnn9_small",
     "mnist_sigmoid",
     "simple8_controls",
-    "small_batches",
 )
 """Folders whose results are still by the former procedure (docs/what-changed.md); they are not quoted."""
 
