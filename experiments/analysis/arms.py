@@ -59,7 +59,10 @@ def row(
         "end": [
             _end(record["probes"])
             for record in records
-            if record["phase"] == "probe" and Arm(record["treatment"], record["context"]) == arm and record["probes"]
+            if record["phase"] == "probe"
+            and Arm(record["treatment"], record["context"]) == arm
+            and Setting(*(record[field] for field in Setting._fields)) == chosen  # fewer seeds may have chosen another
+            and record["probes"]
         ],
     }
 

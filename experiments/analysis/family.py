@@ -36,7 +36,6 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from experiments.analysis.bagging import Bagged, Estimate, equivalence_p
-from experiments.analysis.bagging import contrast as estimated
 from experiments.analysis.comparison import RESOLUTION_PP, Interval, holm
 from experiments.config import Arm, Question
 
@@ -120,27 +119,6 @@ def judge(
         )
         for k, (c, e) in enumerate(zip(contrasts, estimates, strict=True))
     ]
-
-
-def judge_bagged(
-    bagged: Bagged[Arm],
-    contrasts: Sequence[Question],
-    *,
-    margin_pp: float,
-    alpha: float,
-    speaks_of: SpeaksOf = "new seeds",
-    end_shares: Mapping[Arm, float] | None = None,
-) -> list[Judged]:
-    """Estimates contrasts from bags and judges them as one family, with simultaneous intervals as above."""
-    return judge(
-        contrasts,
-        [estimated(bagged, c.weights, alpha=alpha) for c in contrasts],
-        margin_pp=margin_pp,
-        alpha=alpha,
-        single_level=single_level(parts(bagged, contrasts), alpha),
-        speaks_of=speaks_of,
-        end_shares=end_shares,
-    )
 
 
 def interval(estimate: Estimate, alpha: float) -> Interval:

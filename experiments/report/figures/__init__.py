@@ -34,7 +34,7 @@ from experiments.report.plotting import STYLE, Drawing
 
 def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data: dict[str, Any]) -> list[Drawing]:
     """Every figure for which the run has data, in the order of the report."""
-    seen = probed_arms(config, records)
+    seen = probed_arms(result, records)
 
     def contexts_with(key: str) -> list[str]:
         return [c for c, found in seen.items() if any(has_values(p, key) for probes in found.values() for p in probes)]

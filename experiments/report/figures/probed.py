@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.config import Config
 from experiments.report.plotting import Floats, array
 from experiments.vocabulary import LAST_MODULES
 
@@ -30,9 +29,9 @@ def select(records: Sequence[Record], phase: str, treatment: str, context: str) 
     return sorted(found, key=lambda record: record["seed"])
 
 
-def as_chosen(records: Sequence[Record], row: Mapping[str, Any]) -> list[Record]:
+def as_chosen(records: Sequence[Record], row: Mapping[str, Any], phase: str = "train") -> list[Record]:
     """The trainings of an arm at the setting that most bags choose, one per seed; `row` is its ArmRow."""
-    found = select(records, "train", row["treatment"], row["context"])
+    found = select(records, phase, row["treatment"], row["context"])
     return [r for r in found if all(r[key] == row[key] for key in SETTING)]
 
 
@@ -74,13 +73,16 @@ def ends_only_note(steps: Sequence[int]) -> str:
     return " Seen before the first and after the last step alone: what lies between is not known, the lines only lead."
 
 
-def probed_arms(config: Config, records: Sequence[Record]) -> Seen:
-    """The probes of every arm that has any."""
+def probed_arms(result: Mapping[str, Any], records: Sequence[Record]) -> Seen:
+    """The probes of every arm that has any, at its most chosen setting.
+
+    A run that was given more seeds may have probes of the setting that fewer seeds chose.
+    """
     seen: Seen = {}
-    for arm in config.arms:
-        probes = [r["probes"] for r in select(records, "probe", *arm) if r.get("probes")]
+    for row in result["arms"]:
+        probes = [r["probes"] for r in as_chosen(records, row, "probe") if r.get("probes")]
         if probes:
-            seen.setdefault(arm.context, {})[arm.treatment] = probes
+            seen.setdefault(row["context"], {})[row["treatment"]] = probes
     return seen
 
 

@@ -8,7 +8,7 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 from experiments.analysis.bagging import Estimate, Scores, bag, contrast
-from experiments.analysis.family import interval, judge, judge_bagged, parts, single_level
+from experiments.analysis.family import interval, judge, parts, single_level
 from experiments.config import Arm, Contrast, Question
 from experiments.config.contrasts import questions
 
@@ -195,8 +195,8 @@ def test_equivalence_is_shown_by_chance_in_no_more_than_alpha_of_families():
 
 def test_bags_are_judged_with_the_simultaneous_level_of_their_own_correlation():
     bagged, asked = without_choice(np.random.default_rng(3)), contrasts(ARMS, PAIRS)
-    judged = judge_bagged(bagged, asked, margin_pp=1, alpha=0.05, speaks_of="new seeds and splits")
-    level = single_level(parts(bagged, asked), 0.05)
+    level, estimates = single_level(parts(bagged, asked), 0.05), [contrast(bagged, q.weights) for q in asked]
+    judged = judge(asked, estimates, margin_pp=1, alpha=0.05, single_level=level, speaks_of="new seeds and splits")
     for j in judged:
         assert j.simultaneous_ci == interval(j.estimate, level) and j.speaks_of == "new seeds and splits"
         assert j.simultaneous_ci[0] < j.estimate.ci[0] and j.simultaneous_ci[0] > interval(j.estimate, 0.05 / 6)[0]

@@ -293,3 +293,18 @@ def test_the_metric_of_the_config_is_compared_and_networks_without_norms_have_bu
             r["test_accuracy"] = 0.2
     found = summarize(by_batch, records, description(by_batch))
     assert contrast(found, "relu: after - none")["difference"] == pytest.approx(5, abs=1)
+
+
+def test_probes_of_a_setting_that_fewer_seeds_chose_do_not_count():
+    records = simulate(CONFIG, truth)
+    rate = next(a["learning_rate"] for a in summarize(CONFIG, records, description(CONFIG))["arms"])
+    other = next(r for r in CONFIG.sweep.learning_rates if r != rate)
+    curvature = {"eigenvalues": None, "eigenvalue_residuals": None}
+    probed = [
+        r | {"phase": "probe", "probes": curvature | {"mean_logit": {"batch": {"layer": r["learning_rate"]}}}}
+        for r in records
+        if (r["treatment"], r["context"], r["seed"]) == ("none", "relu", 0) and r["learning_rate"] in (rate, other)
+    ]
+    assert len(probed) == 2
+    first = summarize(CONFIG, [*records, *probed], description(CONFIG))["arms"][0]
+    assert [end["mean_logit"]["batch"]["layer"] for end in first["end"]] == [rate]
