@@ -45,7 +45,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(name="adam"),
     training=TrainingConfig(batch_size=128, epochs=5),
     probes=ProbesConfig(seeds=2, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-11, learning_rate_points=7, seeds=10),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-10, learning_rate_points=6, seeds=8),
     analysis=AnalysisConfig(
         contrasts=(DEPENDS,),
         margin_pp=1.0,
