@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+SITE_READY = $(VENV)/.site-ready
 
-.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants quote bench lint format lock clean
+.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants quote bench site site-test lint format lock clean
 
 help:  ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -18,9 +19,9 @@ ablation: $(READY)  ## train and compare the placements of batch norm; writes ru
 LIBRARY = tests/jbn $(wildcard tests/test_*.py) jbn
 test: $(READY)  ## run all but the slowest tests, and the doctests
 	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
-	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks experiments $(MARKS)
+	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks tests/explainer experiments $(MARKS)
 
-test-all: MARKS = -m "not long"
+test-all: MARKS = -m "not long and not browser"
 test-all: test  ## run the whole suite
 
 test-reference: $(READY)  ## test contract, derivatives, memory and correctness with the plain kernels
@@ -55,6 +56,12 @@ quote: $(READY)  ## write the numbers and verdicts of the published runs into th
 bench: $(READY)  ## time jbn against its installed peers and the memory bandwidth; QUICK=1 takes under 4 minutes
 	$(BIN)/python -m benchmarks speed $(if $(QUICK),--quick)
 
+site: $(SITE_READY)  ## build documentation and explainer, _site/index.html, which opens from disk; needs node >= 20 and npm
+	$(BIN)/python -m explainer build
+
+site-test: site  ## test the site, also in a browser (Chromium)
+	$(BIN)/python -m pytest tests/explainer -m "not long"
+
 lint: $(READY)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -73,9 +80,15 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-lock: $(READY)  ## pin the newest versions that pyproject.toml allows, for Python 3.11 and newer
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
+$(SITE_READY): $(READY) explainer/requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r explainer/requirements.lock
+	@touch $@
 
-clean:  ## remove environments and caches
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export .pytest_cache .ruff_cache .hypothesis
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --quiet --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock"
+lock: $(READY)  ## pin the newest versions that pyproject.toml and the site allow, for Python 3.11 and newer
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	$(COMPILE) explainer/requirements.in --constraint requirements.lock -o explainer/requirements.lock
+
+clean:  ## remove environments, caches and the built site
+	rm -rf _site explainer/_build explainer/node_modules $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,49 @@
+"""Sphinx: `make site` calls it with the pages of this folder and with whatever of the repository they link to."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
+import jbn
+
+project = "jbn"
+author = "The jbn authors"
+version = release = jbn.__version__
+html_title = "Batch norm, seen"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "explainer.sphinx_math",
+]
+root_doc = "index"
+nitpicky = True
+default_role = "py:obj"
+
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_numpy_docstring = False
+napoleon_google_docstring = True
+viewcode_line_numbers = True
+
+# Everything is in the folder: no fonts, scripts or formulas from elsewhere, and a search that needs no server.
+html_theme = "furo"
+html_math_renderer = "mathml"
+html_show_search_summary = False
+html_copy_source = False
+html_show_sphinx = False
+
+
+def setup(app: Sphinx) -> None:
+    app.add_lexer(
+        "mermaid", TextLexer
+    )  # drawn where the repository is browsed; here it stands as text, as no script loads

@@ -1,0 +1,9 @@
+"""`python -m explainer build` builds the site; `make site` installs what that needs and calls it."""
+
+import sys
+
+from explainer.build import build
+
+if sys.argv[1:] != ["build"]:
+    sys.exit("error: the only command is `build`; run: python -m explainer build")
+build()
