@@ -1,0 +1,44 @@
+// Arrays in the data files: packed by explainer/data, unpacked here.
+
+export interface Packed {
+  shape: number[];
+  dtype: string;
+  base64: string;
+}
+
+function bytes(base64: string): Uint8Array {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
+
+function half(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** The numbers of a packed array, row by row, as float32. */
+export function unpack(packed: Packed): Float32Array {
+  const { buffer } = bytes(packed.base64);
+  switch (packed.dtype) {
+    case "float32":
+      return new Float32Array(buffer);
+    case "float16":
+      return Float32Array.from(new Uint16Array(buffer), half);
+    case "uint8":
+      return Float32Array.from(new Uint8Array(buffer));
+    case "uint16":
+      return Float32Array.from(new Uint16Array(buffer));
+    case "int32":
+      return Float32Array.from(new Int32Array(buffer));
+    default:
+      throw new Error(`cannot unpack ${packed.dtype}; explainer/data/__init__.py packs what is listed here`);
+  }
+}
+
+/** Whole numbers, for programs that take int32. */
+export function unpackIntegers(packed: Packed): Int32Array {
+  return Int32Array.from(unpack(packed));
+}
