@@ -35,6 +35,7 @@ DEPENDS = Contrast(
 CONFIG = Config(
     name="cnn9_small",
     question="9-layer CNN on small CIFAR-10: is batch norm better after the ReLU, and does a decaying rate matter?",
+    placements=("before", "after"),
     activations=("relu",),
     contexts=(
         vary("constant rate", {"optimizer.schedule": "constant"}),
@@ -45,7 +46,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(name="adam"),
     training=TrainingConfig(batch_size=128, epochs=5),
     probes=ProbesConfig(seeds=2, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-10, learning_rate_points=6, seeds=8),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-9, learning_rate_points=5, seeds=8),
     analysis=AnalysisConfig(
         contrasts=(DEPENDS,),
         margin_pp=1.0,

@@ -50,7 +50,7 @@ CONFIG = Config(
     model=ModelConfig(network="simple8", width=0.125),
     training=TrainingConfig(batch_size=128, epochs=4),
     probes=ProbesConfig(seeds=1, examples=512),
-    sweep=SweepConfig(lowest_learning_rate=2.0**-3, learning_rate_points=5, seeds=10),
+    sweep=SweepConfig(lowest_learning_rate=2.0**-3, learning_rate_points=5, seeds=8),
     analysis=AnalysisConfig(
         contrasts=(
             placement_times("padding", "reflect"),
