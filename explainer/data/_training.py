@@ -1,0 +1,95 @@
+"""The digits, the order of their batches, and whole trainings of programs/_digits.py, many seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from explainer.programs._digits import BATCH, Digits, State, evaluate, init, train_step
+
+SOURCE = (
+    "1,797 handwritten digits of 8 × 8 pixels (Alpaydin & Kaynak 1998, in scikit-learn): 1,347 to train, 450 to test."
+)
+
+
+class Part(NamedTuple):
+    """Images and their digits: uint8, `[n, 64]` of 0 to 16, and `[n]`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Run(NamedTuple):
+    """Trainings side by side: `[learning rates, seeds, ...]`."""
+
+    state: State
+    """After the last step."""
+    loss: jax.Array
+    """Of the batch before each step, `[..., steps]`."""
+    measured: Any
+    """What `measure` found before each step, `[..., steps, ...]`."""
+
+
+@cache
+def digits() -> tuple[Part, Part]:
+    """The digits to train and to test with, with equal shares of the classes; in each, any first rows are a sample."""
+    images, labels = (np.asarray(part).astype(np.uint8) for part in load_digits(return_X_y=True))
+    rows = train_test_split(np.arange(len(labels)), test_size=450, random_state=0, stratify=labels)
+    train, test = (Part(images[part], labels[part]) for part in rows)
+    return train, test
+
+
+def batches(seed: int | jax.Array, steps: int, batch: int = BATCH) -> jax.Array:
+    """The rows of each step's batch, `[steps, batch]`, int32: each epoch in an order of its own, its rest left out."""
+    n = len(digits()[0].labels)
+    epochs = -(-steps // (n // batch))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), epochs)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, n))(keys)
+    return orders[:, : n // batch * batch].reshape(-1, batch)[:steps]
+
+
+def runs(
+    network: Digits,
+    seeds: Sequence[int],
+    learning_rates: Sequence[float],
+    steps: int,
+    measure: Callable[[State], Any] = lambda state: None,
+    step: Callable[..., dict[str, Any]] = train_step,
+    start: Callable[..., State] = init,
+) -> Run:
+    """Trains one network for each learning rate and seed; a seed decides on initial weights and batches.
+
+    Args:
+      network: of programs/_digits.py.
+      measure: called with the state before each step.
+      step: called as `train_step`, for another way to train.
+      start: called as `init`, for other initial weights.
+    """
+    part = digits()[0]
+    images, labels = jnp.asarray(part.images, jnp.float32), jnp.asarray(part.labels, jnp.int32)
+
+    def run(learning_rate: jax.Array, seed: jax.Array) -> Run:
+        def one(state: State, rows: jax.Array) -> tuple[State, tuple[jax.Array, Any]]:
+            done = step(network, state, images[rows], labels[rows], learning_rate)
+            return done["state"], (done["loss"], measure(state))
+
+        state, (losses, measured) = jax.lax.scan(one, start(network, seed), batches(seed, steps))
+        return Run(state, losses, measured)
+
+    over_seeds = jax.vmap(run, in_axes=(None, 0))
+    over_rates = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))
+    return over_rates(jnp.asarray(learning_rates, jnp.float32), jnp.asarray(seeds))
+
+
+def tested(network: Digits, state: State) -> dict[str, jax.Array]:
+    """`evaluate` on the test digits of each of the states of a `Run`, `[learning rates, seeds]`."""
+    images, labels = jnp.asarray(digits()[1].images, jnp.float32), jnp.asarray(digits()[1].labels, jnp.int32)
+    one = partial(evaluate, network, images=images, labels=labels)
+    return jax.jit(jax.vmap(jax.vmap(one)))(state)
