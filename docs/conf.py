@@ -20,10 +20,16 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "explainer.sphinx_docstrings",
     "explainer.sphinx_math",
 ]
 root_doc = "index"
 nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"jax\.jaxlib\._jax\.Array"),  # as jax.Array calls itself
+    ("py:class", r"jbn\.\w+\._nnx\.Model"),  # a type variable
+    ("py:obj", r"eqx\..*"),  # Equinox is not installed
+]
 default_role = "py:obj"
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -31,6 +37,10 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_google_docstring = True
 viewcode_line_numbers = True

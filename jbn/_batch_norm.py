@@ -49,7 +49,7 @@ class Info(NamedTuple):
       drift: `[*features]`, distance of the batch mean from the running mean, in running standard deviations.
       var_to_epsilon: `[]`, the smallest variance of a feature over epsilon; below 1, epsilon dominates.
       dead: `[*features]`, bool, True where the whole batch has a single value (variance 0): then y is bias.
-      cancellation: `[*features]`, |mean|²/(var + epsilon): the factor by which E[x²] - E[x]² would lose precision.
+      cancellation: `[*features]`, `|mean|²/(var + epsilon)`: the factor by which E[x²] - E[x]² would lose precision.
       skipped: `[]`, int32, batches left out so far, with `skip_nonfinite`.
     """
 
@@ -137,7 +137,7 @@ def batch_norm(
     Returns:
       y, shaped as `x`; the new running statistics, which carry no gradient (unchanged without `update`); and Info. On a
       mesh with explicit axes, y is spread as `x` is, and the statistics as they were (JAX takes gradients there within
-      `jit` or `jax.set_mesh`).
+      `jax.jit` or `jax.set_mesh`).
 
     Raises:
       ValueError: shapes that do not fit, options that contradict each other, no `stats` where they are needed, a mask

@@ -128,7 +128,7 @@ def init_stats(
       momentum: as in `update_stats`; None adds `weight`, a schedule adds `step`.
       debias: as in `update_stats`; adds `weight`.
       skip_nonfinite: as in `update_stats`; adds `skipped`.
-      accumulate_steps: as in `update_stats`; more than 1 adds the `pending` moments.
+      accumulate_steps: as in `update_stats`; more than 1 adds the `pending_...` moments.
       count_steps: add `step` in any case, as the ramps of `batch_renorm` need it.
 
     Returns:
@@ -194,10 +194,10 @@ def update_stats(
       skip_nonfinite: leave out a batch whose mean or variance is not finite in any feature, and count it in
         `stats.skipped`.
       accumulate_steps: number of micro-batches whose moments are merged before the statistics move once, as by the
-        full batch: that of gradient accumulation (optax.MultiSteps' `every_k_schedule`), so that all that is merged
-        was measured under the same weights. With `skip_nonfinite`, a batch whose output is not finite is as if it had
-        never come, as for `optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)`. See below. A layer that
-        is called n times in a step takes n times that number.
+        full batch: that of gradient accumulation, the ``every_k_schedule`` of `optax.MultiSteps`, so that all that is
+        merged was measured under the same weights. With `skip_nonfinite`, a batch whose output is not finite is as if
+        it had never come, as for `optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)`. See below. A
+        layer that is called n times in a step takes n times that number.
 
     Returns:
       BatchStats in the dtypes of `stats`, so that a scan can carry them whatever the input's dtype.
@@ -217,7 +217,7 @@ def update_stats(
       [2.] [1.]
 
     A layer sees what reaches it, not what comes after. Where a loss or a later layer may be the first that is not
-    finite, or an optimizer skips steps by another rule, take back the statistics of each skipped step:
+    finite, or an optimizer skips steps by another rule, take back the statistics of each skipped step::
 
         updates, opt_state = optimizer.update(grads, opt_state, params)  # optax.MultiSteps
         skipped = opt_state.skip_state["should_skip"]

@@ -61,7 +61,7 @@ def norm_mask(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
         that has only a scale or only a bias is not found.
       *args: inputs of a linen model, such as a batch: arrays, or their `jax.ShapeDtypeStruct`. The call is traced, not
         computed. An nnx model needs none.
-      **kwargs: keyword arguments of that call, such as `train=True`, or `method`.
+      **kwargs: keyword arguments of that call, such as `train=True` or `method=...`.
 
     Returns:
       A tree of the same structure, of bool.
@@ -107,7 +107,7 @@ def decay_mask(params: Any, model: Any = None, *args: Any, norms: bool = False, 
       **kwargs: as in `norm_mask`.
 
     Returns:
-      A tree of the same structure, of bool: `optax.adamw(1e-3, mask=optim.decay_mask)`.
+      A tree of the same structure, of bool, as in `optax.adamw(1e-3, mask=optim.decay_mask)`.
 
     Example:
       >>> import optax
@@ -127,7 +127,7 @@ def decay_mask(params: Any, model: Any = None, *args: Any, norms: bool = False, 
 
 
 def frozen_mask(params: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """True at the scale and bias of frozen layers: `FrozenBatchNorm`, and batch norms with `trainable=False`.
+    """True at the scale and bias of frozen layers: `jbn.linen.FrozenBatchNorm`, and others with `trainable=False`.
 
     No gradient reaches them, but an optimizer may still change them, by weight decay, noise, or momentum from earlier
     steps.

@@ -1,5 +1,7 @@
 """A norm before or after the activation: one block, made of any layer, norm and activation.
 
+::
+
     none         layer, activation
     before       layer, norm, activation          (Ioffe & Szegedy 2015)
     after        layer, activation, norm
@@ -65,9 +67,9 @@ class Block(nn.Module):
       activation: a function of arrays, such as `jax.nn.relu`.
       placement: where the norm is, see the module's table.
 
-    The layer's parameters are always under `layer`, the norms' under `norm` (and `norm_1` for the second of `both`), so
+    The layer's parameters are always under `layer`, the norms' under `norm` (and ``norm_1`` for the second of both), so
     that a seed gives the layer the same initial weights in every placement. The activation's input is sown as
-    `activation_input` in the collection `intermediates`.
+    ``activation_input`` in the collection `intermediates`.
 
     Example:
       >>> from functools import partial

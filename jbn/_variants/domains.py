@@ -61,7 +61,7 @@ def domain_batch_norm(
         batch for all domains, and every call is one micro-batch of `accumulate_steps`, whatever its domain.
 
     Returns:
-      y, the running statistics of all domains, and Info: of the domain, or with a leading axis of domains.
+      y, the running statistics of all domains, and Info of the domain, or with a leading axis of domains.
 
     Raises:
       ValueError: as `batch_norm`; and a domain that is not an integer, is out of range, or has another shape.

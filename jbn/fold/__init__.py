@@ -1,7 +1,7 @@
 """Folds batch norm into adjacent linear layers, for inference: the same outputs from fewer layers.
 
 At inference batch norm is the affine map y = s·x + t, with s = scale / sqrt(var + epsilon) and t = bias - mean·s. A
-linear layer before or after it can do the same:
+linear layer before or after it can do the same::
 
     before the activation    norm(W·x + b)  =  (s·W)·x + (s·b + t)             into the layer before, always exact
     after the activation     W·norm(x) + b  =  (W·s)·x + (b + W·t)             into the layer after
@@ -10,7 +10,7 @@ If the layer after pads with zeros, its border sees 0 instead of t. Then W·t is
 and the bias is that array instead of a vector. This array, and the norms that have no adjacent linear layer (after the
 sum of a residual branch, before an activation), are what the placement costs at inference.
 
-A layer is folded only if its `__call__` is jbn's or Flax's own, and the result is verified: both models run on random
+A layer is folded only if its `__call__()` is jbn's or Flax's own, and the result is verified: both models run on random
 inputs, with perturbed parameters and statistics. A norm whose folding would change the outputs is refused, or kept,
 like one that has no adjacent linear layer.
 

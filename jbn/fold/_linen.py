@@ -41,7 +41,7 @@ class Folded:
     affine: frozenset[tuple[Path, Any]] = frozenset[tuple[Path, Any]]()
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
-        """As `model.apply`, with the variables that `fold_linen` returned."""
+        """As `model.apply()`, with the variables that `fold_linen` returned."""
         affine = dict(self.affine)
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
@@ -79,7 +79,7 @@ def fold_linen(
       model: any linen module with batch norms (jbn's or Flax's) next to `nn.Dense`, `nn.Conv` (strided, dilated,
         grouped, depthwise) or `nn.ConvTranspose`, or to subclasses of these that override no method.
       variables: its variables, with `params` and `batch_stats`; they are not changed.
-      x: an example of the input: an array, a pytree of arrays, or `jax.ShapeDtypeStruct`s. The model is traced with it,
+      x: an example of the input: an array, a pytree of arrays, or `jax.ShapeDtypeStruct`. The model is traced with it,
         and verified with random inputs of the same shapes: samples of its elements, or normal numbers if all are equal.
       call: `call(model, x)`, the model at inference; by default `model(x)`. Pass `lambda m, x: m(x, train=False)` if
         the model takes more arguments.
@@ -89,8 +89,8 @@ def fold_linen(
         differ. "refuse" raises with path and reason; "keep" leaves them in the model.
 
     Returns:
-      The model without the folded batch norms (`Folded`, which has `apply`), and its variables: kernels and biases
-      changed, a `folded_bias` where a layer had no bias or needs one over positions, the folded norms' variables gone.
+      The model without the folded batch norms (`Folded`, which has `apply()`), and its variables: kernels and biases
+      changed, a ``folded_bias`` where a layer had no bias or needs one over positions, without the folded norms'.
 
     Raises:
       ValueError: the model has no batch norm; one cannot be folded (with its path and the reason, such as a norm in

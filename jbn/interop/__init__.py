@@ -1,5 +1,7 @@
 """Batch norm to and from torch, Keras, Haiku, Equinox and both Flax: one layer (`Layer`), or whole trees of variables.
 
+::
+
     jbn, Flax    scale    bias     mean                var                   weight
     torch        weight   bias     running_mean        running_var           num_batches_tracked
     Keras        gamma    beta     moving_mean         moving_variance
@@ -7,7 +9,7 @@
     Equinox      weight   bias     hidden/(1 - m^n)    hidden/(1 - m^n)      counter n
 
 Every `from_...` returns a layer that has the original's outputs at inference, and whose `options()` make jbn train as
-the original does. Every `to_...` keeps the outputs at inference. What the other library cannot do is lost:
+the original does. Every `to_...` keeps the outputs at inference. What the other library cannot do is lost::
 
     torch        unbiased running variance; no debiased average; its momentum is 1 - momentum
     Keras        biased running variance; no debiased average

@@ -44,7 +44,7 @@ def to_equinox(layer: Layer, module: Any, state: Any) -> tuple[Any, Any]:
     Args:
       layer: a layer with one feature axis.
       module: `eqx.nn.BatchNorm(n, ..., eps=layer.epsilon, momentum=layer.momentum)`, of either mode. With
-        `channelwise_affine`, a missing scale is 1 and a missing bias 0.
+        ``channelwise_affine``, a missing scale is 1 and a missing bias 0.
       state: the `eqx.nn.State` of the model; it stays usable.
 
     Returns:

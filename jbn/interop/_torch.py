@@ -184,7 +184,7 @@ def torch_from_linen(
 
     Returns:
       A state dict with the keys, dtypes and devices of `like`: new tensors where it has tensors, else NumPy arrays.
-      `num_batches_tracked` is taken from `like`, unless the linen variables have it, as for a momentum of None.
+      ``num_batches_tracked`` is taken from `like`, unless the linen variables have it, as for a momentum of None.
 
     Raises:
       ValueError: as `linen_from_torch`.

@@ -71,10 +71,10 @@ class BatchNorm(nn.Module):
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
-      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info` in the collection `intermediates`.
+      sow_info: sow what the call measured (`jbn.Info`) as ``batch_norm_info`` in the collection `intermediates`.
 
     Some options add to `batch_stats`: `momentum=None` and `debias` add `weight`, a schedule `step`,
-    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending` moments.
+    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending_...` moments.
 
     Raises:
       ValueError: as `jbn.batch_norm`; and if the running statistics are to be updated and `batch_stats` is not mutable.

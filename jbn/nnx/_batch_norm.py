@@ -88,12 +88,12 @@ class BatchNorm(nnx.Module):
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
       virtual_batch_size: examples in a virtual batch with statistics of its own (ghost batch norm).
       ragged_groups: "refuse" or "exact", where that does not divide the batch.
-      sow_info: sow what the call measured (`jbn.Info`) as `batch_norm_info`, an `nnx.Intermediate`, where the model is
-        called through `nnx.capture(model, nnx.Intermediate)` (in a step of `nnx.scan`, inside of it). Elsewhere
+      sow_info: sow what the call measured (`jbn.Info`) as ``batch_norm_info``, an `nnx.Intermediate`, where the model
+        is called through `nnx.capture(model, nnx.Intermediate)` (in a step of `nnx.scan`, inside of it). Elsewhere
         nothing is kept, so that the module stays as it is and a compiled step is traced once.
 
     Some options add an `nnx.BatchStat`: `momentum=None` and `debias` add `weight`, a schedule `step`,
-    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending` moments.
+    `skip_nonfinite` `skipped`, and `accumulate_steps` the `pending_...` moments.
 
     Raises:
       ValueError: see `jbn.batch_norm`.

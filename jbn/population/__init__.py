@@ -1,12 +1,12 @@
 """Statistics of a whole data set for every batch norm of a Flax model, instead of the running ones ("precise BN").
 
 Running statistics are a moving average over batches that older weights have seen. After training, or after weights were
-averaged, the exact ones of the data set are better:
+averaged, the exact ones of the data set are better::
 
     n = Σ n_b,    mean = Σ n_b·mean_b / n,    var = Σ n_b·(var_b + |mean_b - mean|²) / n
 
 They are merged batch by batch (`jbn.merge`): batches may have any sizes and masks, and the memory does not grow with
-the data. The `mode` says how the layers below normalize while a layer is measured:
+the data. The mode says how the layers below normalize while a layer is measured::
 
     together        each batch by its own statistics, as in training; all layers in one pass over the data
     layer by layer  by the final statistics of the layers below, as at inference

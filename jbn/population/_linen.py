@@ -47,16 +47,16 @@ def estimate_linen(
 
     Args:
       model: any linen module with `jbn.linen.BatchNorm` or Flax's own in it, at any depth, also under jit, scan, vmap
-        and remat. Subclasses are measured if their `__call__` calls `super().__call__`; they may compute more.
+        and remat. Subclasses are measured if their `__call__()` calls `super().__call__()`; they may compute more.
       variables: its variables, with `params` and `batch_stats`; they are not changed. What the model writes to them (a
         counter, a cache) is dropped after each batch.
       batches: the inputs of `call`: an iterable of batches, of unknown length if need be, or a function that returns
         one. A batch is an array or a pytree of arrays, of any size (each new shape is compiled). It may be sharded:
         under jit the batch is global. A layer's `axis_name` counts if the model itself maps that axis, as by `nn.vmap`;
         otherwise each batch is taken as a whole.
-      mode: "together" normalizes each batch by its own statistics, in one pass (as fvcore's `update_bn_stats`, with
-        batches weighted by their count). "layer by layer" measures each layer under the final statistics of the layers
-        below.
+      mode: "together" normalizes each batch by its own statistics, in one pass (as fvcore's `update_bn_stats()`,
+        with batches weighted by their count). "layer by layer" measures each layer under the final statistics of the
+        layers below.
       call: `call(model, batch)`; by default `model(batch)`. Pass `lambda m, b: m(b["image"], train=False)` if the model
         takes more arguments. Whatever the model passes to its batch norms, `mode` decides how they normalize.
       params: parameters to use instead of `variables["params"]`, such as averaged weights. See below.
@@ -67,16 +67,16 @@ def estimate_linen(
       progress: whether to show a progress bar, if the terminal can.
 
     Returns:
-      New variables: `params` (the given ones, if any) and `batch_stats` in the old dtypes, finite. A layer with
-        `skip_nonfinite=True` skips batches with NaN or infinity, and a warning says how many. A feature that is masked
-        in all batches keeps its statistics, or gets mean 0 and var 1 if they are not finite.
+      New variables, with `params` (the given ones, if any) and `batch_stats` in the old dtypes, finite. A layer with
+      `skip_nonfinite=True` skips batches with NaN or infinity, and a warning says how many. A feature that is masked in
+      all batches keeps its statistics, or gets mean 0 and var 1 if they are not finite.
 
     Raises:
-      ValueError: the model has no batch norm, or one that cannot be measured (`DomainBatchNorm`, a subclass with its
-        own arithmetic); there are no batches, or they hold something else than arrays (strings, torch tensors);
-        variables lack `batch_stats`; a batch has NaN or infinity, and a layer does not have skip_nonfinite=True;
-        `batches` is an iterator where more than one pass is needed; or the statistics do not converge (a layer that is
-        called twice in a forward pass depends on itself).
+      ValueError: the model has no batch norm, or one that cannot be measured (`jbn.linen.DomainBatchNorm`, a
+        subclass with its own arithmetic); there are no batches, or they hold something else than arrays (strings, torch
+        tensors); variables lack `batch_stats`; a batch has NaN or infinity, and a layer does not have
+        skip_nonfinite=True; `batches` is an iterator where more than one pass is needed; or the statistics do not
+        converge (a layer that is called twice in a forward pass depends on itself).
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jbn.linen
