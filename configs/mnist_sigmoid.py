@@ -38,6 +38,7 @@ DEPENDS = Contrast(
 CONFIG = Config(
     name="mnist_sigmoid",
     question="Sigmoid MLP on MNIST: does batch norm's gain survive other initial weights and a tuned learning rate?",
+    placements=("none", "before"),
     activations=("sigmoid",),
     contexts=INITS,
     data=DataConfig(name="mnist", validation_fraction=0.1, standardize="none"),
