@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "explainer.sphinx_docstrings",
+    "explainer.sphinx_ext",
     "explainer.sphinx_math",
 ]
 root_doc = "index"

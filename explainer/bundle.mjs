@@ -1,7 +1,8 @@
 // node bundle.mjs: makes of each scene one classic script (browsers refuse modules from file://), and of all scenes the
 // default figures. With names of scenes, only these.
 
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { basename } from "node:path";
 import { build } from "esbuild";
 
 const ROOT = import.meta.dirname ?? new URL(".", import.meta.url).pathname;
@@ -9,7 +10,17 @@ const all = readdirSync(`${ROOT}/src/scenes`).filter((file) => file.endsWith(".t
 const wanted = process.argv.slice(2);
 const scenes = wanted.length ? wanted : all.sort();
 const stdin = (contents) => ({ contents, resolveDir: `${ROOT}/src`, loader: "ts" });
-const shared = { bundle: true, logLevel: "warning", absWorkingDir: ROOT, target: "es2022" };
+
+/** Notebooks and reports show a scene with data of their own: globalThis.jbnData.NAME stands for that of the build. */
+const ownData = {
+  name: "own data",
+  setup: (bundler) =>
+    bundler.onLoad({ filter: /_build\/data\/\w+\.json$/ }, ({ path }) => ({
+      contents: `export default { ...${readFileSync(path, "utf8")}, ...globalThis.jbnData?.${basename(path, ".json")} };`,
+      loader: "js",
+    })),
+};
+const shared = { bundle: true, logLevel: "warning", absWorkingDir: ROOT, target: "es2022", plugins: [ownData] };
 
 mkdirSync(`${ROOT}/_build/scenes`, { recursive: true });
 for (const name of scenes) {

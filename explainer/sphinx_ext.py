@@ -59,23 +59,30 @@ def value_role(name: str, rawtext: str, text: str, lineno: int, inliner: Any, op
 
 
 class SceneDirective(Directive):
-    """`{scene} NAME`: the figure (its default without script), the code behind it, the origin of its numbers."""
+    """`{scene} NAME`: the figure (its default without script), the code behind it, the origin of its numbers.
+
+    `{scene} NAME VARIANT` shows another default, and the figure alone.
+    """
 
     required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        scene = self.arguments[0]
+        scene, *variant = self.arguments
         env = self.state.document.settings.env
         for path in (HERE / f"data/{scene}.py", HERE / f"programs/{scene}.py", HERE / f"src/scenes/{scene}.ts"):
             env.note_dependency(str(path))
-        default = BUILT / "defaults" / f"{scene}.html"
+        default = BUILT / "defaults" / f"{'-'.join(self.arguments)}.html"
         if not default.exists():
-            raise self.error(f"there is no scene {scene}: {HERE.name}/src/scenes/{scene}.ts is not built")
+            raise self.error(f"{default.name} is not built from {HERE.name}/src/scenes: no scene, or no variant of it")
         tag = f"bn-{scene.replace('_', '-')}"
         up = "../" * env.docname.count("/")
-        html = f'<{tag} class="bn-scene">{default.read_text()}</{tag}>\n'
+        attribute = f' variant="{variant[0]}"' if variant else ""
+        html = f'<{tag} class="bn-scene"{attribute}>{default.read_text()}</{tag}>\n'
         html += f'<script defer src="{up}_static/scenes/{scene}.js"></script>'
         found: list[nodes.Node] = [nodes.raw("", html, format="html")]
+        if variant:
+            return found
         programs = HERE / f"programs/{scene}.py"
         if programs.exists():
             code = nodes.literal_block("", programs.read_text(), language="python")

@@ -10,9 +10,11 @@ const WIDTH = 680;
 
 export function write(folder: string, scenes: Scene<State, unknown, unknown>[]): void {
   mkdirSync(folder, { recursive: true });
+  const plain = (drawn: unknown) => collectResultSync(render(drawn)).replace(/<!--.*?-->/gs, "").replace(/<\?>/g, "");
   for (const scene of scenes) {
-    const marked = collectResultSync(render(picture(scene, scene.state, WIDTH)));
-    const plain = marked.replace(/<!--.*?-->/gs, "").replace(/<\?>/g, "");
-    writeFileSync(`${folder}/${scene.name}.html`, plain);
+    for (const [name, patch] of Object.entries({ "": {}, ...scene.variants })) {
+      const file = name ? `${scene.name}-${name}` : scene.name;
+      writeFileSync(`${folder}/${file}.html`, plain(picture(scene, { ...scene.state, ...patch }, WIDTH)));
+    }
   }
 }

@@ -41,7 +41,9 @@ function numbers({ head, rows }: Table): TemplateResult {
 /** Defines `<bn-NAME>` for a scene. */
 export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
   class Element extends LitElement {
-    state = scene.state;
+    /** The scene's default, or that of the variant that the page asks for. */
+    defaults = { ...scene.state, ...scene.variants?.[this.getAttribute("variant") ?? ""] };
+    state = this.defaults;
     width = 0;
     memory: M | undefined;
     memoryKey = "";
@@ -75,8 +77,8 @@ export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
     });
 
     readAddress = () => {
-      const state = read(location.hash, scene.state);
-      for (const control of scene.controls) if (!control.allows(state)) Object.assign(state, only(scene.state, control.key));
+      const state = read(location.hash, this.defaults);
+      for (const control of scene.controls) if (!control.allows(state)) Object.assign(state, only(this.defaults, control.key));
       this.state = state;
       this.requestUpdate();
     };
@@ -84,7 +86,7 @@ export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
     change(patch: Partial<S>, address = true) {
       this.state = { ...this.state, ...patch };
       this.moved = true;
-      if (address) history.replaceState(null, "", `#${write(this.state, scene.state)}`);
+      if (address) history.replaceState(null, "", `#${write(location.hash, this.state, this.defaults)}`);
       this.requestUpdate();
     }
 
@@ -129,7 +131,7 @@ export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
     reset() {
       this.working = false;
       this.memory = undefined;
-      this.change(scene.state);
+      this.change(this.defaults);
     }
   }
   customElements.define(`bn-${scene.name.replaceAll("_", "-")}`, Element);

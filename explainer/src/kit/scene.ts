@@ -38,6 +38,8 @@ export interface Scene<S extends State, R, M = undefined> {
   name: string;
   /** The state to begin with: its figure tells the story without a click. */
   state: S;
+  /** Other states whose default figures pages show, by name: `{scene} published digits_aa`. */
+  variants?: Record<string, Partial<S>>;
   /** At most three. */
   controls: Control<S>[];
   work?: Work<S, M>;

@@ -24,8 +24,12 @@ function finite(value: number, otherwise: number): number {
   return Number.isFinite(value) ? value : otherwise;
 }
 
-/** The address of a state. */
-export function write<S extends State>(state: S, defaults: S): string {
-  const changed = Object.entries(state).filter(([key, value]) => text(value) !== text(defaults[key]!));
-  return changed.map(([key, value]) => `${key}=${encodeURIComponent(text(value))}`).join("&");
+/** The address with this state written into it; what other scenes of the page wrote stays. */
+export function write<S extends State>(hash: string, state: S, defaults: S): string {
+  const words = new URLSearchParams(hash.replace(/^#/, ""));
+  for (const [key, value] of Object.entries(state)) {
+    if (text(value) === text(defaults[key]!)) words.delete(key);
+    else words.set(key, text(value));
+  }
+  return words.toString();
 }
