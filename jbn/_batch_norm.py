@@ -77,7 +77,7 @@ def batch_norm(
     variance: Variance = "biased",
     skip_nonfinite: bool = False,
     accumulate_steps: int = 1,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
     axis_name: AxisName = None,
@@ -115,7 +115,7 @@ def batch_norm(
       variance: "biased" or "unbiased" running variance. The batch is normalized by the biased one in any case.
       skip_nonfinite: leave batches with NaN or infinity out of the running statistics, and count them.
       accumulate_steps: micro-batches for each update of the running statistics, in step with optax.MultiSteps.
-      epsilon: added to the variance.
+      epsilon: added to the variance; may be traced.
       axis: the feature axis or axes, which are kept.
       where: boolean (or integers 0 and 1), broadcastable to `x`: True where an element counts. Masked elements do not
         enter the statistics. They are normalized like the others; where the result would not be finite, it is bias, as
@@ -205,7 +205,7 @@ class How(NamedTuple):
     groups: VirtualBatches | None = None
     activation: Activation | None = None
     placement: Side = "before"
-    epsilon: float = 1e-5
+    epsilon: float | jax.Array = 1e-5
     dtype: DTypeLike | None = None
 
     def dtypes(self, x: jax.Array, scale: Vector, bias: Vector) -> tuple[DTypeLike, DTypeLike]:
@@ -266,15 +266,16 @@ def _moments_of_constant(x: jax.Array, how: How) -> Moments:
     return unshifted(*shifted_moments(upcast(x), how.axes, how.where, how.axis_name, how.axis_index_groups))
 
 
-def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float) -> Info:
+def _info(batch: Moments | None, stats: BatchStats | None, epsilon: float | jax.Array) -> Info:
     if batch is None:
         return Info()
+    epsilon = jnp.asarray(epsilon, batch.var.dtype)
     return Info(
         moments=batch,
         drift=None if stats is None else drift(stats, batch, epsilon=epsilon),
         var_to_epsilon=jnp.min(batch.var, initial=jnp.inf) / epsilon,
         dead=(batch.var == 0) & (batch.count > 0),
-        cancellation=abs2(batch.mean) / (batch.var + jnp.asarray(epsilon, batch.var.dtype)),
+        cancellation=abs2(batch.mean) / (batch.var + epsilon),
     )
 
 

@@ -26,7 +26,7 @@ def normalize(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
     *,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
     dtype: DTypeLike | None = None,
@@ -43,7 +43,7 @@ def normalize(
       var: `[*features]`, real, not negative.
       scale: gamma, `[*features]`, or None for 1.
       bias: beta, `[*features]`, or None for 0.
-      epsilon: added to the variance, in the units of x².
+      epsilon: added to the variance, in the units of x²; may be traced.
       axis: the feature axis or axes of `x`.
       where: boolean, broadcastable to `x`: False where `x` is padding. Padding is normalized like all else, but where
         the result would not be finite (or exceed 99% of the largest number) it is bias, a constant to differentiation:
@@ -81,7 +81,7 @@ def normalize_shifted(
     bias: Param | None,
     axes: Axes,
     mask: Mask | None,
-    epsilon: float,
+    epsilon: float | jax.Array,
     dtype: DTypeLike | None,
 ) -> Input:
     """As `normalize`, with the mean given in two parts, `shift + mean`, of which the second is small.

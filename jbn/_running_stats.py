@@ -267,11 +267,11 @@ def promote_stats(stats: BatchStats, dtype: DTypeLike) -> BatchStats:
 
 
 @checked
-def drift(stats: BatchStats, batch: Moments, *, epsilon: float) -> Vector:
+def drift(stats: BatchStats, batch: Moments, *, epsilon: float | jax.Array) -> Vector:
     """How far the batch lies from the running statistics: |batch.mean - mean| / sqrt(var + epsilon), `[*features]`."""
     wide = _dtypes.wide(batch.mean.dtype, stats.mean.dtype)
     var = stats.var.astype(finfo(wide).dtype)
-    return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + epsilon)
+    return jnp.abs(batch.mean.astype(wide) - stats.mean.astype(wide)) * lax.rsqrt(var + jnp.asarray(epsilon, var.dtype))
 
 
 @checked

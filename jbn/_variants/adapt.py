@@ -37,7 +37,7 @@ def adaptive_batch_norm(
     stats: BatchStats,
     *,
     source_weight: float | jax.Array = 0.0,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     axis: Axis = -1,
     where: jax.Array | None = None,
     axis_name: AxisName = None,

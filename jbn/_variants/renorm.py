@@ -72,7 +72,7 @@ def batch_renorm(
     train: bool,
     r_max: Limit = 3.0,
     d_max: Limit = 5.0,
-    epsilon: float = 1e-5,
+    epsilon: float | jax.Array = 1e-5,
     **options: Any,
 ) -> tuple[jax.Array, BatchStats, Info]:
     """Batch renormalization: batch norm, corrected towards the running statistics within limits.

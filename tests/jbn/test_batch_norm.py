@@ -87,6 +87,13 @@ def test_a_large_mean_costs_nothing(mean, transform):
     assert_close(y, reference.normalize(x, exact_mean, var, scale, bias), 1e-5, axis=-1)
 
 
+def test_epsilon_may_be_traced():
+    x, stats = batch((32, 3)), jbn.init_stats(3)
+    norm = functools.partial(jbn.batch_norm, train=True)
+    traced, static = jax.jit(norm)(x, None, None, stats, epsilon=0.25), norm(x, None, None, stats, epsilon=0.25)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), traced, static)
+
+
 def test_scale_and_bias_may_be_left_out():
     x, scale, bias, _ = case()
     whole = normalized(x, scale, bias)

@@ -33,6 +33,13 @@ def test_epsilon_is_added_to_the_variance():
     np.testing.assert_allclose(jbn.normalize(x, mean, jnp.asarray([5.0]), epsilon=4.0), [[0.0], [1.0]], rtol=1e-6)
 
 
+def test_epsilon_may_be_traced_and_differentiated():
+    x, mean, var = given((64, 3))
+    y, dy = jax.jit(lambda epsilon: jax.jvp(lambda e: jbn.normalize(x, mean, var, epsilon=e), [epsilon], [1.0]))(0.5)
+    np.testing.assert_allclose(y, jbn.normalize(x, mean, var, epsilon=0.5), rtol=1e-6)
+    np.testing.assert_allclose(dy, -0.5 * y / (var[None] + 0.5), rtol=1e-5)
+
+
 @pytest.mark.parametrize("mean", [1e4, -1e6])
 def test_a_large_mean_cancels_exactly(mean):
     x, m, v = given((333, 3), mean=mean)
