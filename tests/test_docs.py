@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/handbook/**/*.md"),
     ROOT / "experiments/published/README.md",
     ROOT / "benchmarks/NOTES.md",
 ]
