@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import types
 import typing
 from typing import Any
 
@@ -52,7 +53,7 @@ def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 def names_of(obj: Any) -> set[str]:
     """Parameters and fields of an object; for a method, not those of its class."""
     found = set(getattr(obj, "__annotations__", ())) | {"self"}
-    if callable(obj):
+    if isinstance(obj, type | types.FunctionType):
         found |= set(inspect.signature(obj).parameters)
     return found
 
@@ -68,7 +69,7 @@ TYPES = {"DTypeLike": DTypeLike, "optax": optax}  # besides those that a module 
 
 def sign(app: Sphinx, what: str, name: str, obj: Any, options: Any, given: str, returns: str) -> tuple[str, str] | None:
     """The signature, with all types resolved, and of a linen module without what Flax adds for itself."""
-    if not callable(obj):
+    if not isinstance(obj, type | types.FunctionType):
         return None
     hints = typing.get_type_hints(obj.__init__ if has_constructor(obj) else obj, localns=TYPES)
     ours = signature(obj)

@@ -51,6 +51,13 @@ class Info(NamedTuple):
       dead: `[*features]`, bool, True where the whole batch has a single value (variance 0): then y is bias.
       cancellation: `[*features]`, `|mean|²/(var + epsilon)`: the factor by which E[x²] - E[x]² would lose precision.
       skipped: `[]`, int32, batches left out so far, with `skip_nonfinite`.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> x = jnp.array([[1.0, 5.0], [3.0, 5.0]])
+      >>> _, _, info = jbn.batch_norm(x, None, None, jbn.init_stats(2), train=True)
+      >>> print(info.moments.mean, info.dead)
+      [2. 5.] [False  True]
     """
 
     moments: Moments | None = None

@@ -39,6 +39,12 @@ class Moments(NamedTuple):
       var: `[*features]`, real, at least float32; the mean squared distance from the mean (divided by `count`).
       count: float32, number of elements per feature: `[]`, or `[*features]` if the mask differs between features.
         0 means that nothing was seen; then mean and var are 0.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> m = jbn.moments(jnp.array([[1.0], [3.0], [100.0]]), where=jnp.array([[True], [True], [False]]))
+      >>> print(m.mean, m.var, m.count)
+      [2.] [1.] 2.0
     """
 
     mean: jax.Array

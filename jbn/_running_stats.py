@@ -96,6 +96,13 @@ class BatchStats(NamedTuple):
       pending_var: `[*features]`, their biased variance.
       pending_count: `[*features]`, float32, their number of elements.
       pending_steps: `[]`, int32, their number, without those that gradient accumulation does not count either.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn
+      >>> stats = jbn.BatchStats(mean=jnp.array([1.0]), var=jnp.array([4.0]))
+      >>> y, _, _ = jbn.batch_norm(jnp.array([[5.0]]), None, None, stats, train=False)
+      >>> print(y.round(3), jbn.init_stats(1, skip_nonfinite=True).skipped)
+      [[2.]] 0
     """
 
     mean: jax.Array
@@ -222,6 +229,8 @@ def update_stats(
         updates, opt_state = optimizer.update(grads, opt_state, params)  # optax.MultiSteps
         skipped = opt_state.skip_state["should_skip"]
         new_stats = jax.tree.map(lambda old, new: jnp.where(skipped, old, new), old_stats, new_stats)
+
+    Reference: Ioffe & Szegedy 2015, "Batch Normalization", section 3.1 (https://arxiv.org/abs/1502.03167).
 
     Differs from Flax, where a fully masked batch turns the running statistics into NaN for good.
     """

@@ -22,6 +22,8 @@ from jbn._typed import KeyPath, eval_shape, flatten_with_path, leaves_with_path
 if TYPE_CHECKING:
     import optax  # pyright: ignore[reportMissingTypeStubs]
 
+__all__ = ["decay_mask", "frozen_mask", "norm_labels", "norm_mask", "only_norm"]
+
 Names = tuple[str, ...]
 
 _SCALE_AND_BIAS = {"scale", "bias"}
@@ -169,7 +171,7 @@ def norm_labels(params: Any, model: Any = None, *args: Any, **kwargs: Any) -> An
       **kwargs: as in `norm_mask`.
 
     Returns:
-      A tree of the same structure, of str, for `optax.multi_transform`: a learning rate for each label.
+      A tree of the same structure, of str, for `optax.multi_transform`, which has an optimizer for each label.
 
     Raises:
       ValueError: as `norm_mask`.

@@ -24,6 +24,8 @@ from typing import Literal, get_args
 import jax
 from flax import linen as nn
 
+__all__ = ["ORDER", "Block", "Placement", "order"]
+
 Placement = Literal["none", "before", "after", "both", "pre_linear"]
 Step = Literal["layer", "norm", "activation"]
 Map = Callable[[jax.Array], jax.Array]
@@ -41,6 +43,12 @@ ORDER: Mapping[Placement, tuple[Step, ...]] = MappingProxyType(
 
 def order(placement: Placement) -> tuple[Step, ...]:
     """The steps of a block, first to last.
+
+    Args:
+      placement: "none", "before", "after", "both" or "pre_linear".
+
+    Returns:
+      The steps' names, "layer", "norm" and "activation".
 
     Raises:
       ValueError: an unknown placement.
@@ -89,7 +97,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the steps of `order(placement)`, first to last."""
+        """Applies the steps of `order(placement)`, first to last.
+
+        Args:
+          x: `[..., features]`, the input of the layer.
+
+        Returns:
+          What the last step returns.
+        """
         norms = 0
         for step in order(self.placement):
             if step == "layer":

@@ -34,6 +34,15 @@ class Folded:
       norms: paths of the batch norms that were folded.
       affine: the result dtype of the scale and bias of each, None where it had neither. The norm's output has a dtype
         that depends on it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flax.linen as nn, jbn.linen
+      >>> from jbn.fold import fold_linen
+      >>> model = nn.Sequential([nn.Dense(4), jbn.linen.BatchNorm(use_running_average=True)])
+      >>> variables = model.init(jax.random.key(0), jnp.ones((2, 3)))
+      >>> folded, variables = fold_linen(model, variables, jnp.ones((2, 3)))
+      >>> folded.norms, folded.apply(variables, jnp.ones((5, 3))).shape
+      (frozenset({('layers_1',)}), (5, 4))
     """
 
     model: nn.Module
@@ -41,7 +50,16 @@ class Folded:
     affine: frozenset[tuple[Path, Any]] = frozenset[tuple[Path, Any]]()
 
     def apply(self, variables: Variables, *args: Any, **kwargs: Any) -> Any:
-        """As `model.apply()`, with the variables that `fold_linen` returned."""
+        """As the `apply()` of the model, with the variables that `fold_linen` returned.
+
+        Args:
+          variables: those that `fold_linen` returned, also after they were trained on.
+          *args: inputs of the model.
+          **kwargs: keyword arguments of its `apply()`, such as ``rngs`` or ``mutable``.
+
+        Returns:
+          What the model's own `apply()` returns.
+        """
         affine = dict(self.affine)
 
         def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
@@ -89,8 +107,9 @@ def fold_linen(
         differ. "refuse" raises with path and reason; "keep" leaves them in the model.
 
     Returns:
-      The model without the folded batch norms (`Folded`, which has `apply()`), and its variables: kernels and biases
-      changed, a ``folded_bias`` where a layer had no bias or needs one over positions, without the folded norms'.
+      The model without the folded batch norms (`Folded`, which has `apply()`), and its variables. In these, kernels
+      and biases are changed, a layer that had no bias or needs one over positions has a ``folded_bias``, and the
+      folded norms have none.
 
     Raises:
       ValueError: the model has no batch norm; one cannot be folded (with its path and the reason, such as a norm in

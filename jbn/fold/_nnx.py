@@ -84,17 +84,42 @@ def _call(model: Any, x: Any) -> Any:
 
 
 class Identity(nnx.Module):
-    """Takes the place of a folded batch norm: it applies the activation that the norm was called with, if any."""
+    """Takes the place of a folded batch norm: it applies the activation that the norm was called with, if any.
+
+    Example:
+      >>> import jax.numpy as jnp, jbn.nnx
+      >>> from flax import nnx
+      >>> from jbn.fold import fold_nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), jbn.nnx.BatchNorm(4, rngs=rngs))
+      >>> model.eval()
+      >>> type(fold_nnx(model, jnp.ones((2, 3))).layers[1]).__name__
+      'Identity'
+    """
 
     # Attributes of the norm, which becomes an instance of this class.
     dtype: Any
     affine: Any
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> jax.Array:
+        """The input, through the activation if there is one.
+
+        Args:
+          x: the input of the norm that was folded.
+          *args: its other arguments.
+          **kwargs: its keyword arguments, of which `activation` counts.
+
+        Returns:
+          The array, in the dtype of the norm's result.
+        """
         return folded_norm(x, *args, dtype=self.dtype, affine=self.affine, **kwargs)
 
     def set_view(self, **_: Any) -> None:
-        """Does nothing: there are no modes."""
+        """Does nothing, since there are no modes.
+
+        Args:
+          **_: what `nnx.view` sets.
+        """
 
 
 class _Border(nnx.Conv):

@@ -20,7 +20,7 @@ def from_linen(variables: Mapping[str, Any], path: str = "", **options: Any) -> 
     Args:
       variables: `{"params": {...}, "batch_stats": {...}}`.
       path: path of the layer in the collections, such as "block_0/bn".
-      options: momentum, epsilon, variance, debias, as given to the module.
+      **options: momentum, epsilon, variance, debias, as given to the module.
 
     Returns:
       Layer.
@@ -74,7 +74,7 @@ def from_nnx(source: Any, **options: Any) -> Layer:
 
     Args:
       source: the module, or its `nnx.State` or pure dictionary.
-      options: momentum, epsilon, variance, debias; by default those of the module.
+      **options: momentum, epsilon, variance, debias; by default those of the module.
 
     Returns:
       Layer.
@@ -127,7 +127,7 @@ def linen_from_nnx(source: Any, like: Any, *, rename: Rename = None) -> Any:
         the same.
 
     Returns:
-      A tree as `like`: new leaves, in its dtypes.
+      A tree as `like`, with new leaves in its dtypes.
 
     Raises:
       ValueError: as `linen_from_torch`.

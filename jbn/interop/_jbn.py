@@ -21,7 +21,7 @@ def from_jbn(scale: Any, bias: Any, stats: BatchStats | None, **options: Any) ->
       bias: `[features]`, or None.
       stats: running statistics, or None. What they count of skipped batches, and pending batches of an accumulation,
         is dropped.
-      options: momentum, epsilon, variance, debias, as given to `jbn.batch_norm`.
+      **options: momentum, epsilon, variance, debias, as given to `jbn.batch_norm`.
 
     Returns:
       Layer.

@@ -48,7 +48,11 @@ class Layer(NamedTuple):
     debias: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `jbn.batch_norm` and of jbn's Flax modules."""
+        """The options that the layer trains with.
+
+        Returns:
+          Keyword arguments of `jbn.batch_norm` and of jbn's Flax modules.
+        """
         return {name: getattr(self, name) for name in OPTIONS}
 
 

@@ -183,7 +183,7 @@ def torch_from_linen(
       transposed: as in `linen_from_torch`.
 
     Returns:
-      A state dict with the keys, dtypes and devices of `like`: new tensors where it has tensors, else NumPy arrays.
+      A state dict with the keys, dtypes and devices of `like`; new tensors where it has tensors, else NumPy arrays.
       ``num_batches_tracked`` is taken from `like`, unless the linen variables have it, as for a momentum of None.
 
     Raises:

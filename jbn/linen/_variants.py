@@ -138,7 +138,23 @@ class DomainBatchNorm(BatchNorm):
         activation: Activation | None = None,
         placement: Side = "before",
     ) -> jax.Array:
-        """As `BatchNorm`, for the `domain` of this batch (`[]`, int) or of each example (`[batch]`)."""
+        """Normalizes `x` by the statistics of its domain, or of the domain of each example.
+
+        Args:
+          x: `[..., features, ...]`.
+          domain: `[]`, int, of this batch, or `[batch]`, int, of each example; may be traced.
+          use_running_average: as in `BatchNorm`, like all that follow.
+          mask: boolean, broadcastable to `x`: True where an element counts.
+          update_running_average: whether this batch moves the statistics of its domains.
+          activation: function of arrays, applied within.
+          placement: where the norm sits around that activation: "before" or "after".
+
+        Returns:
+          y, shaped as `x`.
+
+        Raises:
+          ValueError: as `jbn.domain_batch_norm`.
+        """
         running, update = self._switches(use_running_average, update_running_average)
         function = functools.partial(domain_batch_norm, domain=domain)
         return self._forward(function, x, mask, running, update, activation, placement)
