@@ -58,7 +58,7 @@ def batches(seed: int | jax.Array, steps: int, batch: int = BATCH) -> jax.Array:
 def runs(
     network: Digits,
     seeds: Sequence[int],
-    learning_rates: Sequence[float],
+    learning_rates: Any,
     steps: int,
     measure: Callable[[State], Any] = lambda state: None,
     step: Callable[..., dict[str, Any]] = train_step,
@@ -68,28 +68,37 @@ def runs(
 
     Args:
       network: of programs/_digits.py.
+      learning_rates: one number for each run; for a step of your own any tree of arrays, one row for each run.
       measure: called with the state before each step.
       step: called as `train_step`, for another way to train.
       start: called as `init`, for other initial weights.
     """
     part = digits()[0]
     images, labels = jnp.asarray(part.images, jnp.float32), jnp.asarray(part.labels, jnp.int32)
+    rates = jax.tree.map(jnp.float32, learning_rates, is_leaf=lambda node: isinstance(node, list | tuple))
+    starts = jax.jit(lambda seeds: jax.lax.map(partial(start, network), seeds))(jnp.asarray(seeds))
+    orders = _orders(tuple(seeds), steps)
 
-    def run(learning_rate: jax.Array, seed: jax.Array) -> Run:
+    def run(learning_rate: jax.Array, state: State, order: jax.Array) -> Run:
         def one(state: State, rows: jax.Array) -> tuple[State, tuple[jax.Array, Any]]:
             done = step(network, state, images[rows], labels[rows], learning_rate)
             return done["state"], (done["loss"], measure(state))
 
-        state, (losses, measured) = jax.lax.scan(one, start(network, seed), batches(seed, steps))
+        state, (losses, measured) = jax.lax.scan(one, state, order)
         return Run(state, losses, measured)
 
-    over_seeds = jax.vmap(run, in_axes=(None, 0))
-    over_rates = jax.jit(jax.vmap(over_seeds, in_axes=(0, None)))
-    return over_rates(jnp.asarray(learning_rates, jnp.float32), jnp.asarray(seeds))
+    # One after the other: small programs compile fast, and vmap would not train them faster.
+    every = jax.jit(lambda: jax.lax.map(lambda rate: jax.lax.map(lambda of: run(rate, *of), (starts, orders)), rates))
+    return every()
+
+
+@cache
+def _orders(seeds: tuple[int, ...], steps: int) -> jax.Array:
+    return jax.jit(lambda seeds: jax.lax.map(lambda seed: batches(seed, steps), seeds))(jnp.asarray(seeds))
 
 
 def tested(network: Digits, state: State) -> dict[str, jax.Array]:
     """`evaluate` on the test digits of each of the states of a `Run`, `[learning rates, seeds]`."""
     images, labels = jnp.asarray(digits()[1].images, jnp.float32), jnp.asarray(digits()[1].labels, jnp.int32)
     one = partial(evaluate, network, images=images, labels=labels)
-    return jax.jit(jax.vmap(jax.vmap(one)))(state)
+    return jax.jit(lambda state: jax.lax.map(lambda row: jax.lax.map(one, row), state))(state)

@@ -40,7 +40,7 @@ class Digits(nn.Module):
     @nn.compact
     def __call__(self, pixels: jax.Array, train: bool) -> jax.Array:
         norm = partial(jbn.linen.BatchNorm, use_running_average=not train, momentum=0.9)
-        start = nn.initializers.he_normal() if self.activation == "relu" else nn.initializers.lecun_normal()
+        start = nn.initializers.he_uniform() if self.activation == "relu" else nn.initializers.lecun_uniform()
         # A bias that goes straight into a norm would be subtracted again.
         bias = order(self.placement)[1] != "norm"
         x = pixels / 8 - 1
@@ -52,7 +52,7 @@ class Digits(nn.Module):
 
 def init(network: Digits, seed: int | jax.Array) -> State:
     """The state before the first step; a seed gives the same weights in every placement."""
-    variables = network.init(jax.random.key(seed), jnp.zeros((BATCH, 64)), train=True)
+    variables = network.init(jax.random.key(seed), jnp.zeros((2, 64)), train=True)
     packed = jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(jnp.float32), dict(variables))
     return State(packed["params"], packed.get("batch_stats", {}))
 
