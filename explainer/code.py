@@ -50,13 +50,15 @@ class Code:
         return self.lines[text].name
 
     def call(self, dtype: str, shape: Sequence[int], function: str, *args: Any) -> Value:
-        """The call of a function with values, names, numbers, or lists of these."""
+        """The call of a function, by default of the runtime, with values, numbers, or lists of these."""
         reads = [a.name for arg in args for a in (arg if isinstance(arg, list) else [arg]) if isinstance(a, Value)]
+        function = function if "." in function else f"runtime.{function}"
         return Value(self.line(f"{function}({', '.join(map(_text, args))})", reads), dtype, tuple(shape))
 
     def kernel(self, name: str, source: str) -> str:
+        """The name by which to call a kernel, which is written once."""
         self.kernels[name] = source
-        return name
+        return f"kernels.{name}"
 
     def constant(self, numbers: np.ndarray) -> Value:
         """An array that is written out."""

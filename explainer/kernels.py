@@ -5,7 +5,7 @@ and sums, largest values and the like (`combine`). A loop is one small function 
 JavaScript engine makes fast code of a small function that always sees the same kind of array, and not of a large one.
 
 JavaScript computes in float64; storing in a Float32Array rounds to float32. For + - * / and sqrt this is what float32
-arithmetic gives.
+arithmetic gives. XLA on a CPU takes subnormal numbers, below 1.2e-38, for 0; JavaScript does not.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FLOAT = {
     "log": "Math.log(a)",
     "log_plus_one": "Math.log1p(a)",
     "logistic": "1 / (1 + Math.exp(-a))",
-    "power": "a === 1 ? 1 : Math.pow(a, b)",
+    "power": "a === 1 || (a === -1 && Math.abs(b) === Infinity) ? 1 : Math.pow(a, b)",
     "remainder": "a % b",
     "round_nearest_afz": "Math.sign(a) * Math.floor(Math.abs(a) + 0.5)",
     # Adding 1.5 · 2^52 leaves no room for a fraction.
@@ -122,9 +122,14 @@ def combine(statements: Sequence[str], results: Sequence[str], dtypes: Sequence[
 }}"""
 
 
-def before(statements: Sequence[str], result: str, arguments: int) -> str:
-    """The function that says whether one row of numbers comes before another."""
-    return f"({', '.join(f'p{i}' for i in range(arguments))}) => {{ {' '.join(statements)} return {result}; }}"
+def before(statements: Sequence[str], result: str, arrays: int) -> str:
+    """The function that says of two places in arrays x whether what is at the first comes before the other."""
+    numbers = [f"p{2 * k + n} = x{k}[{place}]" for k in range(arrays) for n, place in enumerate("ij")]
+    return f"""({", ".join(f"x{k}" for k in range(arrays))}) => (i, j) => {{
+  const {", ".join(numbers)};
+  {" ".join(statements)}
+  return {result};
+}}"""
 
 
 def digest(text: str) -> str:

@@ -128,16 +128,29 @@ export function positions(starts, base, first, step, strides, last, clamp) {
  */
 export function dot(a, b, batch, m, k, n) {
   const o = new Float32Array(batch * m * n);
-  const row = new Float64Array(n);
   for (let i = 0; i < batch * m; i++) {
-    row.fill(0);
-    let at = Math.floor(i / m) * k * n;
-    for (let p = i * k; p < (i + 1) * k; p++) {
-      const factor = a[p];
-      for (let j = 0; j < n; j++) row[j] += factor * b[at + j];
-      at += n;
+    const start = Math.floor(i / m) * k * n;
+    let j = 0;
+    // Four columns at a time: each number of a is read once for them, and their sums stay in registers.
+    for (; j + 4 <= n; j += 4) {
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      for (let p = i * k, q = start + j; p < (i + 1) * k; p++, q += n) {
+        const factor = a[p];
+        s0 += factor * b[q];
+        s1 += factor * b[q + 1];
+        s2 += factor * b[q + 2];
+        s3 += factor * b[q + 3];
+      }
+      o[i * n + j] = s0;
+      o[i * n + j + 1] = s1;
+      o[i * n + j + 2] = s2;
+      o[i * n + j + 3] = s3;
     }
-    o.set(row, i * n);
+    for (; j < n; j++) {
+      let s = 0;
+      for (let p = i * k, q = start + j; p < (i + 1) * k; p++, q += n) s += a[p] * b[q];
+      o[i * n + j] = s;
+    }
   }
   return o;
 }
@@ -160,16 +173,13 @@ export function reducePrecision(a, mantissa) {
 
 /**
  * For rows of n places in `rows`, these places in the order of what is there.
- * @param {Numbers[]} arrays
  * @param {Int32Array} rows
  * @param {number} n
- * @param {(...pairs: number[]) => any} before whether the first of each pair, one from each array, comes before the second
+ * @param {(i: number, j: number) => any} before whether what is at place i comes before what is at j
  */
-export function sorted(arrays, rows, n, before) {
+export function sorted(rows, n, before) {
   const o = rows.slice();
-  /** @type {(i: number, j: number) => any} */
-  const first = (i, j) => before(...arrays.flatMap((a) => [a[i], a[j]]));
-  for (let i = 0; i < o.length; i += n) o.subarray(i, i + n).sort((p, q) => (first(p, q) ? -1 : first(q, p) ? 1 : 0));
+  for (let i = 0; i < o.length; i += n) o.subarray(i, i + n).sort((p, q) => (before(p, q) ? -1 : before(q, p) ? 1 : 0));
   return o;
 }
 
