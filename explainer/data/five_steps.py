@@ -11,7 +11,7 @@ FEATURES = {"alcohol": "alc.", "malic_acid": "acid", "magnesium": "Mg", "hue": "
 
 
 def data() -> dict[str, Any]:
-    wine = load_wine()
+    wine: Any = load_wine()
     chosen = np.random.default_rng(0).permutation(len(wine.data))[:8]
     columns = [wine.feature_names.index(name) for name in FEATURES]
     return {

@@ -11,7 +11,7 @@ NAMES = {"malic_acid": "malic acid", "od280/od315_of_diluted_wines": "OD280/OD31
 
 
 def data() -> dict[str, Any]:
-    wine = load_wine()
+    wine: Any = load_wine()
     return {
         "source": "178 Italian wines with 13 measurements each (Aeberhard & Forina 1992, in scikit-learn).",
         "names": [NAMES.get(name, name.replace("_", " ")) for name in wine.feature_names],

@@ -57,7 +57,7 @@ def inference(
 
 def example() -> dict[str, Any]:
     """Eight wines, four of their measurements; statistics as they are before the first batch."""
-    wines = np.asarray(load_wine().data, np.float32)
+    wines = np.asarray(load_wine(return_X_y=True)[0], np.float32)
     rows = np.linspace(0, len(wines) - 1, EXAMPLES).astype(int)
     stats = jbn.init_stats(FEATURES)
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import jbn
 from explainer.programs import Program
 
 
-def standardize(x: jax.Array, subtract: jax.Array, divide: jax.Array) -> dict[str, jax.Array]:
+def standardize(x: jax.Array, subtract: jax.Array, divide: jax.Array) -> dict[str, Any]:
     """Standardizes each column of `x`; `subtract` and `divide` (0 or 1) leave one half of it out."""
     m = jbn.moments(x)
     z = jbn.normalize(x, m.mean, m.var, epsilon=0.0)
