@@ -17,6 +17,8 @@ class Program(NamedTuple):
 
     function: Callable[..., Any]
     arguments: dict[str, Any]
+    unstable: str = ""
+    """Why rounding alone changes what it returns, if it does: tests then compare with jax at the example only."""
 
 
 def collect() -> dict[str, dict[str, Program]]:

@@ -1,6 +1,6 @@
 export { button, choice, select, slider } from "./controls";
 export { define } from "./element";
-export { fixed, number, percent } from "./format";
+export { fixed, number, percent, power } from "./format";
 export { grid, type Cell } from "./grid";
 export { LOOKS, type Look } from "./looks";
 export { arrow, band, histogram, interval, legend, line, note, points, rule } from "./marks";
