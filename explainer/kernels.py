@@ -71,9 +71,9 @@ TABLES = {"f32": ANY | FLOAT, "i1": ANY | BOOL} | dict.fromkeys(("i32", "ui32", 
 def expression(op: str, source: str, target: str, direction: str = "") -> str | None:
     """The operation on operands a, b, c of dtype `source` (the last of them), or None if there is no such operation."""
     if op == "compare":
-        order = f"a {COMPARED[direction.removesuffix('_TOTAL')]} b"
-        # In the total order NaN is the largest number.
-        return f"({order} || (b !== b && a === a)) ? 1 : 0" if direction == "LT_TOTAL" else f"{order} ? 1 : 0"
+        if direction == "LT_TOTAL":  # NaN is the largest number; jax sorts by this order, after it made -0 to 0
+            return "a < b || (b !== b && a === a) ? 1 : 0"
+        return f"a {COMPARED[direction]} b ? 1 : 0" if direction in COMPARED else None
     if op != "convert":
         return TABLES[source].get(op)
     if target == "i1":

@@ -121,6 +121,12 @@ def test_a_training_loses_what_jax_loses(called: dict[str, list[Any]], name: str
     np.testing.assert_allclose(found, losses, rtol=0, atol=1e-5)
 
 
+def test_a_scene_may_have_no_programs(tmp_path: Path) -> None:
+    modules.write_scenes({"tested": {}}, tmp_path)
+    script = 'import * as programs from "./tested.js"; console.log(Object.keys(programs).length)'
+    assert in_node.execute(script, tmp_path) == "0"
+
+
 def test_translated_twice_is_equal(tmp_path: Path) -> None:
     for folder in (tmp_path / "first", tmp_path / "second"):
         modules.write_scenes({"flax": {"flax": OTHERS["flax"]}}, folder)

@@ -219,6 +219,10 @@ def test_an_operation_gives_what_jax_gives(results: dict[str, Any], name: str) -
             np.testing.assert_array_equal(np.signbit(a)[zero], np.signbit(b)[zero])
 
 
+def by_total_order(x: jax.Array) -> jax.Array:
+    return lax.le_to_p.bind(x, -x)
+
+
 def loops(x: jax.Array) -> jax.Array:
     return lax.while_loop(lambda x: x[0] < 3, lambda x: x + 1, x)  # line of the loop
 
@@ -244,6 +248,7 @@ def library(x: jax.Array) -> jax.Array:
     [
         (loops, "stablehlo.while"),
         (branches, "stablehlo.case"),
+        (by_total_order, "stablehlo.compare"),
         (half, "stablehlo.convert.*bf16"),
         (unheard_of, "chlo.erf_inv"),
         (library, "stablehlo.cholesky"),
