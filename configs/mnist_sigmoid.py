@@ -19,6 +19,7 @@ from experiments.config import (
     Contrast,
     DataConfig,
     OptimizerConfig,
+    ProbesConfig,
     Published,
     SweepConfig,
     TrainingConfig,
@@ -44,6 +45,7 @@ CONFIG = Config(
     data=DataConfig(name="mnist", validation_fraction=0.1, standardize="none"),
     optimizer=OptimizerConfig(momentum=0.0, schedule="constant"),
     training=TrainingConfig(batch_size=60, epochs=56),  # 900 steps an epoch: 50,400
+    probes=ProbesConfig(seeds=0),  # the question is about accuracy; probing takes as long as all trainings of an arm
     sweep=SweepConfig(lowest_learning_rate=0.03, learning_rate_factor=4.0, learning_rate_points=5, seeds=8),
     analysis=AnalysisConfig(
         contrasts=(DEPENDS,),
