@@ -46,9 +46,12 @@ def counts(runs: Runs, link: Link, former: Sequence[Former]) -> str:
     asked, in_words = ([row for row in former if ("contrast" in row) is kind] for kind in (False, True))
     found = [change for name, run in runs.items() if run for change in changes(run, _of(asked, name))]
     moved = [change for change in found if not change.stands]
+    left = [row for row in asked if (run := runs.get(row["folder"])) and missing(run, row)]
     said = []
-    if awaited := len(asked) - len(found):
+    if awaited := len(asked) - len(found) - len(left):
         said.append(f"{awaited} of {len(asked)} verdicts are awaited: their runs have not been made again yet.")
+    if left:
+        said.append(f"{len(left)} of {len(asked)} are asked no more: the runs leave an arm out.")
     if found:
         said.append(f"Of the {len(found)} that were asked again, {len(found) - len(moved)} stand.")
     if moved:
@@ -68,18 +71,22 @@ def table(runs: Runs, link: Link, former: Sequence[Former]) -> str:
         cells = [[_name(row), _formerly(row), "awaited", ""] for row in rows]
         if run is not None:
             cells = [[_name(c.former), _formerly(c.former), _now(run, c.now), c.became] for c in changes(run, rows)]
+            left = [(row, arm) for row in rows if (arm := missing(run, row))]
+            cells += [[_name(row), _formerly(row), f"not asked: the run has no arm {arm}", ""] for row, arm in left]
         title = f"### [{name}]({link(f'{FOLDER}/{name}/report.md')})"
         parts.append(f"{title}\n\n{markdown(['difference', 'formerly', 'now', 'the verdict'], cells)}")
     return "\n\n".join(parts)
 
 
 def changes(run: Run, former: Sequence[Former]) -> Iterator[Change]:
-    """What became of each of the former differences of a run.
+    """What became of each of the former differences of a run, but for those of arms that it leaves out.
 
     Raises:
-      ValueError: the run does not ask one of them any more.
+      ValueError: the run has both arms, and does not ask for their difference.
     """
     for row in former:
+        if missing(run, row):
+            continue
         arms = {f"{row['a']}/{row['context']}": 1.0, f"{row['b']}/{row['context']}": -1.0}
         now = next((c for c in result_of(run)["contrasts"] if c["weights"] == arms), None)
         if now is None:
@@ -88,6 +95,14 @@ def changes(run: Run, former: Sequence[Former]) -> Iterator[Change]:
         by = {of["speaks_of"]: _became(before, _claims(of["finding"], of["difference"])) for of in now["intervals"]}
         said = "; ".join(f"for {about}: {word}" for about, word in by.items())
         yield Change(row, now, said if len(set(by.values())) > 1 else by[now["speaks_of"]], _published(row, run, now))
+
+
+def missing(run: Run, row: Former) -> str:
+    """The first arm of a former difference that the run leaves out; empty if it has both."""
+    arms = {f"{arm['treatment']}/{arm['context']}" for arm in result_of(run)["arms"]}
+    return next(
+        (arm for arm in (f"{row['a']}/{row['context']}", f"{row['b']}/{row['context']}") if arm not in arms), ""
+    )
 
 
 def _claims(finding: str, difference: float) -> frozenset[str]:

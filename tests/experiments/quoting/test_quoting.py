@@ -204,9 +204,19 @@ def test_every_verdict_that_did_not_stand_is_named_and_both_are_in_the_table(run
     assert "1 of 1 verdicts are awaited" in page("counts", {"mine": None}, former=[fell])
 
 
-def test_a_former_question_that_a_run_asks_no_more_is_an_error(run):
-    with pytest.raises(ValueError, match=r"does not ask 'gelu: after - before'"):
-        list(changes(run, [FORMER | {"context": "gelu", "finding": "different"}]))
+def test_a_former_question_that_a_run_could_ask_and_does_not_is_an_error(run):
+    silent = run._replace(result=run.result | {"contrasts": []})
+    with pytest.raises(ValueError, match=r"does not ask 'relu: after - before'"):
+        list(changes(silent, [FORMER | {"finding": "different"}]))
+
+
+def test_a_former_difference_of_an_arm_that_the_run_leaves_out_is_counted_and_said(run):
+    gone = FORMER | {"context": "gelu", "finding": "different", "verdict": "old words"}
+    asked = FORMER | {"finding": "different", "verdict": "old words"}
+    assert len(list(changes(run, [gone, asked]))) == 1
+    text = page("counts", {"mine": run}, former=[gone, asked])
+    assert "1 of 2 are asked no more: the runs leave an arm out." in text and "awaited" not in text
+    assert "not asked: the run has no arm after/gelu" in page("changes", {"mine": run}, former=[gone])
 
 
 def test_only_a_folder_without_scores_is_awaited(folder, tmp_path):
