@@ -5,9 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pygments.lexers.special import TextLexer
-from sphinx.application import Sphinx
-
 import jbn
 
 project = "jbn"
@@ -22,7 +19,9 @@ extensions = [
     "sphinx.ext.viewcode",
     "explainer.sphinx_docstrings",
     "explainer.sphinx_ext",
+    "explainer.sphinx_fields",
     "explainer.sphinx_math",
+    "explainer.sphinx_mermaid",
 ]
 root_doc = "index"
 nitpicky = True
@@ -34,6 +33,7 @@ nitpick_ignore_regex = [
 default_role = "py:obj"
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -52,9 +52,3 @@ html_math_renderer = "mathml"
 html_show_search_summary = False
 html_copy_source = False
 html_show_sphinx = False
-
-
-def setup(app: Sphinx) -> None:
-    app.add_lexer(
-        "mermaid", TextLexer
-    )  # drawn where the repository is browsed; here it stands as text, as no script loads

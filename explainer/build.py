@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from explainer import data as scene_data
@@ -71,7 +72,14 @@ def pages() -> None:
 STEPS = (programs, data, scenes, pages)
 
 
-def build() -> None:
+def build(only: Collection[str] = ()) -> None:
+    """Takes all steps, or only those of these names."""
+    if unknown := set(only) - {step.__name__ for step in STEPS}:
+        sys.exit(f"error: no step {unknown.pop()}; the steps are {', '.join(step.__name__ for step in STEPS)}")
     for step in STEPS:
-        print(f"{step.__name__}: {(step.__doc__ or '').splitlines()[0]}", flush=True)
-        step()
+        if not only or step.__name__ in only:
+            print(f"{step.__name__}: {(step.__doc__ or '').splitlines()[0]}", flush=True)
+            try:
+                step()
+            except subprocess.CalledProcessError as error:
+                sys.exit(f"error: {error.cmd[0]} failed, as said above")

@@ -28,10 +28,12 @@ assert jax.device_count() == DEVICES  # starts the backend, before a test that r
 
 @pytest.hookimpl(tryfirst=True)  # before pytest reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that slow.txt names as `slow`, so that only make test-all runs them."""
+    """Marks the tests that slow.txt names as `slow`, so that only make test-all runs them; `browser` likewise."""
     for item in items:
         if item.nodeid in SLOW:
             item.add_marker(pytest.mark.slow)
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -95,8 +95,8 @@ def _form(text: str, said: list[str], about: dict[str, list[str]]) -> Iterator[s
             if line and not line.startswith("   ") and not ENTRY.match(line):
                 yield f"{name}: {line.strip()!r} is no entry; write `name: what it is`, and indent what goes on"
     for line in about.get("Raises", ()):
-        if (entry := ENTRY.match(line)) and not hasattr(builtins, entry[1]):
-            yield f"Raises: {entry[1]} is no exception of Python"
+        if (entry := ENTRY.match(line)) and not hasattr(builtins, entry[1]) and entry[1] != "ConfigError":
+            yield f"Raises: {entry[1]} is no exception of Python or of the laboratory"
     if ":" in re.sub(r"`[^`]*`", "", "".join(about.get("Returns", ())[:1])):
         yield "Returns: Sphinx takes what stands before the colon for a type; write the sentence without it"
 

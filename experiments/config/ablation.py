@@ -32,13 +32,23 @@ class Setting:
     """A treatment or a context: its name, and the fields of the common config that it sets. Use `vary` to make one."""
 
     name: str
+    """Its name in arms, tables and figures."""
     values: tuple[tuple[str, Value], ...]
+    """The fields that it sets, such as "model.placement", with their values."""
     first_seed: int | None = None
     """First seed of this treatment alone. The same treatment twice, with disjoint seeds, is an A/A test."""
 
 
 def vary(name: str, values: Mapping[str, Any], first_seed: int | None = None) -> Setting:
     """A treatment or context that sets these fields of the config.
+
+    Args:
+      name: its name in arms, tables and figures.
+      values: fields by their path, such as `{"model.placement": "before"}`.
+      first_seed: the first seed of this treatment alone, for an A/A test.
+
+    Returns:
+      A `Setting`.
 
     Example:
       >>> from experiments.config import vary
@@ -68,13 +78,21 @@ class Config:
     contexts: tuple[Setting, ...] = ()
     """Further contexts, crossed with the activations, such as vary("width 2", {"model.width": 2.0})."""
     data: DataConfig = DataConfig()
+    """The data set, its splits, and how it is standardized."""
     augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes of the training images."""
     model: ModelConfig = ModelConfig()
+    """The network, its norm, and the placement of the norm."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer, learning rate through training, decay, and the loss."""
     training: TrainingConfig = TrainingConfig()
+    """Batches, epochs, and how steps and seeds run."""
     probes: ProbesConfig = ProbesConfig()
+    """Measurements inside the networks."""
     sweep: SweepConfig = SweepConfig()
+    """Learning rates and seeds."""
     analysis: AnalysisConfig = AnalysisConfig()
+    """The contrasts that the run asks about, and how they are judged."""
     writers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Writers of metrics besides metrics.jsonl: event files of TensorBoard, offline runs of Weights & Biases."""
 
@@ -124,6 +142,7 @@ class Config:
 
     @property
     def all_treatments(self) -> tuple[Setting, ...]:
+        """The placements, units and further treatments, in this order."""
         placements = tuple(vary(p, {"model.placement": p}) for p in self.placements)
         units = tuple(vary(u, {"model.unit": u}) for u in self.units)
         return placements + units + self.treatments
@@ -143,6 +162,7 @@ class Config:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
+        """Every treatment in every context."""
         return tuple(Arm(t.name, c.name) for c in self.all_contexts for t in self.all_treatments)
 
     @property

@@ -37,6 +37,7 @@ class Contrast:
     """
 
     name: str
+    """Its name in answer, tables and figures."""
     weights: Weights
     """Weights by "treatment/context", given as a mapping: 1 and -1 for a difference, 1, -1, -1 and 1 for a difference
     of differences, 0.5, 0.5, -0.5 and -0.5 for a difference averaged over two contexts."""
@@ -74,6 +75,8 @@ class Published:
 
 @configuration
 class AnalysisConfig:
+    """The contrasts that the run asks about, and how they are judged."""
+
     pairs: tuple[tuple[str, str], ...] = ()
     """Pairs (a, b) of treatments to compare as a - b in each context. () means after - before, before - none and
     after - none, as far as the run trains them."""

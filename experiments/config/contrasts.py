@@ -33,11 +33,15 @@ class Question(NamedTuple):
     """A contrast of arms that the run trains."""
 
     name: str
+    """Such as "relu: after - before"."""
     kind: Kind
+    """A difference of two arms, an average of such differences, or a difference of two."""
     weights: Mapping[Arm, float]
+    """They sum to 0; the contrast is the sum of weight times accuracy, in percentage points."""
     says: tuple[str, str]
     """What a positive and what a negative value says: ("after is better", "before is better")."""
     primary: bool = True
+    """Whether it belongs to the family over which p values are adjusted."""
     margin_pp: float | None = None
     """None for the margin of the run."""
     same_arm: bool = False

@@ -11,6 +11,8 @@ DATA_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 
 @configuration
 class DataConfig:
+    """The data set, its splits, and how it is standardized."""
+
     name: str = "digits"
     """Data set: `digits`, the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships; `mnist`,
     `fashion_mnist`, `cifar10`, `cifar100`; or any image-classification set of the Hugging Face hub as owner/name."""
@@ -99,4 +101,5 @@ class AugmentationConfig:
 
     @property
     def on(self) -> bool:
+        """Whether images change at all."""
         return self.flip or self.pad_crop > 0 or self.translate > 0 or self.cutout > 0

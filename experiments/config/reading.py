@@ -19,15 +19,38 @@ _ADAPTER = TypeAdapter(Config)
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The resolved config as JSON values, defaults included."""
+    """The resolved config as JSON values, defaults included.
+
+    Args:
+      config: any config.
+
+    Returns:
+      What config.json of a run folder holds.
+
+    Example:
+      >>> from experiments.config import Config, to_json
+      >>> to_json(Config("mine"))["placements"]
+      ['none', 'before', 'after']
+    """
     return _ADAPTER.dump_python(config, mode="json")
 
 
 def from_json(values: dict[str, Any]) -> Config:
     """The inverse of `to_json`.
 
+    Args:
+      values: the content of a config.json. Fields that it lacks have their defaults.
+
+    Returns:
+      The config.
+
     Raises:
       ConfigError: a field is unknown or has a wrong value.
+
+    Example:
+      >>> from experiments.config import from_json
+      >>> from_json({"name": "mine", "placements": ["before", "after"]}).placements
+      ('before', 'after')
     """
     try:
         return _ADAPTER.validate_json(json.dumps(values))
@@ -38,8 +61,19 @@ def from_json(values: dict[str, Any]) -> Config:
 def load(path: str | Path) -> Config:
     """The CONFIG of a config file, such as configs/digits_placement.py.
 
+    Args:
+      path: path of the file.
+
+    Returns:
+      The config.
+
     Raises:
-      ConfigError: the file does not exist or defines no `CONFIG`, or a field is unknown, ill-typed or out of range.
+      ConfigError: the file does not exist or defines no CONFIG, or a field is unknown, ill-typed or out of range.
+
+    Example:
+      >>> from experiments.config import load
+      >>> load("configs/smoke.py").name
+      'smoke'
     """
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file, returns False for names that are too long

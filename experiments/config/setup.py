@@ -14,7 +14,9 @@ class Arm(NamedTuple):
     """One cell of the ablation: the names of a treatment and of a context."""
 
     treatment: str
+    """Name of the treatment."""
     context: str
+    """Name of the context."""
 
     def __str__(self) -> str:
         return f"{self.treatment}/{self.context}"
@@ -24,14 +26,26 @@ class Setup(NamedTuple):
     """Everything that one training depends on, except learning rate, decay and seed."""
 
     data: DataConfig
+    """The data set, its splits, and how it is standardized."""
     augmentation: AugmentationConfig
+    """Random changes of the training images."""
     model: ModelConfig
+    """The network, its norm, and the placement of the norm."""
     optimizer: OptimizerConfig
+    """Optimizer, learning rate through training, decay, and the loss."""
     training: TrainingConfig
+    """Batches, epochs, and how steps and seeds run."""
     probes: ProbesConfig
+    """Measurements inside the networks."""
 
     def steps_per_epoch(self, train_size: int) -> int:
         """Batches per epoch; the last, incomplete batch is dropped.
+
+        Args:
+          train_size: number of training examples.
+
+        Returns:
+          The number of steps in an epoch.
 
         Raises:
           ConfigError: a batch is larger than the training set.

@@ -9,6 +9,8 @@ from experiments.config.errors import configuration, require
 
 @configuration
 class OptimizerConfig:
+    """Optimizer, learning rate through training, decay, and the loss."""
+
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """`sgd` (with momentum) and `adam` add weight decay to the gradient, as in torch; `adamw` decouples it."""
     momentum: float = 0.9
@@ -58,6 +60,8 @@ class OptimizerConfig:
 
 @configuration
 class TrainingConfig:
+    """Batches, epochs, and how steps and seeds run."""
+
     batch_size: int = 60
     """Examples per step. Every epoch has its own order and drops the last, incomplete batch."""
     epochs: int = 20

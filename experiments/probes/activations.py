@@ -18,8 +18,8 @@ class ActivationStats(NamedTuple):
     Attributes:
       input_mean: mean of the input of each channel, `[channels]`.
       input_std: standard deviation of the input of each channel (divided by n), `[channels]`.
-      input_skewness: mean |skewness| of the input, `[]`; see `skewness`.
-      skewness: mean |skewness| of the output, `[]`.
+      input_skewness: mean absolute `skewness` of the input, `[]`.
+      skewness: mean absolute `skewness` of the output, `[]`.
       saturation: mean of `saturation` of the output, `[]`, 0 to 1.
       sparsity: mean of `sparsity` of the output, `[]`, 0 to 1.
       saturated_share: `saturated_share` of the output, `[]`, 0 to 1; None without bounds.
@@ -103,7 +103,7 @@ def saturated_share(
 ) -> Float[Array, ""]:
     """Fraction of the values that lie within `margin` · (upper - lower) of a bound.
 
-    By default tanh counts as saturated at |z| > 1.47 and sigmoid at |z| > 2.94, where the slope is below 19 % of its
+    By default tanh counts as saturated beyond z = ±1.47 and sigmoid beyond ±2.94, where the slope is below 19 % of its
     maximum. The two thresholds agree, since sigmoid(2z) = (1 + tanh z) / 2.
     """
     lower, upper = bounds
@@ -119,7 +119,7 @@ def zero_share(a: Float[Array, "examples *positions channels"]) -> Float[Array, 
 def skewness(a: Float[Array, "examples *positions channels"]) -> Float[Array, " channels"]:
     """Skewness of each channel: E[(a - μ)³] / σ³, where μ = E[a] and σ² = E[(a - μ)²]; 0 for a constant channel.
 
-    |skewness| is invariant to scale and shift. Kim, Kim & Kim 2023 average |skewness| over channels.
+    Its absolute value is invariant to scale and shift. Kim, Kim & Kim 2023 average that over channels.
     """
     _, centered = _centered(a)
     largest = jnp.abs(centered).max(_over(a))

@@ -47,7 +47,7 @@ class Ritz(NamedTuple):
 
     Attributes:
       values: θ, largest first, `[k]`.
-      residuals: |β_m·s_m| of each, `[k]`: up to rounding, an eigenvalue of H is at most this far away.
+      residuals: `|β_m·s_m|` of each, `[k]`: up to rounding, an eigenvalue of H is at most this far away.
     """
 
     values: Float[Array, " k"]
@@ -135,10 +135,10 @@ def top_eigenvalues(loss: Loss, params: PyTree, key: Key[Array, ""], k: int, ite
     """The k largest eigenvalues of the Hessian of `loss` at `params`, approximated by Lanczos' method.
 
     These are the largest by value, not by absolute value; for the most negative ones, pass -loss. Of equal eigenvalues
-    only one is found unless the method breaks down (see `lanczos`), so lower eigenvalues may move up in rank.
+    only one is found unless the method breaks down (see ``lanczos``), so lower eigenvalues may move up in rank.
 
     Args:
-      loss: a scalar function of the parameters; for many examples, see `batched_loss`.
+      loss: a scalar function of the parameters; for many examples, see ``batched_loss``.
       params: the point at which to differentiate.
       key: random key of the start vector.
       k: the number of eigenvalues.

@@ -66,7 +66,7 @@ class Predictiveness(NamedTuple):
       gradient_norm: ‖g(x)‖, `[]`.
       loss: L(x - η·g(x)), `[steps]`.
       gradient_change: ‖g(x - η·g(x)) - g(x)‖, `[steps]`.
-      smoothness: effective β: the largest gradient_change / (|η|·‖g(x)‖), `[]`; 0 if there are no steps or the
+      smoothness: effective β: the largest `gradient_change / (|η|·‖g(x)‖)`, `[]`; 0 if there are no steps or the
         gradient is 0.
     """
 

@@ -69,35 +69,56 @@ class LearnedRow(TypedDict):
 
 @known
 class ArmRow(TypedDict):
+    """One arm: its accuracy at the bagged choice, and what was seen at the setting that most bags choose."""
+
     treatment: str
+    """Name of the treatment."""
     context: str
+    """Name of the context."""
     n: Count
+    """How many seeds."""
     seeds: list[Count]
+    """The seeds, in the order of `values`."""
     estimate: Percent
     """Accuracy at the bagged choice, percent; `se` and `ci` know that the choice was made."""
     se: Amount
+    """Standard error of the estimate."""
     ci: Pair
+    """Interval of the estimate."""
     learning_rate: Positive
-    """Of the setting that most bags choose; so are the decays, and everything from `values` on."""
+    """Of the setting that most bags choose; so are the decays, and everything from `mean` on."""
     weight_decay: Amount
+    """Of that setting."""
     decay_scale_bias: bool
+    """Of that setting: whether decay acts on the norms' scale and bias, too."""
     share: Share
     """Of the bags that choose this setting."""
     at_end: Share
     """Share of the bags that choose an end of the grid, of rates or of decays."""
     settings: list[SettingRow]
+    """Every rate and decay that was trained, with its validation scores."""
     learned: LearnedRow
+    """How many trainings learned."""
     mean: Percent
+    """Of the metric over seeds."""
     sd: Amount
+    """Of the metric over seeds."""
     values: Annotated[list[Percent], Field(min_length=2)]
     """Of the metric, by seed."""
     test_accuracy: Spread
+    """By running statistics."""
     test_accuracy_population: Spread | None
+    """By statistics of the whole training set."""
     test_accuracy_batch: Spread | None
+    """By statistics of each test batch."""
     test_loss: float | None
+    """Mean over seeds; None if one of them has none."""
     diverged: Count
+    """How many trainings ended because the loss was not finite."""
     diverged_at: list[Count | None]
+    """At which step, by seed; None for a training that did not diverge."""
     validation_curve: Curve
+    """Validation accuracy over the steps."""
     max_learning_rate: Positive
     """The highest rate, at the most chosen decay, at which it still learns: half the best validation accuracy."""
     max_stable_rate: Positive | None
@@ -117,7 +138,9 @@ class Power(TypedDict):
 @known
 class Difference(TypedDict):
     difference: float
+    """Percentage points; above 0 favours what is named first."""
     ci: Pair
+    """Its interval, of confidence 1 - alpha."""
 
 
 @known
@@ -131,13 +154,19 @@ class Inference(Difference):
     """What is concluded about a contrast where `speaks_of` says what is drawn anew."""
 
     speaks_of: Literal["new seeds", "new seeds and splits", "new data, too"]
+    """What is drawn anew when the experiment is repeated."""
     se: Amount
+    """Standard error of the difference."""
     df: Positive
+    """Degrees of freedom of Student's t."""
     p: Share
+    """Of no difference, two-sided."""
     adjusted_p: Share
     """After Holm over the run's primary contrasts; of a secondary one, p itself."""
     tost_p: Share
+    """Of a difference at the margin or beyond: two one-sided tests."""
     adjusted_tost_p: Share
+    """After Holm, as `adjusted_p`."""
     simultaneous_ci: Pair | None
     """With the rest of the family, all at once; None for a secondary contrast."""
     equivalence_ci: Pair
@@ -157,16 +186,23 @@ class ContrastRow(Inference):
     """One contrast. The fields of `Inference` are those of its widest interval, on which the verdict rests."""
 
     name: str
+    """Such as "relu: after - before"."""
     kind: Literal["simple", "interaction", "mean"]
+    """A difference of two arms, a difference of two such differences, or an average of them."""
     primary: bool
+    """Whether it belongs to the family over which p values are adjusted."""
     same_arm: bool
+    """Whether it is an A/A test: both arms are set alike, and differ in their seeds."""
     weights: dict[str, float]
     """By "treatment/context"."""
     margin_pp: Positive
+    """A difference below this does not matter."""
     alpha: Positive
+    """Level at which it is judged."""
     family: Count
     """How many contrasts p values are adjusted over; 1 for a secondary one."""
     n: Count
+    """How many seeds."""
     paired: bool
     """Whether all its arms have the same seeds."""
     exact: bool
@@ -180,9 +216,13 @@ class ContrastRow(Inference):
     caution: str | None
     """What must be said with it, since some trainings did not learn."""
     power: Power
+    """What this n could show."""
     verdict: str
+    """The finding in words, with its p value."""
     sentence: str
+    """All of it in one sentence."""
     by_statistics: list[ByStatistics]
+    """The same by each kind of statistics at test, and its change from the running ones."""
 
 
 @known
@@ -190,20 +230,31 @@ class PublishedRow(Difference):
     """A published difference and ours, `difference`."""
 
     contrast: str
+    """Name of our contrast."""
     source: str
+    """Who reported the difference, and where."""
     published: float
+    """What they reported, pp."""
     published_n: Count
+    """Their trainings of each arm."""
     published_sd: Amount | None
+    """Their standard deviation over trainings, pp."""
     n: Count
+    """Our seeds."""
     gap: float
     """Ours - theirs, pp."""
     gap_ci: Pair
+    """Interval of the gap."""
     adjusted_p: Share
+    """Of no gap, after Holm."""
     adjusted_tost_p: Share
+    """Of a gap at the margin or beyond, after Holm."""
     prediction_ci: Pair | None
     """Where ours was to be expected; None if the source gives no spread."""
     word: Literal["shown equal", "compatible", "not reproduced"]
+    """What the gap says."""
     sentence: str
+    """All of it in one sentence."""
 
 
 @known
@@ -250,14 +301,22 @@ class Result(TypedDict):
     """result.json: the summary."""
 
     metric: Metric
+    """The metric that is compared."""
     look: Look
+    """How many seeds the run has, and at which level it is judged."""
     learning_rates: list[Positive]
     """The grid of all arms as grown, lowest first."""
     added_rates: list[Positive]
     """Those that were added to the config's."""
     arms: list[ArmRow]
+    """Each treatment in each context."""
     contrasts: list[ContrastRow]
+    """Each question, with its answer."""
     published: list[PublishedRow]
+    """Differences that others reported, beside ours."""
     shares: list[ShareRow]
+    """Differences in the share of trainings that learn."""
     race: list[RaceRow]
+    """How each arm was searched."""
     warnings: list[str]
+    """What to read before believing it."""
