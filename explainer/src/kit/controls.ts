@@ -107,3 +107,10 @@ export function button<S extends State>({ key, label, press }: Press<S>): Contro
       </button>`,
   };
 }
+
+/** A button that goes on to the next of `count` things, and after the last to the first. */
+export function next<S extends State>({ key, label, count }: { key: Key<S>; label: string; count: number }): Control<S> {
+  const places = Array.from({ length: count }, (_, k) => k);
+  const press = (state: S) => ({ [key]: ((state[key] as number) + 1) % count }) as Partial<S>;
+  return { ...button<S>({ key, label, press }), allows: (state) => places.includes(state[key] as number) };
+}

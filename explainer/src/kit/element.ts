@@ -25,15 +25,17 @@ function body<S extends State, R, M>(scene: Scene<S, R, M>, result: R, state: S,
     ${numbers(scene.table(result, state))}`;
 }
 
-function numbers({ head, rows }: Table): TemplateResult {
+function numbers(tables: Table | Table[]): TemplateResult {
   const cell = (value: string | number) => (typeof value === "number" ? number(value) : value);
   return html`<details class="bn-numbers">
     <summary>The figure as numbers</summary>
     <div class="bn-scroll" tabindex="0" role="region" aria-label="The figure as numbers">
-      <table>
-        <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
-        <tbody>${rows.map((row) => html`<tr>${row.map((value) => html`<td>${cell(value)}</td>`)}</tr>`)}</tbody>
-      </table>
+      ${[tables].flat().map(
+        ({ head, rows }) => html`<table>
+          <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
+          <tbody>${rows.map((row) => html`<tr>${row.map((value) => html`<td>${cell(value)}</td>`)}</tr>`)}</tbody>
+        </table>`,
+      )}
     </div>
   </details>`;
 }

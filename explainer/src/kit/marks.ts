@@ -1,7 +1,7 @@
 // What is drawn into a frame.
 
 import { area as d3area, line as d3line, symbol, symbolCircle, symbolCross, symbolDiamond, symbolSquare, symbolTriangle } from "d3-shape";
-import { svg, type TemplateResult } from "lit";
+import { html, svg, type TemplateResult } from "lit";
 import type { Look, Marker } from "./looks";
 import type { Frame } from "./plot";
 
@@ -101,6 +101,18 @@ export function legend(left: number, top: number, entries: [string, Look][], gap
       <text x="30" y="0" dy="0.32em">${name}</text>
     </g>`;
   })}</g>`;
+}
+
+/** The same for a whole figure: in front of its panels, in as many rows as it needs. "points" have no line. */
+export function key(entries: [string, Look, "points"?][]): TemplateResult {
+  return html`<p class="bn-key">${entries.map(
+    ([name, look, only]) => html`<span
+      ><svg width="26" height="10" aria-hidden="true">
+        ${only ? null : svg`<line x1="0" x2="26" y1="5" y2="5" stroke=${look.color} stroke-width="2" stroke-dasharray=${look.dash || "none"} />`}
+        <path d=${marker(look.marker, 7)} transform="translate(13,5)" fill=${look.color} /></svg
+      >${name}</span
+    >`,
+  )}</p>`;
 }
 
 /** An arrow within the frame, from one point to another. */

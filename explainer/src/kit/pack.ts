@@ -42,3 +42,11 @@ export function unpack(packed: Packed): Float32Array {
 export function unpackIntegers(packed: Packed): Int32Array {
   return Int32Array.from(unpack(packed));
 }
+
+/** A tree of packed arrays, such as parameters, as programs take it. */
+export type Unpacked<T> = T extends Packed ? Float32Array : { [K in keyof T]: Unpacked<T[K]> };
+
+export function unpackTree<T extends object>(packed: T): Unpacked<T> {
+  const entries = Object.entries(packed).map(([name, value]) => [name, "base64" in value ? unpack(value) : unpackTree(value)]);
+  return Object.fromEntries(entries);
+}

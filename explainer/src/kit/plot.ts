@@ -2,7 +2,7 @@
 
 import { scaleLinear, scaleLog, type ScaleContinuousNumeric } from "d3-scale";
 import { svg, html, type TemplateResult } from "lit";
-import { number } from "./format";
+import { number, percent } from "./format";
 
 type Scale = ScaleContinuousNumeric<number, number>;
 
@@ -14,6 +14,9 @@ interface Axis {
   ticks?: number | number[];
   format?: (value: number) => string;
 }
+
+/** An axis of shares: from 0% to 100%. */
+export const SHARE: Omit<Axis, "label"> = { domain: [0, 1], ticks: 5, format: (value) => percent(value, 0) };
 
 export interface Frame {
   width: number;

@@ -50,7 +50,7 @@ export interface Scene<S extends State, R, M = undefined> {
   /** The figure: one SVG, or a table with SVG around it. */
   figure(result: R, state: S, context: Context<S>): TemplateResult;
   /** The same data as numbers. */
-  table(result: R, state: S): Table;
+  table(result: R, state: S): Table | Table[];
 }
 
 type Program = (inputs: never) => unknown;
