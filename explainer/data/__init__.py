@@ -73,8 +73,9 @@ def inputs(scene: str) -> str:
     """A hash of everything that a scene's data is made of."""
 
     def files() -> Iterator[Path]:
-        yield from (ROOT / "explainer/data" / name for name in ("__init__.py", "_training.py", f"{scene}.py"))
-        yield ROOT / f"explainer/programs/{scene}.py"
+        for folder in ("explainer/data", "explainer/programs"):
+            yield from sorted((ROOT / folder).glob("_*.py"))  # what scenes share
+            yield ROOT / folder / f"{scene}.py"
         yield ROOT / "requirements.lock"
         for folder in ("jbn", "experiments"):
             yield from sorted((ROOT / folder).rglob("*.py"))
