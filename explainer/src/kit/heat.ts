@@ -4,8 +4,8 @@ import { svg, type TemplateResult } from "lit";
 
 const SHADES = 6;
 
-/** `values`, row by row, at (left, top) in pixels of this size; blue above 0, orange below, full at `reach`. */
-export function heat(left: number, top: number, pixel: number, columns: number, values: ArrayLike<number>, reach: number): TemplateResult {
+/** `values`, row by row, at (left, top) in pixels of this size; blue (or `above`) above 0, orange below, full at `reach`. */
+export function heat(left: number, top: number, pixel: number, columns: number, values: ArrayLike<number>, reach: number, above = "var(--bn-a)"): TemplateResult {
   const runs = new Map<number, string[]>();
   const shade = (value: number) => Math.sign(value) * Math.min(SHADES, Math.round((SHADES * Math.abs(value)) / reach));
   for (let k = 0; k < values.length; ) {
@@ -21,6 +21,6 @@ export function heat(left: number, top: number, pixel: number, columns: number, 
   const size = Math.round(100 * pixel) / 100;
   return svg`<g transform="translate(${Math.round(left)},${Math.round(top)}) scale(${size})">${[...runs].map(
     ([here, moves]) =>
-      svg`<path d=${moves.join("")} stroke=${here < 0 ? "var(--bn-b)" : "var(--bn-a)"} stroke-opacity=${(Math.abs(here) / SHADES).toFixed(2)} />`,
+      svg`<path d=${moves.join("")} stroke=${here < 0 ? "var(--bn-b)" : above} stroke-opacity=${(Math.abs(here) / SHADES).toFixed(2)} />`,
   )}</g>`;
 }

@@ -1,6 +1,7 @@
-// Small grey pictures, such as digits of 8 x 8 pixels: squares of a few shades of the ink, light on dark pages.
+// Small grey pictures, such as digits, in shades of the ink: dark on a light page, light on a dark one.
 
-import { svg, type TemplateResult } from "lit";
+import type { TemplateResult } from "lit";
+import { heat } from "./heat";
 
 export interface Pixels {
   pixels: ArrayLike<number>;
@@ -10,18 +11,9 @@ export interface Pixels {
   full: number;
 }
 
-const SHADES = 16;
-
 /** One picture, its left upper corner and its size in CSS pixels. */
 export function picture({ pixels, columns, full }: Pixels, left: number, top: number, size: number): TemplateResult {
-  const paths = Array.from({ length: SHADES }, () => "");
-  for (let k = 0; k < pixels.length; k++) {
-    const shade = Math.round((SHADES * pixels[k]!) / full);
-    if (shade > 0) paths[shade - 1] += `M${k % columns} ${Math.floor(k / columns)}h1v1h-1z`;
-  }
-  return svg`<g transform="translate(${left},${top}) scale(${size / columns})" fill="var(--bn-ink)">${paths.map(
-    (path, k) => (path ? svg`<path d=${path} fill-opacity=${(k + 1) / SHADES} />` : null),
-  )}</g>`;
+  return heat(left, top, size / columns, columns, pixels, full, "var(--bn-ink)");
 }
 
 /** Many, in rows that fill a box, as large as they fit; and how far down they reach. */

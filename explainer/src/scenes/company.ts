@@ -12,8 +12,7 @@ const image = (k: number) => images.subarray(64 * k, 64 * k + 64);
 const shown = (k: number) => ({ pixels: image(k), columns: 8, full: 16 });
 const SIZES = data.sizes.slice(1) as (2 | 4 | 8 | 16 | 32 | 64)[];
 const [params, stats] = [unpackTree(data.params), unpackTree(data.stats)];
-const LARGEST = Math.max(...SIZES);
-const DRAWS = company.length / LARGEST;
+const [LARGEST, DRAWS] = [64, company.length / 64];
 
 type State = { size: number; draw: number; picture: number };
 
@@ -118,15 +117,15 @@ export const scene: Scene<State, Result> = {
   ],
   compute,
   finding: ({ label, inference, training, hits, place }, { size }) => {
-    const says = (p: Float32Array) => `a ${best(p)} (${percent(p[best(p)]!)})`;
+    const says = (p: Float32Array) => `named ${best(p)} (${percent(p[best(p)]!)})`;
     const always = `In inference mode this ${label} is ${says(inference)}, whoever else is in the batch.`;
-    if (place < 0) return `${always} Alone in training mode, jbn refuses it; Flax says ${says(training)}, of this and of every other picture.`;
+    if (place < 0) return `${always} Alone in training mode, jbn refuses it; by Flax it is ${says(training)}, as is every other picture.`;
     const among = size > 2 ? `these ${size - 1} others` : "this other one";
-    return `${always} In training mode, with ${among}, it is ${says(training)}; of ${DRAWS} such companies, ${hits[place]} let it be named rightly.`;
+    return `${always} In training mode, with ${among}, it is ${says(training)}; ${hits[place]} of ${DRAWS} such companies let it be named rightly.`;
   },
   figure: (result, state, { width }) => {
     const { width: each, count } = columns(width, 2, 300);
-    const refused = state.size > 1 ? null : html`<p class="bn-caption">jbn: <code>ValueError: ${data.refusal}</code></p>`;
+    const refused = state.size > 1 ? null : html`<p class="bn-caption">jbn raises <code>ValueError: ${data.refusal}</code></p>`;
     return html`${panels(1, crowd(width, state))}
       ${panels(count, [
         bars(each, "inference mode (◆ by population statistics)", result.inference, result.label, LOOKS.a, result.population),
