@@ -51,6 +51,7 @@ class Digits(nn.Module):
         return nn.Dense(10, name="head")(x)
 
 
+@partial(jax.jit, static_argnums=0)
 def init(network: Digits, seed: int | jax.Array) -> State:
     """The state before the first step; a seed gives the same weights in every placement."""
     variables = network.init(jax.random.key(seed), jnp.zeros((2, 64)), train=True)
