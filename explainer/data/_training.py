@@ -29,6 +29,8 @@ class Part(NamedTuple):
 class Run(NamedTuple):
     """Trainings side by side: `[learning rates, seeds, ...]`."""
 
+    start: State
+    """Before the first step."""
     state: State
     """After the last step."""
     loss: jax.Array
@@ -79,13 +81,13 @@ def runs(
     starts = jax.jit(lambda seeds: jax.lax.map(partial(start, network), seeds))(jnp.asarray(seeds))
     orders = _orders(tuple(seeds), steps)
 
-    def run(learning_rate: jax.Array, state: State, order: jax.Array) -> Run:
+    def run(learning_rate: jax.Array, start: State, order: jax.Array) -> Run:
         def one(state: State, rows: jax.Array) -> tuple[State, tuple[jax.Array, Any]]:
             done = step(network, state, images[rows], labels[rows], learning_rate)
             return done["state"], (done["loss"], measure(state))
 
-        state, (losses, measured) = jax.lax.scan(one, state, order)
-        return Run(state, losses, measured)
+        state, (losses, measured) = jax.lax.scan(one, start, order)
+        return Run(start, state, losses, measured)
 
     # One after the other: small programs compile fast, and vmap would not train them faster.
     every = jax.jit(lambda: jax.lax.map(lambda rate: jax.lax.map(lambda of: run(rate, *of), (starts, orders)), rates))
@@ -100,5 +102,9 @@ def _orders(seeds: tuple[int, ...], steps: int) -> jax.Array:
 def tested(network: Digits, state: State) -> dict[str, jax.Array]:
     """`evaluate` on the test digits of each of the states of a `Run`, `[learning rates, seeds]`."""
     images, labels = jnp.asarray(digits()[1].images, jnp.float32), jnp.asarray(digits()[1].labels, jnp.int32)
-    one = partial(evaluate, network, images=images, labels=labels)
-    return jax.jit(lambda state: jax.lax.map(lambda row: jax.lax.map(one, row), state))(state)
+    return each(partial(evaluate, network, images=images, labels=labels), state)
+
+
+def each(function: Callable[[State], Any], state: State) -> Any:
+    """The function's results for each of the states of a `Run`, `[learning rates, seeds, ...]`."""
+    return jax.jit(lambda state: jax.lax.map(lambda row: jax.lax.map(function, row), state))(state)

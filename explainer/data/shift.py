@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from explainer.data import Value
-from explainer.data._training import SOURCE, batches, digits, runs
+from explainer.data._training import SOURCE, batches, digits, each, runs, tested
 from explainer.programs._digits import Digits, State, init
 from explainer.programs.shift import BLOCKS, NETWORKS, PERCENTILES, PROBED, activation_inputs, percentiles, train_step
 
@@ -60,23 +60,23 @@ def _recorded(network: Digits, order: np.ndarray, probe: jax.Array) -> np.ndarra
 
 
 def _moves(network: Digits, probe: jax.Array) -> dict[str, Any]:
-    """How far what goes into each ReLU moves: the median unit, averaged over the seeds."""
+    """How far what goes into each ReLU moves: the median unit, averaged over the seeds; and test accuracy."""
 
-    def measure(state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def shape(state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
         z = activation_inputs(network, state, probe)
-        mean, std = z.mean(1), z.std(1)
-        return mean, std, (((z - mean[:, None]) / jnp.maximum(std, 1e-6)[:, None]) ** 3).mean(1)
+        mean, std = z.mean(1), jnp.maximum(z.std(1), 1e-3)
+        return mean, std, (((z - mean[:, None]) / std[:, None]) ** 3).mean(1)
 
     def step(network: Digits, state: State, images: jax.Array, labels: jax.Array, trains: jax.Array) -> dict[str, Any]:
         return train_step(network, state, images, labels, jnp.float32(RATE), trains > 0)
 
-    free, behind = (np.arange(BLOCKS) >= frozen for frozen in (0, BLOCKS - 1))
-    found = runs(network, SEEDS, np.float32([free, behind]), STEPS + 1, measure, step).measured
-    mean, std, skewness = (np.asarray(of) for of in found)  # [free or behind, seeds, steps, blocks, units]
-    by = np.maximum(std[:, :, 0], 1e-3)
-    away = np.median(np.abs(mean[:, :, -1] - mean[:, :, 0]) / by, -1)
-    wider = np.median(std[:, :, -1] / by, -1)
-    lopsided = np.median(np.abs(skewness[:, :, -1] - skewness[:, :, 0]), -1)
+    trains = np.stack([np.arange(BLOCKS) >= frozen for frozen in (0, BLOCKS - 1)])  # all, and the last alone
+    run = runs(network, SEEDS, trains.astype(np.float32), STEPS, step=step)
+    mean, std, skewness = (np.asarray(part) for part in each(shape, run.start))  # [trains, seeds, blocks, units]
+    end_mean, end_std, end_skewness = (np.asarray(part) for part in each(shape, run.state))
+    away = np.median(np.abs(end_mean - mean) / std, -1)
+    wider = np.median(end_std / std, -1)
+    lopsided = np.median(np.abs(end_skewness - skewness), -1)
     last = BLOCKS - 1
     return {
         "away": [_value(away[0, :, k], "std") for k in range(BLOCKS)],
@@ -84,9 +84,10 @@ def _moves(network: Digits, probe: jax.Array) -> dict[str, Any]:
         "lopsided": [_value(lopsided[0, :, k]) for k in range(BLOCKS)],
         "away_alone": _value(away[1, :, last], "std"),
         "wider_alone": _value(wider[1, :, last]),
+        "accuracy": _value(100 * np.asarray(tested(network, run.state)["accuracy"][0]), "%"),
     }
 
 
 def _value(of: np.ndarray, unit: str = "") -> Value:
-    config = f"median unit, {STEPS} steps of gradient descent at {RATE}"
+    config = f"{STEPS} steps of gradient descent at {RATE}" + ("" if unit == "%" else ", the median unit")
     return Value(float(of.mean()), unit, len(of), float(of.std(ddof=1)), f"0 to {SEEDS[-1]}", config)

@@ -34,7 +34,7 @@ def train_step(
 def activation_inputs(network: Digits, state: State, images: jax.Array) -> jax.Array:
     """What goes into each block's ReLU in training mode, `[blocks, images, units]`: a `Block` sows it."""
     _, found = network.apply(state._asdict(), images, train=True, mutable=["batch_stats", "intermediates"])
-    blocks = found["intermediates"]
+    blocks: Any = found["intermediates"]
     return jnp.stack([blocks[f"block_{k}"]["activation_input"][0] for k in range(BLOCKS)])
 
 

@@ -9,3 +9,4 @@ export { unpack, unpackIntegers, unpackTree, type Packed } from "./pack";
 export { picture, pictures, type Pixels } from "./pictures";
 export { axes, chart, columns, frame, panels, SHARE, type Frame } from "./plot";
 export { watched, type Context, type Scene, type State, type Table } from "./scene";
+export { examples, pick, type Examples } from "./training";
