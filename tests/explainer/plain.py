@@ -22,7 +22,7 @@ def like(example: Any, plain: Any) -> Any:
 
 
 def differences(result: Any, plain: Any, path: str = "") -> list[str]:
-    """Where plain objects lie further from jax's result than 2e-6 of the largest number of that array."""
+    """Where plain objects lie further from jax's result than 2e-6 of the largest number of that array, or of 0.1."""
     if isinstance(result, dict):
         there = {key: value for key, value in result.items() if value is not None}
         return [text for key, value in there.items() for text in differences(value, plain[key], f"{path}.{key}")]
@@ -39,4 +39,4 @@ def differences(result: Any, plain: Any, path: str = "") -> list[str]:
     known = np.isfinite(expected)
     largest = np.abs(expected[known]).max(initial=0.0)
     error = np.abs(got - expected)[known].max(initial=0.0)
-    return [] if error <= 2e-6 * max(largest, 1e-6) else [f"{path}: off by {error:.3g} of {largest:.3g}"]
+    return [] if error <= 2e-6 * max(largest, 0.1) else [f"{path}: off by {error:.3g} of {largest:.3g}"]

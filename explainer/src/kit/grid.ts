@@ -71,7 +71,7 @@ export function grid({ name, title, shape, columns, rows, values, used = rows.le
         ${rows.map((label, row) => {
           const out = row >= used;
           return html`<tr class=${out ? "bn-out" : ""}>
-            <th scope="row">${label}</th>
+            ${label ? html`<th scope="row">${label}</th>` : html`<td></td>`}
             ${columns.map((column, place) => {
               const cell = { table: name, row, column: place };
               const value = values[row * columns.length + place]!;
