@@ -22,6 +22,7 @@ from sphinx.errors import ExtensionError
 
 HERE = Path(__file__).parent
 BUILT = HERE / "_build"
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @cache
@@ -44,6 +45,7 @@ def value(text: str) -> tuple[str, str]:
     if not isinstance(found, dict) or "value" not in found:
         raise ExtensionError(f"{{value}}`{text}` is no Value; explainer/data/{scene}.py makes it one")
     number = format(found["value"], form or (",.0f" if float(found["value"]).is_integer() else ".3g"))
+    number = re.sub(r"e([-+]\d+)", lambda e: "·10" + str(int(e[1])).translate(RAISED), number)
     unit = found.get("unit", "")
     parts = [f"n = {found['n']}" if found.get("n", 1) > 1 else "", f"sd {found['sd']:.2g}" if "sd" in found else ""]
     parts += [f"seeds {found['seed']}" if "seed" in found else "", found.get("config", "")]

@@ -83,7 +83,7 @@ function outputs({ large: { right, outputs, vars } }: Result) {
 
 function padding({ rows, padded: { jbn, flax } }: Result) {
   const wines = Array.from(rows, (value, k) => row(k < KEPT ? `wine ${k + 1}` : "padding", [fixed(value), fixed(jbn.y[k]!), fixed(flax.y[k]!)]));
-  return table(["", "input", "jbn", "Flax"], [...wines, row("gradient of γ", ["", fixed(jbn.gradient[0]!), fixed(flax.gradient[0]!)])]);
+  return table(["example", "input", "jbn", "Flax"], [...wines, row("gradient of γ", ["", fixed(jbn.gradient[0]!), fixed(flax.gradient[0]!)])]);
 }
 
 function shards({ means }: Result, { second }: State, width: number) {
