@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 """How Sphinx reads the docstrings: which code in backticks is a name that must exist, and which is code alone.
 
 What stands in single backticks is Sphinx's default role, a reference to a Python object. Shown as code instead are

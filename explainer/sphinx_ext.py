@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 """Sphinx: `{scene}` shows a scene, `{value}` cites a number of its data; in the story no result may be typed in.
 
 ```{scene} ravine

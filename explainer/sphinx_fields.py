@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 """`{fields} module.Type`: the fields of a TypedDict, such as a row of result.json, with types and explanations."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 """Formulas as MathML, which browsers draw themselves: made at build, without a script and without a font."""
 
 from __future__ import annotations

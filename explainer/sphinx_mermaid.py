@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 """A flowchart of mermaid as a table: mermaid draws by a large script, and a table can be read aloud."""
 
 from __future__ import annotations
