@@ -100,8 +100,10 @@ export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
       const slice = () => {
         if (!this.working || this.memory === undefined) return;
         const end = performance.now() + SLICE;
-        do this.working = work.advance(this.memory, this.state);
-        while (this.working && performance.now() < end);
+        let more: boolean | "shown";
+        do more = work.advance(this.memory, this.state);
+        while (more === true && performance.now() < end);
+        this.working = more !== false;
         if (!still() || !this.working) this.requestUpdate();
         if (this.working) requestAnimationFrame(slice);
       };

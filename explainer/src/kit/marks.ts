@@ -128,3 +128,15 @@ export function arrow({ x, y }: Frame, from: [number, number], to: [number, numb
     <polygon points="${round(x2)},${round(y2)} ${corner(1)} ${corner(-1)}" stroke="none" />
   </g>`;
 }
+
+/** Marks cut off at the edges of the frame. */
+export function clipped({ left, right, top, bottom, width, height }: Frame, marks: unknown): TemplateResult {
+  const box = [left, top, width - left - right, height - top - bottom] as const;
+  return svg`<svg x=${box[0]} y=${box[1]} width=${box[2]} height=${box[3]} viewBox=${box.join(" ")}>${marks}</svg>`;
+}
+
+/** A closed outline, filled faintly. */
+export function outline({ x, y }: Frame, xs: Numbers, ys: Numbers, look: Look, opacity = 0.06): TemplateResult {
+  const path = Array.from(xs, (value, k) => `${round(x(value))},${round(y(ys[k]!))}`).join("L");
+  return svg`<path d="M${path}Z" fill=${look.color} fill-opacity=${opacity} stroke=${look.color} stroke-opacity="0.35" />`;
+}

@@ -50,3 +50,9 @@ export function unpackTree<T extends object>(packed: T): Unpacked<T> {
   const entries = Object.entries(packed).map(([name, value]) => [name, "base64" in value ? unpack(value) : unpackTree(value)]);
   return Object.fromEntries(entries);
 }
+
+/** An array cut into so many equal parts, along its first axis. */
+export function parts(flat: Float32Array, count: number): Float32Array[] {
+  const size = flat.length / count;
+  return Array.from({ length: count }, (_, k) => flat.slice(k * size, (k + 1) * size));
+}

@@ -90,6 +90,19 @@ export function chart({ width, height }: { width: number; height: number }, name
   >${marks}</svg>`;
 }
 
+/** A panel under its name and what it found; `more` is said in a line of its own. */
+export function titled(name: string, found: string, more: string, look: { color: string }, content: unknown): TemplateResult {
+  return html`<div>
+    <p class="bn-head"><b style="color: ${look.color}">${name}</b><strong>${found}</strong><span>${more}</span></p>
+    ${content}
+  </div>`;
+}
+
+/** A word in the colour of what it names. */
+export function word({ color }: { color: string }, text: string): TemplateResult {
+  return html`<b style="color: ${color}">${text}</b>`;
+}
+
 /** Panels side by side where there is room for `least` pixels each, else one under the other; and the width of each. */
 export function columns(width: number, count: number, least = 240, gap = 16): { width: number; count: number } {
   const fit = Math.max(1, Math.min(count, Math.floor((width + gap) / (least + gap))));
@@ -99,4 +112,18 @@ export function columns(width: number, count: number, least = 240, gap = 16): { 
 /** Lays panels out in the columns that `columns` found. */
 export function panels(count: number, content: unknown): TemplateResult {
   return html`<div class="bn-panels" style="grid-template-columns: repeat(${count}, auto)">${content}</div>`;
+}
+
+/** Domains for a frame with this much room, so that both axes have one scale and hold all points (NaN and beyond left out). */
+export function oneScale(xs: ArrayLike<number>, ys: ArrayLike<number>, room: [number, number], margin = 1.2): [[number, number], [number, number]] {
+  const ends = [xs, ys].map((values) => {
+    const known = Array.from(values).filter(Number.isFinite);
+    return [Math.min(...known), Math.max(...known)] as const;
+  });
+  const unit = Math.max(...ends.map(([low, high], k) => (high - low) / room[k]!)) * margin || 1;
+  const domain = ([low, high]: readonly [number, number], pixels: number): [number, number] => {
+    const half = (unit * pixels) / 2;
+    return [(low + high) / 2 - half, (low + high) / 2 + half];
+  };
+  return [domain(ends[0]!, room[0]), domain(ends[1]!, room[1])];
 }

@@ -27,8 +27,8 @@ export interface Work<S extends State, M> {
   label: string;
   /** A new memory for this state. */
   start(state: S): M;
-  /** One slice of a few milliseconds; false when all is done. */
-  advance(memory: M, state: S): boolean;
+  /** One slice of a few milliseconds; false when all is done, "shown" where the rest waits for the next frame. */
+  advance(memory: M, state: S): boolean | "shown";
   /** The memory is dropped when this changes. */
   key(state: S): string;
 }
@@ -77,4 +77,14 @@ export function watched<P extends Record<string, unknown>>(scene: string, progra
     typeof value === "function" ? wrap(name, value as Program) : value,
   ]);
   return Object.fromEntries(entries) as P;
+}
+
+/** A function of the state that computes again only when the state is another: for figures that are drawn often. */
+export function remembered<S extends State, R>(compute: (state: S) => R): (state: S) => R {
+  let last: { key: string; result: R } | undefined;
+  return (state) => {
+    const key = JSON.stringify(state);
+    if (last?.key !== key) last = { key, result: compute(state) };
+    return last.result;
+  };
 }
