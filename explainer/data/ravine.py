@@ -158,7 +158,7 @@ def conditions(x: np.ndarray, what: str) -> dict[str, Value]:
 
 
 def data() -> dict[str, Any]:
-    wine = load_wine()
+    wine: Any = load_wine()
     y = np.where(wine.target == 2, 1.0, -1.0)
     columns = {name: wine.data[:, [k]] for k, name in enumerate(wine.feature_names)}
     sets = {}

@@ -24,7 +24,7 @@ METHODS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "momentum": partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
 }
-RADII = np.float32([0.1, 0.4, 0.7, 1, 1.5, 2.2, 3.2, 4.5, 6.5, 9, 13])  # loss grows with the square: 0.1 is 1% of it
+RADII = np.array([0.1, 0.4, 0.7, 1, 1.5, 2.2, 3.2, 4.5, 6.5, 9, 13], np.float32)  # 0.1 is 1% of the loss
 
 
 def four_inputs(x: jax.Array) -> dict[str, jax.Array]:
@@ -74,7 +74,9 @@ def begin(method: str) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
 
 def descend(x: jax.Array, y: jax.Array, plane: jax.Array, run: jax.Array, rate: jax.Array, *, method: str) -> Any:
     """Steps of an optimizer on the whole batch: which way is down before each, where it leads, and the loss there."""
-    optimizer, (parameters, state) = METHODS[method](rate), begin(method)[1](run)
+    optimizer = METHODS[method](rate)
+    parameters: Any
+    parameters, state = begin(method)[1](run)
     downhill, places, losses = [], [], []
     for _ in range(STEPS):
         gradient = jax.grad(loss)(parameters, x, y)
@@ -89,10 +91,12 @@ def descend(x: jax.Array, y: jax.Array, plane: jax.Array, run: jax.Array, rate: 
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(2.0, 1.5, (178, 2)).astype(np.float32), rng.integers(0, 2, 178).astype(np.float32)
-PLANE = np.float32([[1, 0, 0], [0, 0, 1]])
+PLANE = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
 PROGRAMS = {
     "four_inputs": Program(four_inputs, {"x": X}),
-    "landscape": Program(landscape, {"x": X, "y": Y, "minimum": np.float32([0.5, 0.1, -0.5]), "plane": PLANE}),
+    "landscape": Program(
+        landscape, {"x": X, "y": Y, "minimum": np.array([0.5, 0.1, -0.5], np.float32), "plane": PLANE}
+    ),
 } | {
     method: Program(
         partial(descend, method=method),

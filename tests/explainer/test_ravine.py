@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ RATES = {"gradient_descent": 0.7, "momentum": 0.4, "adam": 0.3}
 @pytest.fixture(scope="module")
 def hue():
     """The features of the programs, the target, and the bowls of the four inputs."""
-    wine = load_wine()
+    wine: Any = load_wine()
     x, y = wine.data[:, [wine.feature_names.index("hue")]], np.where(wine.target == 2, 1.0, -1.0)
     bowls = [Bowl((x - subtracted) / divisor, y) for subtracted, divisor in variants(x)]
     inputs = ravine.four_inputs(jnp.asarray(np.hstack([x, 0 * x]), jnp.float32))["inputs"]
