@@ -5,6 +5,7 @@ export { grid, type Cell } from "./grid";
 export { heat } from "./heat";
 export { LOOKS, type Look } from "./looks";
 export { arrow, band, clipped, histogram, interval, key, legend, line, note, outline, points, rule } from "./marks";
+export { matrix } from "./matrix";
 export { parts, unpack, unpackIntegers, unpackTree, type Packed } from "./pack";
 export { picture, pictures, type Pixels } from "./pictures";
 export { axes, chart, columns, frame, oneScale, panels, SHARE, titled, word, type Frame } from "./plot";
