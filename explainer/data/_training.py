@@ -29,10 +29,10 @@ class Part(NamedTuple):
 class Run(NamedTuple):
     """Trainings side by side: `[learning rates, seeds, ...]`."""
 
-    start: State
-    """Before the first step."""
-    state: State
-    """After the last step."""
+    start: Any
+    """The `State` before the first step."""
+    state: Any
+    """The `State` after the last step."""
     loss: jax.Array
     """Of the batch before each step, `[..., steps]`."""
     measured: Any
@@ -62,9 +62,9 @@ def runs(
     seeds: Sequence[int],
     learning_rates: Any,
     steps: int,
-    measure: Callable[[State], Any] = lambda state: None,
+    measure: Callable[[Any], Any] = lambda state: None,
     step: Callable[..., dict[str, Any]] = train_step,
-    start: Callable[..., State] = init,
+    start: Callable[..., Any] = init,
 ) -> Run:
     """Trains one network for each learning rate and seed; a seed decides on initial weights and batches.
 
@@ -81,8 +81,8 @@ def runs(
     starts = jax.jit(lambda seeds: jax.lax.map(partial(start, network), seeds))(jnp.asarray(seeds))
     orders = _orders(tuple(seeds), steps)
 
-    def run(learning_rate: jax.Array, start: State, order: jax.Array) -> Run:
-        def one(state: State, rows: jax.Array) -> tuple[State, tuple[jax.Array, Any]]:
+    def run(learning_rate: jax.Array, start: Any, order: jax.Array) -> Run:
+        def one(state: Any, rows: jax.Array) -> tuple[Any, tuple[jax.Array, Any]]:
             done = step(network, state, images[rows], labels[rows], learning_rate)
             return done["state"], (done["loss"], measure(state))
 
@@ -105,6 +105,6 @@ def tested(network: Digits, state: State) -> dict[str, jax.Array]:
     return each(partial(evaluate, network, images=images, labels=labels), state)
 
 
-def each(function: Callable[[State], Any], state: State) -> Any:
+def each(function: Callable[[Any], Any], state: Any) -> Any:
     """The function's results for each of the states of a `Run`, `[learning rates, seeds, ...]`."""
     return jax.jit(lambda state: jax.lax.map(lambda row: jax.lax.map(function, row), state))(state)

@@ -37,10 +37,11 @@ class Digits(nn.Module):
     activation: str = "relu"
     hidden: tuple[int, ...] = (32, 32, 32)
     momentum: float = 0.9
+    norm: Any = jbn.linen.BatchNorm
 
     @nn.compact
     def __call__(self, pixels: jax.Array, train: bool) -> jax.Array:
-        norm = partial(jbn.linen.BatchNorm, use_running_average=not train, momentum=self.momentum)
+        norm = partial(self.norm, use_running_average=not train, momentum=self.momentum)
         start = nn.initializers.he_uniform() if self.activation == "relu" else nn.initializers.lecun_uniform()
         # A bias that goes straight into a norm would be subtracted again.
         bias = order(self.placement)[1] != "norm"
