@@ -91,6 +91,13 @@ def test_each_control_by_keyboard_gives_what_jax_gives(scene, browser, programs)
             if kind == "range":
                 assert page.evaluate("location.hash") != before or before, f"{name} does not move"
                 assert re.search(r"\w", control.get_attribute("aria-valuetext") or "")
+        work = page.locator(f"{tag(scene)} button[name=work]")
+        if work.count():
+            work.focus()
+            page.keyboard.press("Enter")
+            page.wait_for_function("globalThis.jbnCalls.length > 1", timeout=60_000)
+            page.keyboard.press("Enter")  # stops it
+            compared += compare(watched.calls()[:2], programs)
         assert watched.messages == []
         assert compared > 0 or not collect().get(scene), "no program was called"
 
