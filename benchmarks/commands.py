@@ -140,6 +140,19 @@ COMMANDS = {
         ),
         {"OPENBLAS_NUM_THREADS": "1"},  # the matrices are small
     ),
+    "calibration-sample": Command(
+        "benchmarks.calibration.sample",
+        "the intervals of repeated experiments one by one, for the page that shows them",
+        "Repeats the former procedure and the laboratory's with seeds of a bank of 2 arms (5 minutes of one core, "
+        "once; it may be stopped and goes on), or of the bank that `calibration` has trained.",
+        (
+            _out("calibration_sample"),
+            ("--bank", {"type": Path, "metavar": "FILE.npz", "help": "a bank to read, such as that of `calibration`"}),
+            ("--seeds", {"type": int, "default": 256, "help": "of the bank; default: %(default)s"}),
+            ("--repeats", {"type": int, "default": 1000, "help": "of each procedure; default: %(default)s"}),
+        ),
+        {"OPENBLAS_NUM_THREADS": "1"},
+    ),
     "reruns": Command(
         "benchmarks.calibration.reruns",
         "whether runs of the laboratory's whole command with disjoint seeds agree as their intervals say",

@@ -37,26 +37,32 @@ def bank_values(bank: Bank, contrasts: Contrasts) -> dict[str, float]:
 
 
 def repeat(bank: Bank, procedure: Procedure, contrasts: Contrasts, repeats: int) -> dict[str, Any]:
-    """The procedure, many times, all arms paired by seed.
-
-    Each repeat draws its seeds with replacement: the bank is the population, and its value the truth.
+    """The procedure, many times.
 
     Returns:
       trainings: networks trained of an arm, on average.
-      contrasts: by name, what `_judged` says.
+      contrasts: by name, what `judged` says.
+    """
+    found, trainings = outcomes(bank, procedure, contrasts, repeats)
+    truths = bank_values(bank, contrasts)
+    by_contrast = {name: judged(found[i], truth) for i, (name, truth) in enumerate(truths.items())}
+    return {"trainings": trainings, "contrasts": by_contrast}
+
+
+def outcomes(bank: Bank, procedure: Procedure, contrasts: Contrasts, repeats: int) -> tuple[np.ndarray, float]:
+    """Estimates, standard errors, both ends of intervals, `[contrasts, 4, repeats]`; trainings of an arm, on average.
+
+    Each repeat draws its seeds with replacement, the same ones for all arms: the bank is the population, and its value
+    the truth.
     """
     rng = np.random.default_rng(0)
-    outcomes, trainings = [], []
+    found, trainings = [], []
     for _ in range(repeats):
         drawn = rng.integers(bank.seeds, size=procedure.seeds)
         arms = {str(arm): _scores(bank, i, drawn, 0) for i, arm in enumerate(bank.arms)}
-        found = procedure.estimate(arms, contrasts)
-        outcomes.append([(e.estimate, e.se, *e.ci) for e in found.values()])
+        found.append([(e.estimate, e.se, *e.ci) for e in procedure.estimate(arms, contrasts).values()])
         trainings.append([procedure.trainings(scores) for scores in arms.values()])
-    truths = bank_values(bank, contrasts)
-    by_contrast = np.transpose(outcomes, (1, 2, 0))
-    judged = {name: _judged(by_contrast[i], truth) for i, (name, truth) in enumerate(truths.items())}
-    return {"trainings": round(float(np.mean(trainings)), 1), "contrasts": judged}
+    return np.transpose(found, (1, 2, 0)), round(float(np.mean(trainings)), 1)
 
 
 def same_arm_twice(bank: Bank, procedure: Procedure, repeats: int) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def rate(false: int, trials: int) -> dict[str, Any]:
     return {"false": false, "trials": trials, "percent": round(100 * false / trials, 2), "ci": ends}
 
 
-def _judged(outcomes: np.ndarray, truth: float) -> dict[str, float]:
+def judged(outcomes: np.ndarray, truth: float) -> dict[str, float]:
     """What `[4, repeats]` estimates, standard errors and ends of intervals amount to, in pp and percent.
 
     Mean and standard deviation over repeats; the reported standard error (root mean square); how much further repeats

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.calibration import bank as banks
-from benchmarks.calibration import command, procedures, repeats
+from benchmarks.calibration import command, procedures, repeats, sample
 from benchmarks.calibration.bank import Bank
 from benchmarks.calibration.procedures import bagged, chosen_then_read, out_of_bag
 from benchmarks.commands import main
@@ -193,9 +193,9 @@ def test_contrasts_are_every_pair_in_each_context_and_how_the_first_differs():
 
 def test_a_wrong_sign_is_an_interval_on_the_other_side_of_the_truth():
     outcomes = np.array([[1.0, -1, 0.2, 3], [0.1] * 4, [0.5, -1.5, -0.1, 2.9], [1.5, -0.5, 0.5, 3.1]])
-    found = repeats._judged(outcomes, 1.2)
+    found = repeats.judged(outcomes, 1.2)
     assert (found["covers_bank"], found["excludes_0"], found["wrong_sign"]) == (25, 75, 25)
-    assert repeats._judged(outcomes, -1.2)["wrong_sign"] == 50
+    assert repeats.judged(outcomes, -1.2)["wrong_sign"] == 50
     assert found["ratio"] == pytest.approx(np.std([1, -1, 0.2, 3], ddof=1) / 0.1)
     assert repeats.rate(0, 10)["ci"] == pytest.approx([0, 30.85], abs=0.01)
 
@@ -231,3 +231,28 @@ def test_the_command_reads_a_bank_and_writes_json_and_tables(tmp_path, monkeypat
         same = row["same_arm_twice"]["arms_with_norm"]
         assert same["trials"] == 4 * 2 and "{:.1f} [{:.1f}, {:.1f}]".format(same["percent"], *same["ci"]) in markdown
     assert "3 seeds choose" in capsys.readouterr().out
+
+
+def test_the_sample_is_the_first_repeats_of_the_same_procedures(tmp_path, monkeypatch, capsys):
+    """Of the arms before and after alone, whatever else the bank holds."""
+    bank = synthetic()
+    banks.write(bank, tmp_path / "bank.npz")
+    monkeypatch.setattr(sample, "use_all_cores", lambda: None)
+    monkeypatch.setattr(sample, "PROCEDURES", (chosen_then_read(3, 5), bagged(6, raced=True)))
+    monkeypatch.setattr(sample, "KEPT", 5)
+    out = tmp_path / "s.json"
+    arguments = ["calibration-sample", "--bank", str(tmp_path / "bank.npz"), "--repeats", "8", "--out", str(out)]
+    assert main(arguments) == 0
+    result = json.loads(out.read_text())
+    values = repeats.bank_values(bank, contrasts := repeats.contrasts_of(bank))
+    assert result["bank"]["values"] == {(name := "after - before, relu"): values[name]}
+    for row, procedure in zip(result["procedures"], sample.PROCEDURES, strict=True):
+        found, trainings = repeats.outcomes(bank, procedure, contrasts, 8)
+        assert (row["procedure"], row["trainings"]) == (procedure.name, trainings)
+        assert set(row["contrasts"]) == {"after - before, relu"}
+        for name, of in row["contrasts"].items():
+            whole = found[list(contrasts).index(name)]
+            assert np.array(of["first"]) == pytest.approx(whole[[0, 2, 3], :5].T, abs=1e-4)
+            held = [low <= values[name] <= high for low, high in whole[2:].T]
+            assert of["missed"] == [k for k in range(8) if not held[k]] and of["covers_bank"] == 100 * np.mean(held)
+    assert "of 8 intervals miss the bank's value" in capsys.readouterr().out
