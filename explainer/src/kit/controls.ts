@@ -94,13 +94,15 @@ interface Press<S extends State> {
   key: Key<S>;
   label: string | ((state: S) => string);
   press(state: S): Partial<S>;
+  /** What an address may say; anything, unless it is given. */
+  allows?(state: S): boolean;
 }
 
 /** A button that changes the state. */
-export function button<S extends State>({ key, label, press }: Press<S>): Control<S> {
+export function button<S extends State>({ key, label, press, allows = () => true }: Press<S>): Control<S> {
   return {
     key,
-    allows: () => true,
+    allows,
     render: (state, change) =>
       html`<button type="button" class="bn-button" name=${key} @click=${() => change(press(state))}>
         ${typeof label === "string" ? label : label(state)}

@@ -120,14 +120,15 @@ export function define<S extends State, R, M>(scene: Scene<S, R, M>): void {
       const result = scene.compute(this.state, this.memory);
       // The finding is announced once something has moved, and not while work is going on.
       const said = this.moved && !this.working ? scene.finding(result, this.state) : "";
-      return html`<div class="bn-controls" role="group" aria-label="Controls">
+      const fixedFigure = scene.controls.length === 0 && !scene.work;
+      return html`${fixedFigure ? null : html`<div class="bn-controls" role="group" aria-label="Controls">
           ${scene.controls.map((control) => control.render(this.state, (patch) => this.change(patch)))}
           ${scene.work &&
           html`<button type="button" class="bn-button" name="work" @click=${() => (this.working ? (this.working = false, this.requestUpdate()) : this.begin())}>
             ${this.working ? "Stop" : scene.work.label}
           </button>`}
           <button type="button" class="bn-button bn-quiet" name="reset" @click=${() => this.reset()}>Reset</button>
-        </div>
+        </div>`}
         ${body(scene, result, this.state, context)}
         <p class="bn-said" role="status" aria-live="polite">${said}</p>`;
     }

@@ -1,5 +1,6 @@
 export { button, choice, next, select, slider } from "./controls";
 export { define } from "./element";
+export { flow, FLOW_HEIGHT } from "./flow";
 export { fixed, number, percent, power } from "./format";
 export { grid, type Cell } from "./grid";
 export { heat } from "./heat";
