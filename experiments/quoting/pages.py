@@ -18,7 +18,14 @@ from pathlib import Path
 from experiments.quoting import changes, docstrings, tables
 from experiments.quoting.runs import ROOT, Runs
 
-PAGES = ("README.md", "experiments/published/README.md", "docs/laboratory.md", "docs/what-changed.md")
+PAGES = (
+    "README.md",
+    "experiments/published/README.md",
+    "docs/laboratory.md",
+    "docs/what-changed.md",
+    "docs/handbook/placement.md",
+    "docs/handbook/recipes/tiny-batches.md",
+)
 FORMER = "docs/former_verdicts.json"
 BLOCK = re.compile(r"(<!-- make quote: ([\w ]+) -->\n).*?(<!-- end of quote -->\n)", re.S)
 OPENING = re.compile(r"<!-- make quote\b")
@@ -59,6 +66,7 @@ def quoted(text: str, page: str, runs: Runs, former: Sequence[changes.Former] = 
     blocks: dict[str, Block] = {
         "figure": tables.figure,
         "placements": tables.placements,
+        "contrasts": tables.contrasts,
         "questions": tables.questions,
         "ran": tables.ran,
         "engines": tables.engines,

@@ -53,10 +53,35 @@ def placements(runs: Runs, link: Link, name: str) -> str:
     return f"{markdown(header, rows)}\n\n{' '.join(filter(None, said))}"
 
 
-def questions(runs: Runs, link: Link) -> str:
-    """Every question, with the published difference, ours, and the two judgements."""
+def contrasts(runs: Runs, link: Link, name: str) -> str:
+    """The primary differences of a run: both arms, what others published, the difference, the verdict."""
+    run = runs[name]
+    if run is None:
+        return f"The result of {name} is {awaited(link)}."
+    arms = {f"{arm['treatment']}/{arm['context']}": arm for arm in result_of(run)["arms"]}
+    rows, contrast = [], {}
+    for contrast in (row for row in result_of(run)["contrasts"] if row["primary"] and row["kind"] == "simple"):
+        two = sorted(contrast["weights"], key=contrast["weights"].__getitem__, reverse=True)
+        said = [f"{signed(row['published'])}: **{row['word']}**" for row in words.judged(run, contrast["name"])]
+        means = [words.accuracy(arms[arm]) for arm in two]
+        rows.append([contrast["name"], *means, "; ".join(said), words.difference(contrast), words.verdict(contrast)])
+    header = ["contrast, first - second", "first", "second", "published (pp)", "ours (pp)", "verdict"]
+    said = [
+        "Test accuracy in percent: estimate ± standard error, each arm at its own learning rate.",
+        f"Ours: the estimate, its 95% interval for {_spoken(contrast)}.",
+        words.failures(run),
+        f"{words.provenance(run)} ([config]({link(f'configs/{name}.py')}), "
+        f"[report]({link(f'{FOLDER}/{name}/report.md')})).",
+    ]
+    return f"{markdown(header, rows)}\n\n{' '.join(filter(None, said))}"
+
+
+def questions(runs: Runs, link: Link, *names: str) -> str:
+    """Every question (of these runs, if any are named): the published difference, ours, and the two judgements."""
     rows = []
     for asked in QUESTIONS:
+        if names and asked.run not in names:
+            continue
         run = runs[asked.run]
         links = f"[config]({link(f'configs/{asked.run}.py')}), [report]({link(f'{FOLDER}/{asked.run}/report.md')})"
         if run is None:

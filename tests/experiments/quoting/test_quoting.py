@@ -93,6 +93,28 @@ def test_a_table_of_placements_says_the_estimates_both_intervals_and_the_verdict
     assert text.startswith("Before.") and text.endswith("After.\n") and "old" not in text
 
 
+def test_a_table_of_contrasts_has_every_primary_difference_with_its_arms_and_what_others_published(run):
+    text = page("contrasts mine", {"mine": run})
+    header, _, *rows = cells(text)
+    assert header == ["contrast, first - second", "first", "second", "published (pp)", "ours (pp)", "verdict"]
+    arms = {f"{arm['treatment']}/{arm['context']}": words.accuracy(arm) for arm in run.result["arms"]}
+    primary = [row for row in run.result["contrasts"] if row["primary"] and row["kind"] == "simple"]
+    assert [row[0] for row in rows] == [row["name"] for row in primary] and len(rows) == 6
+    by_name = {row[0]: row for row in rows}
+    assert by_name["tanh: after - none"][1:3] == [arms["after/tanh"], arms["none/tanh"]]
+    assert by_name["relu: after - before"][3] == f"+3.00: **{run.result['published'][0]['word']}**"
+    for row in primary:
+        assert by_name[row["name"]][4:] == [words.difference(row), words.verdict(row)]
+    assert "for new seeds, then for new data, too" in text and words.provenance(run) in text
+
+
+def test_questions_of_named_runs_are_those_alone():
+    runs = read_published()
+    _, _, *rows = cells(page("questions small_batches digits_aa", runs))
+    wanted = [asked.words for asked in QUESTIONS if asked.run in ("small_batches", "digits_aa")]
+    assert [row[0] for row in rows] == wanted and 0 < len(wanted) < len(QUESTIONS)
+
+
 def test_the_docstring_has_every_arm_and_every_contrast_of_the_family_and_the_rest_stays(run):
     text = docstrings.replaced(SOURCE, run)
     assert docstrings.replaced(text, run) == text, "writing it again changes nothing"
@@ -121,7 +143,7 @@ def test_a_docstring_that_ends_with_the_result_keeps_its_end():
 
 
 def test_an_awaited_run_is_not_quoted(run):
-    for block in ("placements mine", "figure mine", "engines mine", "ran"):
+    for block in ("placements mine", "contrasts mine", "figure mine", "engines mine", "ran"):
         text = page(block, {"mine": None})
         assert "by the former procedure ([what changed](what-changed.md)): not quoted here" in text
         assert not re.search(r"\d\.\d\d", text)
