@@ -86,6 +86,9 @@ class Page:
                 library = (error.name or "").partition(".")[0]
                 if library not in OPTIONAL:
                     raise
+            except BaseException as error:
+                error.add_note(f"the block had printed:\n{printed.getvalue()}")
+                raise
         if library:
             self.skipped[example.line] = library
             self._missing |= dict.fromkeys(stores, library)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
 import re
 import shlex
 import tomllib
@@ -46,7 +46,7 @@ def commands(block: str) -> Iterator[list[str]]:
         lexer.whitespace_split = True
         words: list[str] = []
         for word in [*lexer, ";"]:
-            if set(word) <= set(";&|"):
+            if set(word) <= set(";&|"):  # the end of a command
                 while words and re.match(r"\w+=", words[0]):
                     words.pop(0)
                 if words and words[0] not in ("do", "done", "wait", "for"):
@@ -67,11 +67,20 @@ def _python(words: Sequence[str]) -> None:
             from experiments.commands import parse
 
             _exits(parse, rest)
-        case ["-m", "benchmarks" | "explainer" as package, *rest]:
-            _exits(importlib.import_module(f"{package}.commands").parse, rest)
+        case ["-m", "benchmarks", *rest]:
+            from benchmarks.commands import parse
+
+            _exits(parse, rest)
+        case ["-m", "explainer", "build", *rest]:
+            from explainer.build import STEPS
+
+            _require(sorted({*rest} - {step.__name__ for step in STEPS}), "no such step")
         case ["-m", "pytest", *rest]:
             _require([w for w in rest if w[0] != "-" and not (ROOT / w.partition("::")[0]).exists()], "no such file")
-        case ["-m", "venv" | "pip", *_] | ["-c", *_]:
+        case ["-c", code]:
+            found = [node for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(ast.Module(found, []), "-c", "exec"), {})
+        case ["-m", "venv" | "pip", *_]:
             pass
         case [file]:
             _require([] if Path(file).exists() else [file], "no such file")
