@@ -132,7 +132,7 @@ export const scene: Scene<Settings, Result, Race> = {
     return html`${panels(count, runs.map((run, k) => landscape(each, k, labels, run, at)))}
       <p class="bn-caption">
         One scale on both axes. ${word(PATH, "The steps")} lead from the dot until ${word(LOOKS.c, "1% of the loss")} is left.
-        ${word(LOOKS.b, "The arrows")} are the gradient, split along both axes.
+        ${word(LOOKS.b, "The arrows")} point downhill: minus the gradient, split along both axes.
         ${chosen(set).features > 1 ? "Of the three parameters' space, this is the plane of the flattest and the steepest direction." : ""}
       </p>
       ${curves(width, runs, rate, method !== "adam")}`;
