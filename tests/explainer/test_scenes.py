@@ -95,8 +95,9 @@ def test_each_control_by_keyboard_gives_what_jax_gives(scene, browser, programs)
         if work.count():
             work.focus()
             page.keyboard.press("Enter")
-            page.wait_for_function("globalThis.jbnCalls.length > 1", timeout=60_000)
-            page.keyboard.press("Enter")  # stops it
+            called_or_done = "(tag) => globalThis.jbnCalls.length > 1 || !document.querySelector(tag).working"
+            page.wait_for_function(called_or_done, arg=tag(scene), timeout=60_000)
+            page.keyboard.press("Enter")  # stops it, where it goes on
             compared += compare(watched.calls()[:2], programs)
         assert watched.messages == []
         assert compared > 0 or not collect().get(scene), "no program was called"

@@ -129,10 +129,13 @@ def test_the_factor_of_inference_is_computed_once(features):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_small_half_precision_at_inference_is_the_same_wherever_it_lies(dtype):
     x = batch((64, 96), dtype=dtype)
-    exact = functional()(x.astype(jnp.float32)).astype(dtype)
+    wide = functional()(x.astype(jnp.float32))
+    # Compiled, the float32 result may differ by its last digit, which decides where it lies halfway between two others.
+    rounded = [np.asarray((wide * (1 + digit)).astype(dtype)) for digit in (-3e-7, 0.0, 3e-7)]
     spread = jax.device_put(x, NamedSharding(mesh(d=4), P("d")))
     for found in (functional()(x), jax.jit(functional())(spread), jax.jit(jax.vmap(functional()))(x[None])[0]):
-        np.testing.assert_array_equal(found, exact)
+        right = np.any([np.asarray(found) == one for one in rounded], axis=0)
+        assert found.dtype == dtype and right.all(), f"{(~right).sum()} are not the float32 result, rounded once"
 
 
 # Taylor mode

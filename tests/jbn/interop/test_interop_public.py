@@ -101,7 +101,9 @@ def test_every_public_name_is_documented_to_the_last_argument():
         assert "Example:" in text, name
         if inspect.isfunction(function):
             arguments = text.partition("Args:\n")[2].partition("\nReturns:")[0]
-            assert all(re.search(rf"^ +{p}: ", arguments, re.M) for p in inspect.signature(function).parameters), name
+            assert all(
+                re.search(rf"^ +(\*\*)?{p}: ", arguments, re.M) for p in inspect.signature(function).parameters
+            ), name
         else:
             assert all(re.search(rf"^ +{f}: ", text, re.M) for f in function._fields), name
 
