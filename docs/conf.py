@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "explainer.sphinx_access",
     "explainer.sphinx_docstrings",
     "explainer.sphinx_ext",
     "explainer.sphinx_fields",
@@ -48,6 +49,8 @@ viewcode_line_numbers = True
 
 # Everything is in the folder: no fonts, scripts or formulas from elsewhere, and a search that needs no server.
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_math_renderer = "mathml"
 html_show_search_summary = False
 html_copy_source = False
