@@ -59,5 +59,5 @@ def run(options: argparse.Namespace) -> int:
     write_json(result, out)
     markdown = as_markdown(result)
     out.with_suffix(".md").write_text(markdown, encoding="utf-8")
-    console.print(markdown, markup=False, highlight=False)
+    console.print(markdown, markup=False, highlight=False, soft_wrap=True)
     return 0

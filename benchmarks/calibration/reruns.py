@@ -35,7 +35,9 @@ def repeat(config: Config, runs: int, folder: Path, console: Console) -> list[di
     results = []
     for k in range(runs):
         first = config.sweep.first_seed + k * config.sweep.seeds
-        console.print(f"run {k + 1} of {runs}: seeds {first} to {first + config.sweep.seeds - 1}", highlight=False)
+        console.print(
+            f"run {k + 1} of {runs}: seeds {first} to {first + config.sweep.seeds - 1}", highlight=False, soft_wrap=True
+        )
         again = replace(config, sweep=replace(config.sweep, first_seed=first), probes=replace(config.probes, seeds=0))
         found = sweep.run(again, folder / f"{config.name}_{first}").result
         assert found is not None
@@ -112,5 +114,5 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or RESULTS / "reruns.json"
     write_json(found, out)
     out.with_suffix(".md").write_text(as_markdown(found), encoding="utf-8")
-    console.print(as_markdown(found), markup=False, highlight=False)
+    console.print(as_markdown(found), markup=False, highlight=False, soft_wrap=True)
     return 0

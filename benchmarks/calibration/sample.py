@@ -78,5 +78,5 @@ def run(options: argparse.Namespace) -> int:
     for row in result["procedures"]:
         for name, found in row["contrasts"].items():
             missed = f"{len(found['missed'])} of {options.repeats} intervals miss the bank's value"
-            console.print(f"{row['procedure']}: {name}: {missed}", highlight=False)
+            console.print(f"{row['procedure']}: {name}: {missed}", highlight=False, soft_wrap=True)
     return 0

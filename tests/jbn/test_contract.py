@@ -18,16 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from flax import nnx
+from faces import FACES, SHAPE
 from helpers import affine, assert_close, batch, mask, mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import jbn
-import jbn.linen
-import jbn.nnx
-
-LAYERS, DEVICES, SHAPE = 2, 4, (6, 2, 3)
+LAYERS, DEVICES = 2, 4
 MOMENTUM, TOLERANCE = 0.75, 3e-6
 
 
@@ -53,56 +49,6 @@ class Results(NamedTuple):
     dscale: Any
     dbias: Any
     inference: Any
-
-
-# Faces: options, train -> (x, keep, scale, bias, mean, var) -> y, new mean, new var
-
-
-def functional(options, train):
-    def apply(x, keep, scale, bias, mean, var):
-        stats = jbn.BatchStats(mean, var)
-        norm = jbn.batch_renorm if "r_max" in options else jbn.batch_norm
-        y, stats, _ = norm(x, scale, bias, stats, train=train, where=keep, **options)
-        return y, stats.mean, stats.var
-
-    return apply
-
-
-def linen(options, train):
-    options, call = in_the_call(options)
-    kind = jbn.linen.BatchRenorm if "r_max" in options else jbn.linen.BatchNorm
-    layer = kind(use_running_average=not train, **options)
-
-    def apply(x, keep, scale, bias, mean, var):
-        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
-        y, updates = layer.apply(variables, x, mask=keep, mutable=["batch_stats"], **call)
-        return y, updates["batch_stats"]["mean"], updates["batch_stats"]["var"]
-
-    return apply
-
-
-def by_nnx(options, train):
-    options, call = in_the_call(options)
-    kind = jbn.nnx.BatchRenorm if "r_max" in options else jbn.nnx.BatchNorm
-    layer = kind(SHAPE[-1], use_running_average=not train, rngs=nnx.Rngs(0), **options)
-    graph, state = nnx.split(layer)
-
-    def apply(x, keep, scale, bias, mean, var):
-        own = nnx.merge(graph, state, copy=True)
-        nnx.update(own, nnx.State({"scale": scale, "bias": bias, "mean": mean, "var": var}))
-        y = own(x, mask=keep, **call)
-        return y, own.mean[...], own.var[...]
-
-    return apply
-
-
-def in_the_call(options):
-    """The options of a Flax layer, and those of its call."""
-    call = {name: value for name, value in options.items() if name in ("activation", "placement")}
-    return {name: value for name, value in options.items() if name not in call}, call
-
-
-FACES = {"functional": functional, "linen": linen, "nnx": by_nnx}
 
 
 # Variants: options, the mask's shape, and what the oracle makes of a batch
@@ -351,6 +297,6 @@ def test_a_mesh_with_explicit_axes_is_the_oracle(variant):
     variant = VARIANTS[variant]
     explicit = jax.make_mesh((DEVICES,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(explicit):
-        batches, got = sharded_jit(step_of(functional, variant), variant, inputs(variant), explicit)
+        batches, got = sharded_jit(step_of(FACES["functional"], variant), variant, inputs(variant), explicit)
     assert jax.typeof(got.y).sharding.spec == P("d", None, None)
     assert_lawful(variant, batches, got)

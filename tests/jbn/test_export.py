@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from faces import FACES
 from helpers import affine, assert_close, batch, mask, normalized
 from jax import export
-from test_contract import FACES
 
 import jbn
 
