@@ -58,7 +58,7 @@ class NoisyBatchNorm(jbn.linen.BatchNorm):
 
     Attributes:
       size: of the noise. In a step, a unit's mean is drawn from ±size / 2, its standard deviation from 1 to
-        1 + size / 4; each example's own are within about size / 10 of these.
+        1 + size / 4; each example's own are within size / 10 of these.
     """
 
     size: Any = 0.0
@@ -72,7 +72,7 @@ class NoisyBatchNorm(jbn.linen.BatchNorm):
         mean = self.size / 2 * jax.random.uniform(mean_key, unit, minval=-1.0)
         std = 1 + self.size / 4 * jax.random.uniform(std_key, unit)
         shift = mean + self.size / 10 * jax.random.uniform(shift_key, y.shape, minval=-1.0)
-        stretch = std + self.size / 10 * jax.random.normal(stretch_key, y.shape)
+        stretch = std + self.size / 10 * jax.random.uniform(stretch_key, y.shape, minval=-1.0)
         return stretch * y + shift
 
 
@@ -88,14 +88,14 @@ class Noisy(NamedTuple):
 
 def start(network: Digits, seed: jax.Array) -> Noisy:
     first, blocks = init(network, seed), (len(network.hidden), network.hidden[0])
-    key = jax.random.fold_in(jax.random.key(seed), 2)
+    key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 2)  # fast, for there is much noise
     return Noisy(first.params, first.batch_stats, key, jnp.full(blocks, jnp.nan), jnp.zeros(()))
 
 
 def step(
     network: Digits, state: Noisy, images: jax.Array, labels: jax.Array, setting: dict[str, Any]
 ) -> dict[str, Any]:
-    """One step of gradient descent with noise, and one look at how far the inputs of the test digits have moved."""
+    """One step of gradient descent with noise and, if `look`, how far what goes into the ReLUs has moved."""
     norm = partial(NoisyBatchNorm, size=setting["size"])
     noisy = network if network.placement == "none" else network.clone(norm=norm)
     key, now = jax.random.split(state.key)
@@ -108,7 +108,8 @@ def step(
 
     (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
     params = jax.tree.map(lambda leaf, g: leaf - setting["learning_rate"] * g, state.params, gradient)
-    means, stds = _inputs(noisy, State(params, batch_stats), now)
+    look = partial(_inputs, noisy, State(params, batch_stats), now)
+    means, stds = jax.lax.cond(setting["look"] > 0, look, lambda: (state.means, jnp.ones_like(state.means)))
     away = jnp.abs(means - state.means) / stds
     moved = state.moved + jnp.where(jnp.isfinite(state.means), away, 0.0).mean()
     return {"state": Noisy(params, batch_stats, key, means, moved), "loss": value}
@@ -129,9 +130,11 @@ def measured(steps: int = STEPS, rates: tuple[float, ...] = RATES) -> dict[str, 
     found: dict[str, list[Any]] = {"rate": [], "accuracy": [], "moved": []}
     for network, sizes in ((Digits("none"), [0.0]), (Digits("before"), [0.0, *SIZES])):
         every = [(rate, size) for size in sizes for rate in rates]
-        chosen = _trained(network, every, CHOOSING, steps)[0].mean(1).reshape(len(sizes), len(rates)).argmax(1)
+        chosen = (
+            _trained(network, every, CHOOSING, steps, look=False)[0].mean(1).reshape(len(sizes), len(rates)).argmax(1)
+        )
         settings = [(rates[best], size) for best, size in zip(chosen, sizes, strict=True)]
-        accuracy, moved = _trained(network, settings, SEEDS, steps)
+        accuracy, moved = _trained(network, settings, SEEDS, steps, look=True)
         found["rate"] += [rate for rate, _ in settings]
         found["accuracy"] += list(accuracy)
         found["moved"] += list(moved)
@@ -141,8 +144,10 @@ def measured(steps: int = STEPS, rates: tuple[float, ...] = RATES) -> dict[str, 
     return {**found, "moves_more": more, "still_helps": helps, "verdict": verdict(more, helps)}
 
 
-def _trained(network: Digits, settings: list[Any], seeds: range, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    rates, sizes = np.array(settings, np.float32).T
-    run = runs(network, seeds, {"learning_rate": rates, "size": sizes}, steps, step=step, start=start)
+def _trained(network: Digits, of: list[Any], seeds: range, steps: int, look: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Test accuracy and, with `look`, the movement a step, `[settings, seeds]`, for pairs of learning rate and size."""
+    rates, sizes = np.array(of, np.float32).T
+    settings = {"learning_rate": rates, "size": sizes, "look": np.full(len(of), look, np.float32)}
+    run = runs(network, seeds, settings, steps, step=step, start=start)
     state = State(run.state.params, run.state.batch_stats)
     return 100 * np.asarray(tested(network, state)["accuracy"]), np.asarray(run.state.moved) / (steps - 1)
