@@ -1,0 +1,98 @@
+
+interface Axes {
+  x: Parameters<typeof frame>[0]["x"];
+  y: Parameters<typeof frame>[0]["y"];
+}
+
+function panel(width: number, name: string, { x, y }: Axes, marks: (f: Frame) => unknown) {
+  const f = frame({ width, height: 170, left: 40, right: 12, x: { ticks: width < 250 ? 3 : 5, ...x }, y: { ticks: 4, ...y } });
+  return chart(f, name, [axes(f), marks(f)]);
+}
+
+const short = (value: number) => number(value, 2);
+const ofRate = (label: string) => ({ domain: [rates[0], rates.at(-1)] as [number, number], log: true, label, ticks: [1 / 64, 1 / 8, 1, 8], format: short });
+const ofFactor = { domain: [0.1, 10] as [number, number], log: true, label: "weights times", ticks: [0.1, 1, 10] };
+const each = (of: (name: Placement, k: number) => unknown) => PLACEMENTS.map(of);
+
+/** Noise: how far the inputs move in a step, and what is learnt; `none` is a level, with its interval. */
+function withNoise(width: number, label: string, key: "moved_interval" | "accuracy_interval", domain: [number, number]) {
+  const [none, ...rest] = noise.arms.map((arm) => arm[key] as [number, number, number]);
+  const [low, mean, high] = [0, 1, 2].map((k) => rest.map((interval) => interval[k]!));
+  const ends = [noise.sizes[0]!, noise.sizes.at(-1)!] as const;
+  return panel(width, `${label}, by the size of the noise`, { x: { domain: [...ends], label: "size of the noise" }, y: { domain, label } }, (f) => [
+    band(f, ends, [none![0], none![0]], [none![2], none![2]], LOOKS.none),
+    rule(f, { y: none![1] }, LOOKS.none),
+    note(f, [ends[1], none![1]], NAMES.none, LOOKS.none, [0, -5], "end"),
+    band(f, noise.sizes, low!, high!, LOOKS.before),
+    line(f, noise.sizes, mean!, LOOKS.before),
+    points(f, noise.sizes, mean!, LOOKS.before, 7, 1),
+  ]);
+}
+
+const heading = (text: string) => html`<p class="bn-row">${text}</p>`;
+
+export const scene: Scene<State, Result> = {
+  name: "why",
+  state: { rate: 0.5, factor: 10, time: times[1]! },
+  controls: [
+    slider({ key: "rate", label: "Learning rate, size of step", values: rates, format: short }),
+    slider({ key: "factor", label: "Weights of layer 2 times", values: factors, format: String }),
+    choice({ key: "time", label: "Networks after", options: times.map((time) => ({ value: time, label: `${time} steps` })) }),
+  ],
+  compute,
+  finding: ({ probed, accuracy }, { rate, factor }) => {
+    const [k, of] = [factors.indexOf(factor), rates.indexOf(rate)];
+    const right = accuracy.map((rows) => percent(rows[of]![1]! / 100, 0));
+    return (
+      `Noise of size 1 makes the inputs move ${fixed(noise.more["1_0"].value, 1)} times as far as without a norm, and still ${fixed(noise.helps["1_0"].mean.value, 1)} points more digits are right. ` +
+      `At learning rate ${short(rate)}, ${right[0]} are right without a norm, ${right[1]} with it before, ${right[2]} after the ReLU. ` +
+      `Weights times ${factor}: with the norm before, the logits are ${fixed(probed.before.logits[k]!, 2)} and the gradient ${number(probed.before.gradient[k]!, 2)} times what they were.`
+    );
+  },
+  figure: ({ probed, curves, accuracy }, { rate, factor }, { width }) => {
+    const half = Math.floor((width - 16) / 2);
+    const f1 = factors.indexOf(factor);
+    const relative = (name: string, label: string, which: "logits" | "gradient") =>
+      panel(half, `${name}, by the factor of the weights`, { x: ofFactor, y: { domain: [0.05, 20], log: true, label, ticks: [0.1, 1, 10] } }, (f) =>
+        each((of) => [line(f, factors, probed[of][which], LOOKS[of]), points(f, [factor], [probed[of][which][f1]!], LOOKS[of], 8, 1)]),
+      );
+    const step = (name: string, y: Axes["y"], values: (of: Placement) => number[]) =>
+      panel(half, `${name}, by the size of the step`, { x: ofRate("size of the step"), y }, (f) => [
+        rule(f, { x: rate }, LOOKS.quiet),
+        each((of) => line(f, rates, values(of).map((value) => Math.min(value, y.domain[1])), LOOKS[of])),
+      ]);
+    return html`${heading("Noise after each norm: the inputs move more, and up to a size it helps all the same")}
+      ${panels(2, [
+        withNoise(half, "moves a step (std)", "moved_interval", [0, 0.8]),
+        withNoise(half, "test digits right (%)", "accuracy_interval", [80, 100]),
+      ])}
+      ${key(PLACEMENTS.map((name) => [NAMES[name], LOOKS[name]]))}
+      ${heading("A norm stands larger steps")}
+      ${panels(2, [
+        panel(half, "accuracy by learning rate", { x: ofRate("learning rate"), y: { domain: [0, 100], label: "test digits right (%)" } }, (f) => [
+          rule(f, { x: rate }, LOOKS.quiet),
+          each((name, k) => {
+            const [low, middle, high] = [0, 1, 2].map((level) => accuracy[k]!.map((row) => row[level]!));
+            return [band(f, rates, low!, high!, LOOKS[name]), line(f, rates, middle!, LOOKS[name])];
+          }),
+        ]),
+        panel(half, `loss at learning rate ${short(rate)}`, { x: { domain: [0, data.steps], label: "step" }, y: { domain: [0.01, 10], log: true, label: `loss at rate ${short(rate)}` } }, (f) =>
+          each((name, k) => {
+            const [low, middle, high] = curves[k]!.map((level) => level.map((value) => Math.min(10, Math.max(0.01, value))));
+            return [band(f, at, low!, high!, LOOKS[name]), line(f, at, middle!, LOOKS[name])];
+          }),
+        ),
+      ])}
+      ${heading(`Weights times ${factor}: with a norm the same output, and another gradient`)}
+      ${panels(2, [relative("length of the logits", "logits, relative", "logits"), relative("length of the gradient", "gradient, relative", "gradient")])}
+      ${heading("Along the gradient, one step of each size: it holds for longer")}
+      ${panels(2, [
+        step("loss", { domain: [0, 5], label: "loss after the step" }, (of) => probed[of].loss),
+        step("change of the gradient", { domain: [0, 5], label: "gradient's change, relative" }, (of) => probed[of].change),
+      ])}`;
+  },
+  table: ({ probed, accuracy }) => ({
+    head: ["learning rate, step", ...PLACEMENTS.flatMap((name) => [`% right, ${name}`, `loss after a step, ${name}`, `gradient's change, ${name}`])],
+    rows: rates.map((rate, k) => [short(rate), ...PLACEMENTS.flatMap((name, of) => [accuracy[of]![k]![1]!, probed[name].loss[k]!, probed[name].change[k]!])]),
+  }),
+};
