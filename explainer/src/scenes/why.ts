@@ -1,3 +1,56 @@
+// Scene 10: why it helps; not by stopping the shift.
+
+import { html } from "lit";
+import data from "../../_build/data/why.json";
+import * as compiled from "../../_build/programs/why.js";
+import { axes, band, chart, choice, examples, fixed, frame, key, line, LOOKS, note, number, panels, percent, points, rule, slider, unpack, unpackTree, watched } from "../kit";
+import type { Frame, Scene } from "../kit";
+
+const programs = watched("why", compiled);
+const PLACEMENTS = ["none", "before", "after"] as const;
+type Placement = (typeof PLACEMENTS)[number];
+const NAMES = { none: "no batch norm", before: "before the ReLU", after: "after the ReLU" };
+const { rates, factors, times, noise } = data;
+const batch = examples(data);
+const at = Array.from({ length: data.steps / data.window }, (_, k) => (k + 0.5) * data.window);
+
+type State = { rate: number; factor: number; time: number };
+type Probed = Record<"logits" | "gradient" | "loss" | "change", number[]> & { start: number };
+
+/** The rows of a packed table of low, middle and high values. */
+function triple(packed: (typeof data.swept.none)["loss"], row: number, size: number) {
+  const flat = unpack(packed).subarray(row * 3 * size, (row + 1) * 3 * size);
+  return [0, 1, 2].map((k) => flat.subarray(k * size, (k + 1) * size)) as [Float32Array, Float32Array, Float32Array];
+}
+
+/** What the programs say of one network, relative to its weights as they are. */
+function probe<S>(state: S, scaled: (inputs: typeof batch & { state: S; factor: number }) => { logits: number; gradient: number }, along: (inputs: typeof batch & { state: S; step: number }) => { start: number; loss: number; change: number }): Probed {
+  const by = factors.map((factor) => scaled({ ...batch, state, factor }));
+  const now = by[factors.indexOf(1)]!;
+  const to = rates.map((step) => along({ ...batch, state, step }));
+  return {
+    logits: by.map(({ logits }) => logits / now.logits),
+    gradient: by.map(({ gradient }) => gradient / now.gradient),
+    ...{ start: to[0]!.start, loss: to.map(({ loss }) => loss), change: to.map(({ change }) => change) },
+  };
+}
+
+const known = new Map<number, Record<Placement, Probed>>();
+
+function compute({ rate, time }: State) {
+  const when = times.indexOf(time);
+  if (!known.has(when))
+    known.set(when, {
+      none: probe(unpackTree(data.trained.none.states[when]!), programs.scaled_none, programs.along_none),
+      before: probe(unpackTree(data.trained.before.states[when]!), programs.scaled_before, programs.along_before),
+      after: probe(unpackTree(data.trained.after.states[when]!), programs.scaled_after, programs.along_after),
+    });
+  const chosen = rates.indexOf(rate);
+  const curves = PLACEMENTS.map((name) => triple(data.swept[name].loss, chosen, at.length));
+  const accuracy = PLACEMENTS.map((name) => rates.map((_, k) => triple(data.swept[name].accuracy, k, 1).map(([value]) => value!)));
+  return { probed: known.get(when)!, curves, accuracy };
+}
+type Result = ReturnType<typeof compute>;
 
 interface Axes {
   x: Parameters<typeof frame>[0]["x"];
@@ -29,7 +82,7 @@ function withNoise(width: number, label: string, key: "moved_interval" | "accura
   ]);
 }
 
-const heading = (text: string) => html`<p class="bn-row">${text}</p>`;
+const heading = (text: string) => html`<p class="bn-part">${text}</p>`;
 
 export const scene: Scene<State, Result> = {
   name: "why",
