@@ -21,6 +21,7 @@ extensions = [
     "explainer.sphinx_docstrings",
     "explainer.sphinx_ext",
     "explainer.sphinx_fields",
+    "explainer.sphinx_links",
     "explainer.sphinx_math",
     "explainer.sphinx_mermaid",
 ]

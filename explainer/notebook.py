@@ -27,8 +27,8 @@ class Shown:
     def __init__(self, name: str, data: Mapping[str, Any], variant: str = "", height: int = HEIGHT) -> None:
         self.name, self.data, self.variant, self.height = name, dict(data), variant, height
 
-    def page(self) -> str:
-        """The whole page, as HTML."""
+    def element(self) -> str:
+        """The element with its style, script and data, as HTML."""
         script = SCRIPTS / f"{self.name}.js"
         if not script.exists():
             known = ", ".join(sorted(path.stem for path in SCRIPTS.glob("*.js")))
@@ -39,10 +39,16 @@ class Shown:
         code = script.read_text().replace("</script", "<\\/script")
         attribute = f' variant="{html.escape(self.variant)}"' if self.variant else ""
         return (
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{tag}</title><style>{STYLE.read_text()}"
-            f"body {{ font: 16px system-ui, sans-serif; color: var(--bn-ink); margin: 8px; }}</style>"
-            f"<{tag} class=bn-scene{attribute}></{tag}><script>globalThis.jbnData = {data}</script>"
-            f"<script>{code}</script></html>"
+            f"<style>{STYLE.read_text()}</style><{tag} class=bn-scene{attribute}></{tag}>"
+            f"<script>globalThis.jbnData = {data}</script><script>{code}</script>"
+        )
+
+    def page(self) -> str:
+        """A whole page of it, as HTML."""
+        return (
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>bn-{self.name}</title>"
+            "<style>body { font: 16px system-ui, sans-serif; color: var(--bn-ink); margin: 8px; }</style>"
+            f"{self.element()}</html>"
         )
 
     def write(self, path: Path | str) -> None:
@@ -92,7 +98,8 @@ def five_steps(x: Any, features: list[str] | None = None, examples: list[int] | 
     places = examples or list(range(1, 9))
     if len(names) != 4 or len(places) != 8:
         raise ValueError(f"got {len(names)} names of features and {len(places)} of examples; give 4 and 8, or none")
-    return scene("five_steps", x=[[float(v) for v in row] for row in x], features=names, wines=places, **options)
+    own = {"x": [[float(v) for v in row] for row in x], "features": names, "kind": "example", "examples": places}
+    return scene("five_steps", **{**own, **options})
 
 
 def contrasts(folder: Path | str, **options: Any) -> Shown:

@@ -17,6 +17,7 @@ def data() -> dict[str, Any]:
     return {
         "source": "Eight of scikit-learn's 178 wines, drawn at random (NumPy's generator, seed 0).",
         "features": list(FEATURES.values()),
-        "wines": [int(k) + 1 for k in chosen],
+        "kind": "wine",
+        "examples": [int(k) + 1 for k in chosen],
         "x": [[round(float(value), 2) for value in row] for row in wine.data[np.ix_(chosen, columns)]],
     }

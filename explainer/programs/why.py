@@ -19,7 +19,7 @@ NETWORKS = {"none": Digits("none"), "before": Digits("before"), "after": Digits(
 def scaled(
     network: Digits, state: State, images: jax.Array, labels: jax.Array, factor: jax.Array
 ) -> dict[str, jax.Array]:
-    """The second layer's weights multiplied by `factor`: the length of the logits, and of the gradient of these weights."""
+    """The second layer's weights times `factor`: the length of the logits, and of the gradient of these weights."""
     block = state.params["block_1"]
     larger = {**block, "layer": jax.tree.map(lambda leaf: factor * leaf, block["layer"])}
     params = {**state.params, "block_1": larger}
@@ -30,7 +30,7 @@ def scaled(
 
 
 def along(network: Digits, state: State, images: jax.Array, labels: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
-    """A step of this size against the gradient: the loss before and after, and the gradient's change, relative to it."""
+    """A step of this size against the gradient: loss before and after, and the gradient's relative change."""
 
     def of_batch(params: Any) -> jax.Array:
         return loss(network, params, state.batch_stats, images, labels)[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from browser import ROOT, Watched, chromium
 
 from explainer import notebook
+from explainer.report import PLACE, add_to_report
 
 built = pytest.mark.skipif(not notebook.SCRIPTS.exists(), reason="the site is not built: make site")
 
@@ -42,6 +44,28 @@ def test_a_run_is_drawn_from_its_folder():
     page = notebook.contrasts(ROOT / "experiments/published/digits_aa").page()
     data = json.loads(page.split("globalThis.jbnData = ")[1].split("</script>")[0])
     assert [run["name"] for run in data["published"]["runs"]] == ["digits_aa"]
+
+
+@built
+def test_the_report_of_a_run_gets_the_figure_once(tmp_path):
+    folder = shutil.copytree(ROOT / "experiments/published/digits_aa", tmp_path / "digits_aa")
+    with pytest.raises(ValueError, match=r"report.html is missing; write it first: python -m experiments report"):
+        add_to_report(folder)
+    (folder / "report.html").write_text(
+        "<!doctype html><p>before</p><!-- interactive --><!-- /interactive --><p>after</p>"
+    )
+    once = add_to_report(folder).read_text()
+    assert add_to_report(folder).read_text() == once
+    with chromium() as browser, Watched(browser, "index.html") as watched:
+        watched.page.goto((folder / "report.html").as_uri())
+        watched.page.wait_for_selector("bn-published figure")
+        text = watched.page.locator("body").inner_text()
+        assert "digits_aa" in text and text.startswith("before") and text.endswith("after") and watched.messages == []
+
+
+def test_the_laboratorys_template_has_one_place_for_the_figure():
+    text = (ROOT / "experiments/report/templates/report.html.j2").read_text()
+    assert len(PLACE.findall(text)) == 1
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 8)), np.full((8, 4), np.nan)])

@@ -9,6 +9,7 @@ pytest.importorskip("sphinx", reason="the site's requirements are not installed:
 
 from explainer import sphinx_docstrings as docstrings
 from explainer.sphinx_fields import fields
+from explainer.sphinx_links import named
 from explainer.sphinx_mermaid import arrows
 
 SITE = Path(__file__).parents[2] / "_site"
@@ -77,3 +78,10 @@ def test_a_flowchart_becomes_a_list_of_arrows():
 def test_formulas_are_mathml_and_no_page_loads_a_script_for_them():
     assert "<math" in (SITE / "index.html").read_text()
     assert [page.name for page in SITE.rglob("*.html") if re.search(r'src="[^"]*mathjax', page.read_text(), re.I)] == []
+
+
+def test_code_that_is_a_documented_name_is_a_link_and_no_other_code():
+    known = {"jbn.fold": 1, "jbn": 2}
+    assert [named(text, known) for text in ("jbn.fold", "jbn.fold()", "jbn", "fold", "jbn.fold(x)", "jbn.other")] == [
+        *("jbn.fold", "jbn.fold", None, None, None, None),
+    ]

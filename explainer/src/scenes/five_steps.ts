@@ -7,7 +7,7 @@ import { choice, fixed, grid, slider, watched, type Cell, type Context, type Sce
 
 const programs = watched("five_steps", compiled);
 const FEATURES = data.features.length;
-const WINES = data.x.length;
+const EXAMPLES = data.x.length;
 const vector = (value: number) => Array<number>(FEATURES).fill(value);
 
 type State = { x: number[]; batch: number; epsilon: number; affine: string; scale: number[]; bias: number[]; focus: string };
@@ -60,7 +60,7 @@ function figure(result: Result, state: State, { width, set }: Context<State>) {
     lit: (cell: Cell) => relation(focus, cell, batch),
     focus: (cell: Cell | undefined) => set({ focus: cell ? `${cell.table} ${cell.row} ${cell.column}` : "" }, false),
   };
-  const rows = data.wines.map((wine) => String(wine));
+  const rows = data.examples.map(String);
   const each = { ...common, rows, used: batch, shape: `${batch}, ${FEATURES}` };
   const one = { ...common, rows: [""], shape: `${FEATURES}` };
   const change = (key: "x" | "scale" | "bias", values: number[]) => (cell: Cell, value: number) => {
@@ -92,9 +92,9 @@ const VECTORS = ["mean", "var", "running_mean", "running_var"] as const;
 
 export const scene: Scene<State, Result> = {
   name: "five_steps",
-  state: { x: data.x.flat(), batch: WINES, epsilon: 1e-5, affine: "own", scale: vector(1), bias: vector(0), focus: "x 2 2" },
+  state: { x: data.x.flat(), batch: EXAMPLES, epsilon: 1e-5, affine: "own", scale: vector(1), bias: vector(0), focus: "x 2 2" },
   controls: [
-    slider({ key: "batch", label: "Batch size", values: Array.from({ length: WINES - 1 }, (_, k) => k + 2) }),
+    slider({ key: "batch", label: "Batch size", values: Array.from({ length: EXAMPLES - 1 }, (_, k) => k + 2) }),
     slider({ key: "epsilon", label: "ε", values: [1e-7, 1e-5, 1e-3, 0.1, 1, 10, 100] }),
     choice({ key: "affine", label: "Scale and bias", options: [{ value: "own", label: "as in the cells" }, { value: "undo", label: "γ = std, β = mean" }] }),
   ],
@@ -104,7 +104,7 @@ export const scene: Scene<State, Result> = {
     const of = (values: Float32Array) => fixed(values[column]!);
     const undone = affine === "undo" ? " Scale and bias give the input back: nothing is lost." : "";
     return (
-      `In this batch ${data.features[column]} has mean ${of(result.mean)} and variance ${of(result.var)}; the first wine's ${fixed(x[column]!)} becomes ` +
+      `In this batch ${data.features[column]} has mean ${of(result.mean)} and variance ${of(result.var)}; the first ${data.kind}'s ${fixed(x[column]!)} becomes ` +
       `${of(result.normalized)} and then ${of(result.y)}. The running mean moves a tenth of the way, from 0 to ${of(result.running_mean)}.${undone}`
     );
   },
@@ -114,7 +114,7 @@ export const scene: Scene<State, Result> = {
     rows: [
       ...NAMES.flatMap((name) => {
         const values = { x, normalized, y }[name];
-        return data.wines.slice(0, batch).map((wine, row) => [`${name}, wine ${wine}`, ...Array.from(values.slice(row * FEATURES, (row + 1) * FEATURES), (v) => fixed(v, 3))]);
+        return data.examples.slice(0, batch).map((example, row) => [`${name}, ${data.kind} ${example}`, ...Array.from(values.slice(row * FEATURES, (row + 1) * FEATURES), (v) => fixed(v, 3))]);
       }),
       ...VECTORS.map((name) => [name.replace("_", " "), ...Array.from(vectors[name], (v) => fixed(v, 3))]),
     ],

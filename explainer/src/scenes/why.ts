@@ -3,7 +3,7 @@
 import { html } from "lit";
 import data from "../../_build/data/why.json";
 import * as compiled from "../../_build/programs/why.js";
-import { axes, band, chart, choice, examples, fixed, frame, key, line, LOOKS, note, number, panels, percent, points, rule, slider, unpack, unpackTree, watched } from "../kit";
+import { axes, band, chart, choice, examples, fixed, frame, key, line, LOOKS, number, panels, percent, points, rule, slider, unpack, unpackTree, watched } from "../kit";
 import type { Frame, Scene } from "../kit";
 
 const programs = watched("why", compiled);
@@ -75,7 +75,6 @@ function withNoise(width: number, label: string, key: "moved_interval" | "accura
   return panel(width, `${label}, by the size of the noise`, { x: { domain: [...ends], label: "size of the noise" }, y: { domain, label } }, (f) => [
     band(f, ends, [none![0], none![0]], [none![2], none![2]], LOOKS.none),
     rule(f, { y: none![1] }, LOOKS.none),
-    note(f, [ends[1], none![1]], NAMES.none, LOOKS.none, [0, -5], "end"),
     band(f, noise.sizes, low!, high!, LOOKS.before),
     line(f, noise.sizes, mean!, LOOKS.before),
     points(f, noise.sizes, mean!, LOOKS.before, 7, 1),
@@ -120,7 +119,7 @@ export const scene: Scene<State, Result> = {
         withNoise(half, "test digits right (%)", "accuracy_interval", [80, 100]),
       ])}
       ${key(PLACEMENTS.map((name) => [NAMES[name], LOOKS[name]]))}
-      ${heading("A norm stands larger steps")}
+      ${heading("With a norm, larger learning rates still learn")}
       ${panels(2, [
         panel(half, "accuracy by learning rate", { x: ofRate("learning rate"), y: { domain: [0, 100], label: "test digits right (%)" } }, (f) => [
           rule(f, { x: rate }, LOOKS.quiet),
