@@ -51,5 +51,5 @@ def data() -> dict[str, Any]:
         "source": "The result.json of every run in experiments/published that compares before and after.",
         "rows": rows,
         "count": Value(len(rows), "comparisons"),
-        "open": Value(sum(low <= 0 <= high for low, high in widest), "comparisons", n=len(rows)),
+        "open": Value(sum(low <= 0 <= high for low, high in widest), n=len(rows)),
     }

@@ -1,4 +1,4 @@
-// Scene 4: four vectors a layer, two learnt, two counted. It shows variables of real networks, which the build initialized.
+// Scene 4: four vectors a layer, two learnt, two tracked. It shows variables of real networks, which the build initialized.
 
 import { html, svg } from "lit";
 import data from "../../_build/data/four_vectors.json";
@@ -6,12 +6,12 @@ import { chart, choice, columns, fixed, frame, LOOKS, note, number, panels, slid
 import type { Look, Packed, Scene } from "../kit";
 
 type Setting = { kind: string; layers: number; width: number };
-type Vector = { name: string; symbol: string; kind: "learnt" | "counted"; look: Look };
+type Vector = { name: string; symbol: string; kind: "learnt" | "tracked"; look: Look };
 const VECTORS: Vector[] = [
   { name: "scale", symbol: "γ", kind: "learnt", look: LOOKS.a },
   { name: "bias", symbol: "β", kind: "learnt", look: LOOKS.a },
-  { name: "mean", symbol: "μ", kind: "counted", look: LOOKS.b },
-  { name: "var", symbol: "σ²", kind: "counted", look: LOOKS.b },
+  { name: "mean", symbol: "μ", kind: "tracked", look: LOOKS.b },
+  { name: "var", symbol: "σ²", kind: "tracked", look: LOOKS.b },
 ];
 const LIBRARIES = [["linen", "Flax linen"], ["nnx", "Flax nnx"], ["torch", "PyTorch"], ["keras", "Keras"]] as const;
 const trees: Record<string, { path: string; shape: number[] }[]> = data.trees;
@@ -34,7 +34,7 @@ function compute({ kind, layers, width }: Setting) {
     blocks,
     parameters: count((path) => path.startsWith("params")),
     learnt: count((path) => path.startsWith("params") && path.includes("/norm/")),
-    counted: count((path) => path.startsWith("batch_stats")),
+    tracked: count((path) => path.startsWith("batch_stats")),
   };
 }
 type Result = ReturnType<typeof compute>;
@@ -82,7 +82,7 @@ function block(at: number, { kernel, vectors }: Block, width: number) {
     svg`<rect x=${left} y="1" width=${fixed(cell * size - 1)} height="34" fill="none" stroke="var(--bn-quiet)" />
       ${Array.from({ length: size - 1 }, (_, k) => svg`<line class="bn-grid" x1=${fixed(left + (k + 1) * cell - 0.5)} x2=${fixed(left + (k + 1) * cell - 0.5)} y1="1" y2="35" />`)}
       <text x="0" y="31">kernel</text><text x=${beside} y="14">${kernel.shape.join(" × ")}</text><text x=${beside} y="31">= ${whole(kernel.count)}</text>`,
-    ["learnt: params", "counted: batch_stats"].map((word, k) => note(f, [left, 52 + 68 * k], word, VECTORS[2 * k]!.look)),
+    ["learnt: params", "tracked: batch_stats"].map((word, k) => note(f, [left, 52 + 68 * k], word, VECTORS[2 * k]!.look)),
     ...rows,
   ]);
 }
@@ -106,11 +106,11 @@ export const scene: Scene<Setting, Result> = {
     slider({ key: "width", label: "Width", values: data.widths, format: (width) => `${width} features` }),
   ],
   compute,
-  finding: ({ blocks, parameters, learnt, counted }, { layers, width }) => {
-    const still = blocks.every(({ vectors }) => vectors.every((vector) => moved(vector) === (vector.kind === "counted")));
+  finding: ({ blocks, parameters, learnt, tracked }, { layers, width }) => {
+    const still = blocks.every(({ vectors }) => vectors.every((vector) => moved(vector) === (vector.kind === "tracked")));
     return (
       `Each of the ${layers} norms holds four vectors of ${width}. Scales and biases are ${whole(learnt)} of the network's ${whole(parameters)} parameters; ` +
-      `means and variances are ${whole(counted)} more numbers, which no optimizer sees.` +
+      `means and variances are ${whole(tracked)} more numbers, which no optimizer sees.` +
       (still ? ` After ${data.batches} batches without a loss or a gradient, all means and variances have moved, and no scale or bias.` : "")
     );
   },

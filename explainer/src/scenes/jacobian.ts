@@ -77,7 +77,7 @@ export const scene: Scene<Settings, Result> = {
       return titled(NAMES[found.mode], `${moving} output${moving === 1 ? " moves" : "s move"}`, `gradient of a bias in front: ${gradient(found.bias)}`, LOOK[found.mode], html`${outputs(each, found, result)}${heat}`);
     };
     return html`${panels(count, result.modes.map(panel))}
-      <p class="bn-caption">Crosses: where the outputs were. Tables: the Jacobian, how each output (row) moves with each input (column), inputs in standard deviations.</p>`;
+      <p class="bn-caption">Crosses: where the outputs were. Tables: the Jacobian, how each output (row) moves with each input (column), inputs in standard deviations, for small moves.</p>`;
   },
   table: ({ batch, modes }) => ({
     head: ["mode", "of", ...labels("x", batch), "move", "gradient of the bias"],

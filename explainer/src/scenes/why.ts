@@ -11,6 +11,7 @@ const PLACEMENTS = ["none", "before", "after"] as const;
 type Placement = (typeof PLACEMENTS)[number];
 const NAMES = { none: "no batch norm", before: "before the ReLU", after: "after the ReLU" };
 const { rates, factors, times, noise } = data;
+const [NOISY, SEEDS] = [noise.more["1_0"].n, data.swept.none.largest.n];
 const batch = examples(data);
 const at = Array.from({ length: data.steps / data.window }, (_, k) => (k + 0.5) * data.window);
 
@@ -97,7 +98,7 @@ export const scene: Scene<State, Result> = {
     const right = accuracy.map((rows) => percent(rows[of]![1]! / 100, 0));
     return (
       `Noise of size 1 makes the inputs move ${fixed(noise.more["1_0"].value, 1)} times as far as without a norm, and still ${fixed(noise.helps["1_0"].mean.value, 1)} points more digits are right. ` +
-      `At learning rate ${short(rate)}, ${right[0]} are right without a norm, ${right[1]} with it before, ${right[2]} after the ReLU. ` +
+      `At learning rate ${short(rate)}, the median of ${SEEDS} seeds is ${right[0]} right without a norm, ${right[1]} with it before, ${right[2]} after the ReLU. ` +
       `Weights times ${factor}: with the norm before, the logits are ${fixed(probed.before.logits[k]!, 2)} and the gradient ${number(probed.before.gradient[k]!, 2)} times what they were.`
     );
   },
@@ -141,7 +142,10 @@ export const scene: Scene<State, Result> = {
       ${panels(2, [
         step("loss", { domain: [0, 5], label: "loss after the step" }, (of) => probed[of].loss),
         step("change of the gradient", { domain: [0, 5], label: "gradient's change, relative" }, (of) => probed[of].change),
-      ])}`;
+      ])}
+      <p class="bn-caption">Noise: means and 95% intervals over ${NOISY} seeds, each size at its own best learning rate. Learning rates: median of
+        ${SEEDS} seeds, and from the 15th to the 85th percentile. Weights and steps: the networks of one seed; the gradient's change is relative to
+        its length, and what is above 5 is drawn at 5.</p>`;
   },
   table: ({ probed, accuracy }) => ({
     head: ["learning rate, step", ...PLACEMENTS.flatMap((name) => [`% right, ${name}`, `loss after a step, ${name}`, `gradient's change, ${name}`])],
