@@ -168,8 +168,13 @@ class Config:
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The pairs of treatments that this run compares in each context."""
-        names = {setting.name for setting in self.all_treatments}
-        return tuple(pair for pair in self.analysis.pairs or DEFAULT_PAIRS if set(pair) <= names)
+        names = [setting.name for setting in self.all_treatments]
+        pairs = tuple(pair for pair in self.analysis.pairs or DEFAULT_PAIRS if set(pair) <= set(names))
+        if self.analysis.pairs:
+            return pairs
+        declared = {arm.partition("/")[0] for contrast in self.analysis.contrasts for arm, _ in contrast.weights}
+        left = [name for name in names[1:] if name not in declared.union(*pairs)]
+        return pairs + tuple((name, names[0]) for name in left)
 
     @property
     def contrasts(self) -> list[Question]:

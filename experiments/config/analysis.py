@@ -79,7 +79,8 @@ class AnalysisConfig:
 
     pairs: tuple[tuple[str, str], ...] = ()
     """Pairs (a, b) of treatments to compare as a - b in each context. () means after - before, before - none and
-    after - none, as far as the run trains them."""
+    after - none, as far as the run trains them, and each treatment that these and the contrasts leave out against the
+    run's first."""
     contrasts: tuple[Contrast, ...] = ()
     """Further contrasts, which are answered first; interactions that are not declared here are explorations."""
     margin_pp: float = 1.0

@@ -44,12 +44,10 @@ class Change(NamedTuple):
 def counts(runs: Runs, link: Link, former: Sequence[Former]) -> str:
     """How many verdicts stand; those that do not, by name; and what had been concluded in words."""
     asked, in_words = ([row for row in former if ("contrast" in row) is kind] for kind in (False, True))
-    found = [change for name, run in runs.items() if run for change in changes(run, _of(asked, name))]
+    found = [change for name, run in runs.items() for change in changes(run, _of(asked, name))]
     moved = [change for change in found if not change.stands]
-    left = [row for row in asked if (run := runs.get(row["folder"])) and missing(run, row)]
+    left = [row for row in asked if missing(runs[row["folder"]], row)]
     said = []
-    if awaited := len(asked) - len(found) - len(left):
-        said.append(f"{awaited} of {len(asked)} verdicts are awaited: their runs have not been made again yet.")
     if left:
         said.append(f"{len(left)} of {len(asked)} are asked no more: the runs leave an arm out.")
     if found:
@@ -67,12 +65,10 @@ def table(runs: Runs, link: Link, former: Sequence[Former]) -> str:
     """Every former difference against the same one now, run by run."""
     parts = []
     for name in dict.fromkeys(row["folder"] for row in former):
-        run, rows = runs.get(name), [row for row in _of(former, name) if "contrast" not in row]
-        cells = [[_name(row), _formerly(row), "awaited", ""] for row in rows]
-        if run is not None:
-            cells = [[_name(c.former), _formerly(c.former), _now(run, c.now), c.became] for c in changes(run, rows)]
-            left = [(row, arm) for row in rows if (arm := missing(run, row))]
-            cells += [[_name(row), _formerly(row), f"not asked: the run has no arm {arm}", ""] for row, arm in left]
+        run, rows = runs[name], [row for row in _of(former, name) if "contrast" not in row]
+        cells = [[_name(c.former), _formerly(c.former), _now(run, c.now), c.became] for c in changes(run, rows)]
+        left = [(row, arm) for row in rows if (arm := missing(run, row))]
+        cells += [[_name(row), _formerly(row), f"not asked: the run has no arm {arm}", ""] for row, arm in left]
         title = f"### [{name}]({link(f'{FOLDER}/{name}/report.md')})"
         parts.append(f"{title}\n\n{markdown(['difference', 'formerly', 'now', 'the verdict'], cells)}")
     return "\n\n".join(parts)
@@ -162,10 +158,8 @@ def _moved(change: Change, link: Link) -> str:
 
 
 def _concluded(row: Former, runs: Runs, link: Link) -> str:
-    run, now = runs.get(row["folder"]), "awaited"
-    if run is not None:
-        contrast = contrast_of(run, row["contrast"])
-        now = f"{words.difference_in_words(contrast)}: {words.verdict(contrast)}"
+    contrast = contrast_of(runs[row["folder"]], row["contrast"])
+    now = f"{words.difference_in_words(contrast)}: {words.verdict(contrast)}"
     return f"* {_report(row, link)}, {row['contrast']}: formerly {row['verdict']}. Now: {now}."
 
 

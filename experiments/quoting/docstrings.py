@@ -13,17 +13,16 @@ from experiments.store.record import Run
 
 WIDTH = 120
 BLOCK = re.compile(r'^Result \(.*\n(?:(?!""").+\n)*(?:\n+(?: {4}.*\n)+)*', re.M)
-AWAITED = "Result (by the former procedure, see docs/what-changed.md: not quoted here).\n"
 BY_STATISTICS = ("cnn9_small",)
 """Runs whose question is about the statistics at test."""
 
 
-def replaced(text: str, run: Run | None) -> str:
+def replaced(text: str, run: Run) -> str:
     """The source of a config with the block of its docstring written anew.
 
     Args:
       text: of the file.
-      run: the published run of this config; None if it is awaited.
+      run: the published run of this config.
 
     Raises:
       ValueError: the text does not have exactly one such block.
@@ -34,7 +33,7 @@ def replaced(text: str, run: Run | None) -> str:
             f'has {len(found)} blocks that begin with "Result (" at the start of a line; the docstring of a config '
             "with a published run needs one: write the line Result () where it belongs"
         )
-    return BLOCK.sub(lambda _: AWAITED if run is None else block(run), text)
+    return BLOCK.sub(lambda _: block(run), text)
 
 
 def block(run: Run) -> str:

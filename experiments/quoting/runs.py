@@ -11,14 +11,8 @@ from experiments.store.record import Run, read
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "experiments" / "published"
 
-AWAITED = (
-    "cnn9_small",
-    "simple8_controls",
-)
-"""Folders whose results are still by the former procedure (docs/what-changed.md); they are not quoted."""
-
-Runs = Mapping[str, Run | None]
-"""Published runs by name; None where one is awaited."""
+Runs = Mapping[str, Run]
+"""Published runs by name."""
 
 
 class Asked(NamedTuple):
@@ -70,17 +64,13 @@ QUESTIONS = (
 )  # fmt: skip
 
 
-def read_published(folder: Path = PUBLISHED, awaited: tuple[str, ...] = AWAITED) -> dict[str, Run | None]:
+def read_published(folder: Path = PUBLISHED) -> dict[str, Run]:
     """Every run that is published in `folder`, by name.
 
-    A folder of `awaited` is None until it has the scores of its networks (scores.csv), as the new procedure's have.
-
     Raises:
-      ConfigError: any other folder cannot be read.
+      ConfigError: a folder cannot be read.
     """
-    names = sorted(path.parent.name for path in folder.glob("*/result.json"))
-    old = [name for name in names if name in awaited and not (folder / name / "scores.csv").exists()]
-    return {name: None if name in old else read(folder / name) for name in names}
+    return {path.parent.name: read(path.parent) for path in sorted(folder.glob("*/result.json"))}
 
 
 def result_of(run: Run) -> dict[str, Any]:

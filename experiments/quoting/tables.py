@@ -15,14 +15,8 @@ Link = Callable[[str], str]
 FOLDER = "experiments/published"
 
 
-def awaited(link: Link) -> str:
-    return f"by the former procedure ([what changed]({link('docs/what-changed.md')})): not quoted here"
-
-
 def figure(runs: Runs, link: Link, name: str) -> str:
     """The first figure of a run's report: its differences."""
-    if runs[name] is None:
-        return f"The figure of {name} is {awaited(link)}."
     said = f"Differences of test accuracy in {name}: every seed's, the estimates, their intervals and the margin"
     return f"![{said}]({link(f'{FOLDER}/{name}/figures/differences.png')})"
 
@@ -30,8 +24,6 @@ def figure(runs: Runs, link: Link, name: str) -> str:
 def placements(runs: Runs, link: Link, name: str) -> str:
     """A run's accuracy without batch norm, with it before and after, and after - before, one row a context."""
     run = runs[name]
-    if run is None:
-        return f"The result of {name} is {awaited(link)}."
     arms = {Arm(arm["treatment"], arm["context"]): arm for arm in result_of(run)["arms"]}
     kinds = ("none", "before", "after")
     rows, contrast = [], {}
@@ -56,8 +48,6 @@ def placements(runs: Runs, link: Link, name: str) -> str:
 def contrasts(runs: Runs, link: Link, name: str) -> str:
     """The primary differences of a run: both arms, what others published, the difference, the verdict."""
     run = runs[name]
-    if run is None:
-        return f"The result of {name} is {awaited(link)}."
     arms = {f"{arm['treatment']}/{arm['context']}": arm for arm in result_of(run)["arms"]}
     rows, contrast = [], {}
     for contrast in (row for row in result_of(run)["contrasts"] if row["primary"] and row["kind"] == "simple"):
@@ -84,9 +74,6 @@ def questions(runs: Runs, link: Link, *names: str) -> str:
             continue
         run = runs[asked.run]
         links = f"[config]({link(f'configs/{asked.run}.py')}), [report]({link(f'{FOLDER}/{asked.run}/report.md')})"
-        if run is None:
-            rows.append([asked.words, links, "", "", awaited(link), ""])
-            continue
         contrast = contrast_of(run, asked.contrast)
         theirs = [f"{signed(row['published'])}: **{row['word']}**" for row in words.judged(run, asked.contrast)]
         verdict = words.verdict(contrast) + (_same_arms(run) if contrast["same_arm"] else "")
@@ -108,9 +95,6 @@ def ran(runs: Runs, link: Link) -> str:
     rows = []
     for name, run in runs.items():
         folder = f"[{name}]({link(f'{FOLDER}/{name}/report.md')})"
-        if run is None:
-            rows.append([folder, "", "", "", awaited(link), "", ""])
-            continue
         facts = [str(words.seeds(run)), f"{words.networks(run):,}", words.duration(run) or "", words.machine(run)]
         rows.append([folder, *facts, run.env["versions"]["jax"], words.date(run)])
     return markdown(["run", "seeds", "networks", "time", "device", "jax", "date"], rows)
@@ -127,10 +111,6 @@ def engines(runs: Runs, link: Link, *names: str) -> str:
     rows = []
     for name in names:
         run = runs[name]
-        if run is None:
-            rows.append([name, *[""] * len(ways)])
-            rows[-1][1] = awaited(link)
-            continue
         path = f"{FOLDER}/{name}/engine.json"
         for network, engine in read_json(run.folder / "engine.json", {}).items():
             chosen, measured = f"{engine['steps']}, {engine['lanes']}", engine.get("milliseconds per step", {})

@@ -44,5 +44,5 @@ def of(name: str, run: Run) -> dict[str, Any]:
 def data() -> dict[str, Any]:
     return {
         "source": "The folders of experiments/published, as the laboratory wrote them.",
-        "runs": [of(name, run) for name, run in read_published().items() if run is not None],
+        "runs": [of(name, run) for name, run in read_published().items()],
     }

@@ -181,6 +181,16 @@ def test_pairs_are_those_whose_treatments_are_trained():
     )
 
 
+def test_a_treatment_that_nothing_compares_is_compared_with_the_first():
+    config = Config(name="x", placements=("before", "after"), treatments=(FINAL, vary("wide", {"model.width": 2.0})))
+    assert config.pairs == (("after", "before"), (FINAL.name, "before"), ("wide", "before"))
+    declared = Contrast("wide - final", {"wide/relu": 1, f"{FINAL.name}/relu": -1})
+    asked = dataclasses.replace(config, analysis=AnalysisConfig(contrasts=(declared,)))
+    assert asked.pairs == (("after", "before"),)
+    own = dataclasses.replace(config, placements=(), treatments=(vary("a", {}), vary("b", {"model.width": 2.0})))
+    assert own.pairs == (("b", "a"),)
+
+
 def test_the_contrasts_of_a_config_are_declared_ones_then_differences_then_interactions():
     crossed = {"after/relu": 1, "before/relu": -1, "after/tanh": -1, "before/tanh": 1}
     config = Config(

@@ -118,7 +118,6 @@ def test_questions_of_named_runs_are_those_alone():
 def test_the_docstring_has_every_arm_and_every_contrast_of_the_family_and_the_rest_stays(run):
     text = docstrings.replaced(SOURCE, run)
     assert docstrings.replaced(text, run) == text, "writing it again changes nothing"
-    assert docstrings.replaced(text, None) == docstrings.replaced(SOURCE, None), "nor does what stood there"
     assert text.startswith(SOURCE.split("Result ()")[0]) and text.endswith('\nAnd more.\n"""\n\nx = 1\n')
     assert max(map(len, text.splitlines())) <= 120
     plain = " ".join(text.split())
@@ -132,22 +131,14 @@ def test_the_docstring_has_every_arm_and_every_contrast_of_the_family_and_the_re
         assert f"{arm['treatment']} {words.accuracy(arm)}" in plain
 
 
-def test_a_docstring_without_a_place_for_the_result_is_refused():
+def test_a_docstring_without_a_place_for_the_result_is_refused(run):
     with pytest.raises(ValueError, match=r'has 0 blocks that begin with "Result \(".*write the line Result \(\)'):
-        docstrings.replaced(SOURCE.replace("Result ()", "The result"), None)
+        docstrings.replaced(SOURCE.replace("Result ()", "The result"), run)
 
 
-def test_a_docstring_that_ends_with_the_result_keeps_its_end():
+def test_a_docstring_that_ends_with_the_result_keeps_its_end(run):
     source = '"""A question?\n\nResult ()\n"""\n\nimport this\n'
-    assert docstrings.replaced(source, None) == f'"""A question?\n\n{docstrings.AWAITED}"""\n\nimport this\n'
-
-
-def test_an_awaited_run_is_not_quoted(run):
-    for block in ("placements mine", "contrasts mine", "figure mine", "engines mine", "ran"):
-        text = page(block, {"mine": None})
-        assert "by the former procedure ([what changed](what-changed.md)): not quoted here" in text
-        assert not re.search(r"\d\.\d\d", text)
-    assert "not quoted here" in docstrings.replaced(SOURCE, None)
+    assert docstrings.replaced(source, run) == f'"""A question?\n\n{docstrings.block(run)}"""\n\nimport this\n'
 
 
 def test_links_lead_from_the_page(run):
@@ -223,7 +214,6 @@ def test_every_verdict_that_did_not_stand_is_named_and_both_are_in_the_table(run
     word = run.result["published"][0]["word"]
     assert "+2.50 [1.00, 4.00], n = 21: after is better by 2.50 pp; published +3.00: not reproduced" in table
     assert cells(table)[-1][-1] == f"stands; published: not reproduced → {word}"
-    assert "1 of 1 verdicts are awaited" in page("counts", {"mine": None}, former=[fell])
 
 
 def test_a_former_question_that_a_run_could_ask_and_does_not_is_an_error(run):
@@ -237,21 +227,18 @@ def test_a_former_difference_of_an_arm_that_the_run_leaves_out_is_counted_and_sa
     asked = FORMER | {"finding": "different", "verdict": "old words"}
     assert len(list(changes(run, [gone, asked]))) == 1
     text = page("counts", {"mine": run}, former=[gone, asked])
-    assert "1 of 2 are asked no more: the runs leave an arm out." in text and "awaited" not in text
+    assert "1 of 2 are asked no more: the runs leave an arm out." in text
     assert "not asked: the run has no arm after/gelu" in page("changes", {"mine": run}, former=[gone])
 
 
-def test_only_a_folder_without_scores_is_awaited(folder, tmp_path):
+def test_a_folder_of_the_former_procedure_cannot_be_read(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "mine")
-    found = read_published(tmp_path, awaited=("mine",))["mine"]
-    assert found is not None and found.result == read(folder).result
-    (copy / "scores.csv").unlink()
-    assert read_published(tmp_path, awaited=("mine",)) == {"mine": None}
+    assert read_published(tmp_path)["mine"].result == read(folder).result
     values = json.loads((copy / "config.json").read_text())
     values["sweep"]["tuning_seeds"] = 3
     (copy / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match="made by an older version"):
-        read_published(tmp_path, awaited=())
+        read_published(tmp_path)
 
 
 def test_every_question_is_one_that_its_config_asks():
