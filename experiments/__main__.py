@@ -1,8 +1,10 @@
-"""The command line: run an ablation, draw the report of a run again, or publish a run.
+"""The command line: run an ablation, draw its report again, publish it, list runs, or compare two.
 
 python -m experiments run configs/digits_placement.py [--training.epochs 10 ...] [--out runs/mine]
 python -m experiments report runs/digits_placement
 python -m experiments publish runs/digits_placement [--to results]
+python -m experiments list [runs]
+python -m experiments compare runs/mine runs/other
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column
 
 from experiments import report
-from experiments.commands import Command, Publish, Report, Run, parse
+from experiments.commands import Command, Compare, List, Publish, Report, Run, parse
 from experiments.config import ConfigError
 from experiments.formatting import duration
 from experiments.store import record
@@ -66,6 +68,12 @@ def perform(command: Command, console: Console) -> None:
             from experiments.store.publish import PUBLISHED, publish
 
             console.print(f"published: {publish(folder, to or PUBLISHED).resolve()}", soft_wrap=True)
+        case List(folder):
+            report.print_table(console, report.listing(folder))
+        case Compare(first, second):
+            for title, table in report.side_by_side(record.read(first), record.read(second)).items():
+                console.print(title, style="bold")
+                report.print_table(console, table)
 
 
 def train(command: Run, folder: Path, console: Console) -> record.Run:

@@ -50,8 +50,28 @@ class Publish:
     """Folder in which to create a folder of the config's name; by default experiments/published/ of this checkout."""
 
 
-Command = Run | Report | Publish
-COMMANDS = {"run": Run, "report": Report, "publish": Publish}
+@dataclass(frozen=True)
+class List:
+    """Shows the runs of a folder: state, seeds, and the answer."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path("runs")
+    """Folder of run folders."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Puts two runs side by side: how their configs differ, then contrasts and arms."""
+
+    first: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Run folder."""
+    second: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Another one."""
+
+
+Command = Run | Report | Publish | List | Compare
+COMMANDS = {"run": Run, "report": Report, "publish": Publish, "list": List, "compare": Compare}
+USAGE = {"run": "CONFIG.py", "compare": "FOLDER FOLDER"}
+"""Arguments of the commands that do not take one run folder."""
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -71,6 +91,8 @@ def parse(arguments: Sequence[str]) -> Command:
         Annotated[Run, tyro.conf.subcommand("run", default=Run(tyro.MISSING, default))]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Publish, tyro.conf.subcommand("publish")]
+        | Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
     )
     complaint = io.StringIO()
     try:
@@ -103,7 +125,8 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
     lines = [re.sub(r"^[╭╰].*|^-+$|^─+$", "\n", line.strip(" │")) for line in box.splitlines()]
     text = " ".join(" ".join(lines).split("\n")[1].split())
     if text.startswith("Missing from"):
-        return f"{command} needs {'a config' if command == 'run' else 'a run folder'}; {_usage(command)}"
+        wanted = {"run": "a config", "compare": "two run folders"}.get(command, "a run folder")
+        return f"{command} needs {wanted}; {_usage(command)}"
     if not text.startswith("Unrecognized options: "):
         return f"{text.rstrip('.')}; --help explains every field"
     unknown = text.removeprefix("Unrecognized options: ").split(", ")[0].partition("=")[0]
@@ -123,7 +146,7 @@ def _as_flags(text: str) -> str:
 
 
 def _usage(command: str) -> str:
-    return f"run: {PROGRAM} {command} " + ("CONFIG.py" if command == "run" else "FOLDER")
+    return f"run: {PROGRAM} {command} {USAGE.get(command, 'FOLDER')}"
 
 
 def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
@@ -131,7 +154,7 @@ def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
     for field in fields(kind):
         if field.name == "config":
             yield from _flags(Config)
-        elif field.name not in ("file", "folder"):  # positional arguments have no flag
+        elif field.name not in ("file", "folder", "first", "second"):  # positional arguments have no flag
             yield (name := prefix + field.name.replace("_", "-"))
             if is_dataclass(field.default):
                 yield from _flags(field.default, f"{name}.")

@@ -15,6 +15,7 @@ from rich.text import Text
 from experiments.config import ConfigError
 from experiments.report import settings, tables_of_arms
 from experiments.report.groups import Group, grouped, in_short
+from experiments.report.table import Table
 from experiments.store.record import Run
 
 LONG_WORD = re.compile(r"(?<!\S)(\w{4,16}_)(\w{8,})")
@@ -45,6 +46,19 @@ def print_answer(console: Console, run: Run) -> None:
         _say(console, f"warning: {warning}", style="yellow")
     for note in settings.parameter_notes(run.config, run.arms):
         _say(console, f"note: {note}")
+
+
+def print_table(console: Console, of: Table) -> None:
+    """Prints a table of text: wrapped in a terminal, each row on one line in a pipe; "none" where it has no rows."""
+    if not of.rows:
+        _say(console, "none", indent=2)
+        return
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in of.header:
+        table.add_column(_plain(console, name), overflow="fold")
+    for row in of.rows:
+        table.add_row(*(_plain(console, cell) for cell in row))
+    _print(console, table)
 
 
 def explorations(group: Group) -> str:
@@ -85,9 +99,13 @@ def _arms(console: Console, run: Run, result: dict[str, Any]) -> None:
             table.add_section()
         previous = row[0]
         table.add_row(*(_plain(console, _narrow(console, cell)) for cell in row))
+    _print(console, table)
+
+
+def _print(console: Console, table: RichTable) -> None:
     if not console.is_terminal:  # in a pipe each row stays on one line
         table.width = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.print(table, crop=console.is_terminal)
+    console.print(table, crop=console.is_terminal, markup=False)
 
 
 def _narrow(console: Console, text: str) -> str:

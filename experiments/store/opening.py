@@ -176,6 +176,19 @@ def _first_difference(theirs: Any, ours: Any, path: str = "") -> str:
     return f"{path} is {theirs!r} there and {ours!r} here"
 
 
+def being_written(folder: Path) -> bool:
+    """Whether a process is writing to the run folder now; False where the system has no locks."""
+    path = Path(folder) / ".lock"
+    if fcntl is None or not path.is_file():
+        return False
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def _lock(file: Any, folder: Path) -> None:
     if fcntl is None:
         return

@@ -27,6 +27,7 @@ from experiments.store.files import finite as finite
 from experiments.store.files import read_json as read_json
 from experiments.store.files import write_files as write_files
 from experiments.store.files import write_json as write_json
+from experiments.store.opening import being_written as being_written
 from experiments.store.opening import opened as opened
 from experiments.store.opening import refuse_another as refuse_another
 from experiments.store.opening import undeclared as undeclared
