@@ -59,6 +59,9 @@ def _complain(text: str, status: int) -> int:
 def perform(command: Command, console: Console) -> None:
     match command:
         case Run(config=config, out=out):
+            if command.dry_run:
+                foretell(command, console)
+                return
             folder = out or Path("runs") / config.name
             finished = train(command, folder, console)
             draw(folder, finished, console)
@@ -84,6 +87,18 @@ def train(command: Run, folder: Path, console: Console) -> record.Run:
     use_all_cores()
     with memory_errors(), shown(console) as progress:
         return sweep.run(command.config, folder, sweep.Progress(**progress))
+
+
+def foretell(command: Run, console: Console) -> None:
+    """Says what the run will do, and does not begin it."""
+    from experiments.training.devices import memory_errors, use_all_cores  # imports jax
+
+    use_all_cores()
+    from experiments import forecast
+
+    with memory_errors():
+        for line in forecast.said(forecast.forecast(command.config)):
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def draw(folder: Path, run: record.Run | None, console: Console) -> None:

@@ -30,6 +30,8 @@ class Run:
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run folder; by default runs/<name of the config>."""
+    dry_run: bool = False
+    """Only say what would be trained, on what, how long and in how much memory, from some measured steps."""
 
 
 @dataclass(frozen=True)

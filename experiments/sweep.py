@@ -214,7 +214,7 @@ class _Work:
                 setup,
                 self.data,
                 stage.lanes,
-                self.engines[_kind(self.config, stage.arm)],
+                self.engines[kind_of(self.config, stage.arm)],
                 width=self._width(stage.arm),
                 metric=self.config.analysis.metric,
                 probe=stage.phase == "probe",
@@ -263,20 +263,29 @@ def _engines(config: Config, data: Source, folder: Path, progress: Progress) -> 
     """
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
-    first = plan(config, [], config.sweep.seeds).missing
-    # Arms with a norm come first, because they do more work: the first arm represents its kind.
-    for arm in sorted(config.arms, key=lambda arm: _without_norm(config.setup(arm))):
-        kind = _kind(config, arm)
+    for kind, arm in kinds(config).items():
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
-            lanes = [Lane(*setting, seed) for setting, seed in first[arm]]
-            measured = autotune.choose(config.setup(arm), data, lanes)
+            measured = autotune.choose(config.setup(arm), data, first_lanes(config, arm))
             found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
             record.write_json(path, found)
     return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}
 
 
-def _kind(config: Config, arm: Arm) -> str:
+def kinds(config: Config) -> dict[str, Arm]:
+    """The kinds of networks, each with its first arm that has a norm, because such an arm does more work."""
+    found: dict[str, Arm] = {}
+    for arm in sorted(config.arms, key=lambda arm: _without_norm(config.setup(arm))):
+        found.setdefault(kind_of(config, arm), arm)
+    return found
+
+
+def first_lanes(config: Config, arm: Arm) -> list[Lane]:
+    """The trainings of an arm's first round."""
+    return [Lane(*setting, seed) for setting, seed in plan(config, [], config.sweep.seeds).missing[arm]]
+
+
+def kind_of(config: Config, arm: Arm) -> str:
     """A key of networks that share an engine; the placement of the norm does not change how convolutions run."""
     setup = config.setup(arm)
     model, training = setup.model, setup.training

@@ -53,7 +53,7 @@ def choose(setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
     if candidates == room[:1]:
         return Measured(candidates[0], {})
     found: dict[Engine, float | None] = {
-        engine: _milliseconds(setup, data, lanes, engine) if engine in room else None for engine in candidates
+        engine: milliseconds(setup, data, lanes, engine) if engine in room else None for engine in candidates
     }
     fitting = {engine: value for engine, value in found.items() if value is not None}
     if not fitting:
@@ -74,7 +74,8 @@ def _fits(setup: Setup, data: Source, lanes: Sequence[Lane], engine: Engine) -> 
     return width * size <= memories * (memory() or math.inf)
 
 
-def _milliseconds(setup: Setup, data: Source, lanes: Sequence[Lane], engine: Engine) -> float | None:
+def milliseconds(setup: Setup, data: Source, lanes: Sequence[Lane], engine: Engine) -> float | None:
+    """Milliseconds per step and lane, compiling left out; None if the network does not fit into memory."""
     mesh, width = layout(setup, engine, len(lanes))
     some = filled(lanes, width)
     count = MEASURED_STEPS.get(setup.model.network, 3)

@@ -27,7 +27,7 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
         tried.append(way)
         return cost[", ".join(way)]
 
-    monkeypatch.setattr(autotune, "_milliseconds", measure)
+    monkeypatch.setattr(autotune, "milliseconds", measure)
     data, lanes = one_split(make_data()), [lane(0.1, 0)]
     found = autotune.choose(fixed(), data, lanes)
     assert (found.engine, found.milliseconds) == (Engine("loop", "vmap"), cost)
@@ -39,17 +39,17 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
 
 
 def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
-    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
+    monkeypatch.setattr(autotune, "milliseconds", lambda *a: None if a[-1].lanes == "vmap" else 5.0)
     found = autotune.choose(fixed(), one_split(make_data()), [lane(0.1, 0)])
     assert found.engine.lanes == "sequence" and found.milliseconds["scan, vmap"] is None
-    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: None)
+    monkeypatch.setattr(autotune, "milliseconds", lambda *a: None)
     with pytest.raises(ConfigError, match=r"fits into memory; choose a smaller training\.batch_size"):
         autotune.choose(fixed(), one_split(make_data()), [lane(0.1, 0)])
 
 
 def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr(autotune, "_milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
+    monkeypatch.setattr(autotune, "milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
     data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
     state = init(BEFORE, 3, jax.numpy.int32(0), data.train.x)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
