@@ -25,7 +25,8 @@ ROOMS = {
     "probes": {"vocabulary"},
     "training": {"config", "data", "networks", "probes", "store", "vocabulary"},
     "sweep": {"analysis", "config", "data", "store", "training"},
-    "__main__": {"commands", "config", "formatting", "report", "store", "sweep", "training"},
+    "forecast": {"analysis", "config", "data", "formatting", "store", "sweep", "training"},
+    "__main__": {"commands", "config", "forecast", "formatting", "report", "store", "sweep", "training"},
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]
