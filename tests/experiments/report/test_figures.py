@@ -256,7 +256,10 @@ def test_percentiles_are_the_mean_of_the_seeds_that_are_finite_and_the_title_of_
         ),
         (
             {"placements": ("pre_linear", "both"), "activations": ("relu", "gelu"), "probe_seeds": 0},
-            ["accuracy", "learning_curves", "learning_rate", "statistics_at_test", "inputs"],
+            [
+                *("differences", "accuracy", "learning_curves", "learning_rate", "statistics_at_test", "disagreement"),
+                "inputs",
+            ],
         ),
     ],
 )
@@ -264,7 +267,7 @@ def test_figures_without_data_are_left_out(changes, names):
     probe_seeds = changes.pop("probe_seeds", 1)
     config = synthetic.config(**changes)
     found = laid_out(config, synthetic.records(config, probe_seeds=probe_seeds))
-    assert [*found] == names
+    assert [*found] == names, [*found]
 
 
 def test_a_run_in_which_everything_diverged_is_drawn_and_says_so():

@@ -333,7 +333,7 @@ class Tensor:
         ([{"x": X, "name": ["a"]}], r"^batch 0\['name'\]\[0\] is a str, which"),
         (
             [X, Tensor()],
-            r"^batch 1 is a test_population_models.Tensor, which jax.jit does not take; pass arrays .*asarray",
+            r"^batch 1 is a \S*test_population_models.Tensor, which jax.jit does not take; pass arrays .*asarray",
         ),
         ([np.array(["a", "b"])], r"^batch 0 is a numpy.ndarray of <U1, which"),
         ({"x": X}, r"^batch 0 is a str, which"),
