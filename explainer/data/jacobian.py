@@ -14,7 +14,7 @@ from explainer.programs.jacobian import company
 
 def data() -> dict[str, Any]:
     wine: Any = load_wine()
-    chosen = np.array(five_steps.data()["wines"]) - 1
+    chosen = np.array(five_steps.data()["examples"]) - 1
     x = wine.data[chosen, wine.feature_names.index("alcohol")].astype(np.float32)
     target = (wine.target[chosen] == 1).astype(np.float32)
 
