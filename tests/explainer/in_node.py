@@ -102,16 +102,16 @@ def decoded(result: Any, like: Any) -> Any:
     return jax.tree.map_with_path(leaf, like)
 
 
-def assert_close(actual: Any, expected: Any, tolerance: float = 2e-6) -> None:
+def assert_close(actual: Any, expected: Any, tolerance: float = 2e-6, floor: float = 6e-8) -> None:
     """Each leaf is as near as this, relative to its largest magnitude; NaN and infinities are where they should be.
 
-    Half a rounding of 1 may differ in any case: the mean of normalized numbers is 0 but for that, and so is the
-    gradient of a bias in front of a norm.
+    The floor, half a rounding of 1, may differ in any case: the mean of normalized numbers is 0 but for that, and so is
+    the gradient of a bias in front of a norm.
     """
     for (path, wanted), found in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True):
         wanted = np.asarray(wanted)
         finite = np.abs(wanted[np.isfinite(wanted)]).astype(np.float64)
-        allowed = max(6e-8, tolerance * finite.max(initial=0)) if wanted.dtype == np.float32 else 0
+        allowed = max(floor, tolerance * finite.max(initial=0)) if wanted.dtype == np.float32 else 0
         np.testing.assert_allclose(found, wanted, rtol=0, atol=allowed, err_msg=jax.tree_util.keystr(path))
 
 
