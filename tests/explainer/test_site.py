@@ -100,11 +100,7 @@ def test_a_page_paints_in_less_than_a_second(page, browser):
             }).observe({ type: "paint", buffered: true }))"""
         )
         print(f"{page}: first paint after {paint:.0f} ms")
-        assert paint < 1000 * SLOW
-
-
-SLOW = 3
-"""Continuous integration runs beside other work on shared processors; benchmarks report what an idle machine takes."""
+        assert paint < 1000
 
 
 @pytest.mark.parametrize("theme", THEMES)
