@@ -19,6 +19,8 @@ class Program(NamedTuple):
     arguments: dict[str, Any]
     unstable: str = ""
     """Why rounding alone changes what it returns, if it does: tests then compare with jax at the example only."""
+    tolerance: float = 2e-6
+    """How far from jax's what it returns at the ends of its controls may be, relative to the largest magnitude."""
 
 
 def collect() -> dict[str, dict[str, Program]]:

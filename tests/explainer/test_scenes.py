@@ -30,16 +30,13 @@ def tag(scene: str) -> str:
 
 
 def compare(calls: list[dict[str, Any]], programs: dict[str, Any], most: int = 4) -> int:
-    """Each call (the last ones, where there are many) against jax; how many were compared.
-
-    At the ends of the sliders differences of large numbers amplify rounding; test_programs.py has the stricter bounds.
-    """
+    """Each call (the last ones, where there are many) against jax; how many were compared."""
     for call in calls[-most:]:
         program = programs[call["program"]]
         if program.unstable:
             continue
         result = jax.jit(program.function)(**like(program.arguments, call["inputs"]))
-        assert_close(like(result, call["outputs"]), jax.device_get(result), tolerance=5e-6, floor=2e-7)
+        assert_close(like(result, call["outputs"]), jax.device_get(result), program.tolerance, floor=2e-7)
     return len(calls[-most:])
 
 
