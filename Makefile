@@ -14,12 +14,12 @@ help:  ## print this list
 ablation: $(READY)  ## train and compare the placements of batch norm; writes runs/digits_placement/report.html
 	$(BIN)/python -m experiments run configs/digits_placement.py
 
-# The library's tests compile with the options that its users have. The laboratory's programs are large and run once, so they
-# use options that halve the compile time. Plain `pytest` uses the users' options everywhere.
+# The tests of library and site compile with the options that users have. The laboratory's programs are large and run once, so
+# they use options that halve the compile time. Plain `pytest` uses the users' options everywhere.
 LIBRARY = tests/jbn $(wildcard tests/test_*.py) jbn
 test: $(READY)  ## run all but the slowest tests, and the doctests
-	$(BIN)/python -m pytest $(LIBRARY) $(MARKS)
-	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks tests/explainer experiments $(MARKS)
+	$(BIN)/python -m pytest $(LIBRARY) tests/explainer $(MARKS)
+	XLA_FLAGS="$$($(BIN)/python tests/quick_compile.py)" $(BIN)/python -m pytest tests/experiments tests/benchmarks experiments $(MARKS)
 
 test-all: MARKS = -m "not long and not browser"
 test-all: test  ## run the whole suite

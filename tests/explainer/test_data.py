@@ -41,7 +41,7 @@ def test_data_is_made_again_only_if_its_inputs_have_changed(tmp_path, monkeypatc
     assert '"source"' in path.read_text() and json.loads(path.read_text())["provenance"]["versions"]["jax"]
 
 
-@pytest.mark.browser  # not in make test, which compiles with flags that move last digits
+@pytest.mark.browser  # it looks at the built site
 @pytest.mark.parametrize("scene", data.scenes())
 def test_data_is_the_same_each_time_it_is_made(scene):
     path = data.BUILT / f"{scene}.json"

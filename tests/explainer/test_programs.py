@@ -108,30 +108,18 @@ def test_a_program_computes_what_jax_computes(called: dict[str, list[Any]], name
     in_node.assert_close(in_node.decoded(called[name][0], expected), expected)
 
 
-def losses_of(made: Any, arguments: Any) -> np.ndarray:
-    compiled, losses = jax.jit(lambda arguments: made.function(**arguments)), []
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_loses_what_jax_loses(called: dict[str, list[Any]], name: str) -> None:
+    """With the compiler's own options: those of quick compilation round otherwise, which a ReLU's kink can amplify."""
+    made = TRAININGS[name]
+    compiled, arguments, losses = jax.jit(lambda arguments: made.function(**arguments)), made.arguments, []
     for _ in range(STEPS):
         result = compiled(arguments)
         arguments = arguments | {"state": result["state"]}
         losses.append(float(result["loss"]))
-    return np.array(losses)
-
-
-@pytest.mark.parametrize("name", TRAININGS)
-def test_a_training_loses_what_jax_loses(called: dict[str, list[Any]], name: str) -> None:
-    """To 1e-5; once a number crosses the kink of a ReLU by rounding, to what jax makes of weights that differ by it."""
-    made, rng = TRAININGS[name], np.random.default_rng(0)
-    losses, (params, *rest) = losses_of(made, made.arguments), made.arguments["state"]
-    amplified = np.zeros(STEPS)
-    for _ in range(3):
-        near = jax.tree.map(lambda leaf: np.float32(leaf * (1 + 5e-7 * rng.standard_normal(leaf.shape))), params)
-        others = losses_of(made, made.arguments | {"state": (near, *rest)})
-        amplified = np.maximum(amplified, np.abs(others - losses))
-    found = np.array([in_node.decoded(result, np.float32(0)) for result in called[name]])
+    found = [in_node.decoded(result, np.float32(0)) for result in called[name]]
     assert losses[-1] < 0.7 * losses[0]  # it learns
-    np.testing.assert_allclose(found[:30], losses[:30], rtol=0, atol=1e-5)
-    assert amplified.max() < 2e-3  # or the next line could not fail
-    np.testing.assert_allclose(found, losses, rtol=0, atol=1e-5 + 5 * amplified.max())
+    np.testing.assert_allclose(found, losses, rtol=0, atol=1e-5)
 
 
 def test_a_scene_may_have_no_programs(tmp_path: Path) -> None:
