@@ -5,7 +5,6 @@ It measures some steps of each kind of network, and writes nothing but caches of
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,6 +23,11 @@ from experiments.training import autotune
 from experiments.training.compiled import Engine
 from experiments.training.devices import device_name, memory
 from experiments.training.fingerprint import describe
+
+try:
+    import resource
+except ImportError:  # Windows does not tell
+    resource = None
 
 
 class Range(NamedTuple):
@@ -99,9 +103,7 @@ def _measured(config: Config, arm: Arm, data: Source) -> Kind:
     if found is None:  # there was nothing to choose from, so that nothing was measured
         found = autotune.milliseconds(setup, data, lanes, chosen.engine)
     if found is None:
-        raise ConfigError(
-            "the network does not fit into memory; choose a smaller training.batch_size, model.width or model.hidden"
-        )
+        raise ConfigError(autotune.NO_ROOM)
     return Kind(chosen.engine, found)
 
 
@@ -112,8 +114,10 @@ def _steps(config: Config, arm: Arm, data: Source) -> int:
 
 
 def _peak() -> dict[str, int]:
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"this process": used * (1 if sys.platform == "darwin" else 1024)}
+    found = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["this process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return found if device is None else found | {"the device": device}
 
@@ -123,7 +127,8 @@ def said(of: Forecast) -> Iterator[str]:
     config, sweep = of.config, of.config.sweep
     yield config.question or config.name
     race = f"the race leaves {LEAST} settings of each or more" if sweep.race else "without a race"
-    grows = f"the grid may grow by {sweep.learning_rate_extension} rates at either end"
+    more = sweep.learning_rate_extension
+    grows = f"the grid may grow by {more} rates at either end" if more else "the grid stays"
     yield (
         f"trains {of.networks.least:,} to {of.networks.most:,} networks: {len(config.arms)} arms, {sweep.seeds} seeds, "
         f"{sweep.learning_rate_points} rates from {sweep.learning_rates[0]:g} to {sweep.learning_rates[-1]:g}; {race}, "
@@ -145,8 +150,8 @@ def said(of: Forecast) -> Iterator[str]:
         "probes come on top"
     )
     room = memory()
-    used = ", ".join(f"{_gigabytes(n)} by {who}" for who, n in of.peak.items())
-    yield f"memory: at most {used} until now" + (f"; there are {_gigabytes(room)}" if room else "")
+    used = ", ".join(f"{_gigabytes(n)} by {who}" for who, n in of.peak.items()) or "unknown"
+    yield f"memory in use until now, at most: {used}" + (f"; there are {_gigabytes(room)}" if room else "")
     yield "nothing was trained or written; leave out --dry-run to begin"
 
 

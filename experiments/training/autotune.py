@@ -25,6 +25,10 @@ from experiments.training.step import init
 
 MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2
+NO_ROOM = (
+    "no way to run this network fits into memory; choose a smaller training.batch_size, model.width or model.hidden, "
+    "training.lanes='sequence'"
+)
 
 
 class Measured(NamedTuple):
@@ -57,10 +61,7 @@ def choose(setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
     }
     fitting = {engine: value for engine, value in found.items() if value is not None}
     if not fitting:
-        raise ConfigError(
-            "no way to run this network fits into memory; choose a smaller training.batch_size, model.width or "
-            "model.hidden, or training.lanes='sequence'"
-        )
+        raise ConfigError(NO_ROOM)
     best = min(fitting, key=lambda engine: fitting[engine])
     return Measured(best, {f"{e.steps}, {e.lanes}": None if v is None else round(v, 4) for e, v in found.items()})
 
