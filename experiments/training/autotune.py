@@ -27,7 +27,7 @@ MEASURED_STEPS = {"mlp": 30}
 REPEATS = 2
 NO_ROOM = (
     "no way to run this network fits into memory; choose a smaller training.batch_size, model.width or model.hidden, "
-    "training.lanes='sequence'"
+    "or training.lanes='sequence'"
 )
 
 
