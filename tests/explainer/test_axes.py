@@ -21,8 +21,8 @@ FLAX: dict[str, Any] = {
 
 @pytest.mark.parametrize("norm", FLAX)
 def test_the_norms_are_those_of_flax(norm: str) -> None:
-    function, arguments, _ = PROGRAMS["norms"]
-    found = jax.jit(function)(**arguments)[norm]
+    norms = PROGRAMS["norms"]
+    found = jax.jit(norms.function)(**norms.arguments)[norm]
     expected, _ = FLAX[norm].init_with_output(jax.random.key(0), EXAMPLE)
     np.testing.assert_allclose(found.y, expected, atol=3e-6)
     assert float(np.sum(found.count)) == EXAMPLE.size
