@@ -90,13 +90,14 @@ class Watchdog:
                 self._say(still, standstill.longest)
 
     def _say(self, still: float, longest: float) -> None:
+        # First: while the stacks are being written, a task may end.
+        under_way = "; ".join(list(self._under_way.values())) or "nothing that is known of"
         try:
             with open(self._folder / STACKS, "w") as file:
                 faulthandler.dump_traceback(file)
             stacks = f"where each thread stands: {self._folder / STACKS}"
         except OSError as error:
             stacks = f"{self._folder / STACKS} cannot be written ({error.strerror})"
-        under_way = "; ".join(list(self._under_way.values())) or "nothing that is known of"
         print(
             f"warning: nothing has advanced for {_time(still)} (before, {_time(longest)} at most); under way: "
             f"{under_way}; {stacks}; if this goes on, end the process (kill {os.getpid()}) and start the same command "

@@ -56,6 +56,15 @@ def test_a_folder_that_is_gone_is_said_and_the_warning_comes_all_the_same(tmp_pa
     assert "under way: second;" in error and "stalled.txt cannot be written (No such file" in error
 
 
+def test_a_task_that_ends_while_the_stacks_are_written_is_named(tmp_path, capsys, monkeypatch):
+    dog = Watchdog(tmp_path, lambda: 0, least=0.01)
+    with dog.watching("the slow one") as now:
+        monkeypatch.setattr(watchdog.faulthandler, "dump_traceback", lambda file: dog._under_way.clear())
+        dog._say(1.0, 0.0)
+        now("the slow one")  # so that the task can be taken out once more
+    assert "under way: the slow one;" in capsys.readouterr().err
+
+
 def test_a_sweep_that_stands_still_names_its_stage_and_leaves_its_stacks(tmp_path, monkeypatch, capsys):
     # Otherwise compiling, which takes longer than this limit, would lengthen it.
     monkeypatch.setattr(watchdog, "FACTOR", 0)
