@@ -17,20 +17,23 @@ SETTING = ("learning_rate", "weight_decay", "decay_scale_bias")
 
 
 def scores(run: Run, result: Mapping[str, Any]) -> str:
-    """One line per network, from which the analysis can be repeated; accuracies 0 to 1, in full.
+    """The content of scores.csv: one line per network, from which the analysis can be repeated."""
+    return csv_text(score_rows(run, result))
 
-    `learned` says whether the accuracy in the run's metric lies above what chance explains.
+
+def score_rows(run: Run, result: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """One row per network; accuracies 0 to 1, in full.
+
+    `learned` says whether the accuracy in the run's metric lies above what chance explains; without a result, that is
+    not known yet.
     """
     place = {arm: k for k, arm in enumerate(run.config.arms)}
-    limits = {(row["treatment"], row["context"]): row["learned"]["limit"] for row in result["arms"]}
+    limits = {(row["treatment"], row["context"]): row["learned"]["limit"] for row in result["arms"]} if result else {}
     lines = []
     for record in run.records:
         if record["phase"] != "train":
             continue
         arm = Arm(record["treatment"], record["context"])
-        compared = record[result["metric"]]
-        # A network without norms has no statistics that could differ: the test accuracy stands in for every metric.
-        accuracy = record["test_accuracy"] if compared is None else compared
         line = {
             **arm._asdict(),
             **{key: record[key] for key in (*SETTING, "seed")},
@@ -38,10 +41,14 @@ def scores(run: Run, result: Mapping[str, Any]) -> str:
             "val_loss": record["val_loss"][-1],
             **{key: record[key] for key in ACCURACIES},
             "diverged": record["diverged"],
-            "learned": 100 * accuracy > limits[arm] + RESOLUTION_PP,
         }
+        if result:
+            compared = record[result["metric"]]
+            # A network without norms has no statistics that could differ: the test accuracy stands in for every metric.
+            accuracy = record["test_accuracy"] if compared is None else compared
+            line["learned"] = 100 * accuracy > limits[arm] + RESOLUTION_PP
         lines.append(((place[arm], *(record[key] for key in (*SETTING, "seed"))), line))
-    return csv_text([line for _, line in sorted(lines, key=lambda pair: pair[0])])
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
 
 
 def tables(result: Mapping[str, Any], printed: Mapping[str, Table]) -> dict[str, str]:
@@ -49,14 +56,15 @@ def tables(result: Mapping[str, Any], printed: Mapping[str, Table]) -> dict[str,
 
     Tables without rows have no file.
     """
-    texts = {f"tables/{name}.csv": csv_text(rows) for name, rows in _rows(result).items() if rows}
+    texts = {f"tables/{name}.csv": csv_text(of) for name, of in rows(result).items() if of}
     for name, table in printed.items():
         if table.rows:
             texts |= {f"tables/{name}.md": markdown(table), f"tables/{name}.tex": latex(table)}
     return texts
 
 
-def _rows(result: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]]:
+def rows(result: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The rows of tables/NAME.csv, by name; none where the run has nothing to say."""
     contrasts = result["contrasts"]
     return {
         "arms": result["arms"],

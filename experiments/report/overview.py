@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.config import ConfigError, to_json
 from experiments.formatting import number
@@ -37,12 +37,16 @@ def listing(root: Path) -> Table:
     return Table(["run", "state", "seeds", "started", "answer"], rows, names=5)
 
 
+def state(run: Run) -> Literal["finished", "being trained", "interrupted"]:
+    """Whether the run has a result, or another process trains it now."""
+    return "finished" if run.result is not None else "being trained" if being_written(run.folder) else "interrupted"
+
+
 def _row(run: Run) -> list[str]:
     begun = str(run.env.get("date", ""))[:16].replace("T", " ")
     if run.result is None:
-        state = "being trained" if being_written(run.folder) else "interrupted"
         said = f"{len(run.records)} trainings so far; the same command goes on from there"
-        return [run.folder.name, state, str(run.config.sweep.seeds), begun, said]
+        return [run.folder.name, state(run), str(run.config.sweep.seeds), begun, said]
     groups = grouped(run.config, run.result)
     said = "no contrast"
     if first := next((row for group in groups for row in group.rows), None):

@@ -32,7 +32,6 @@ def write(folder: Path) -> list[Path]:
     """
     # Imported here because `print_answer` must not load matplotlib.
     from experiments.report import figures, plotting
-    from experiments.report.figures.probed import first_seen
 
     run = read(folder)
     result = finished_result(run)
@@ -47,12 +46,7 @@ def write(folder: Path) -> list[Path]:
         {"title": d.title, "caption": d.caption, "png": f"{d.name}.png", "src": _data_uri(saved["svg"])}
         for d, saved in zip(drawings, images, strict=True)
     ]
-    pairs = figures.compared(run.config, result, run.records, run.data)
-    classes = figures.by_class(pairs, run.data.get("test_labels") or [], result["look"]["alpha"])
-    made = _tables(run, result) | {
-        "speed": tables_of_arms.speed(first_seen(result, run.data)),
-        "by_class": tables.by_class(classes, {context: pair.name for context, pair in pairs.items()}, result),
-    }
+    made = all_tables(run, result)
     first = int(bool(drawings) and drawings[0].name == "differences")
     context = facts(run, result) | {"tables": made, "first": shown[:first], "figures": shown[first:]}
     environment = templates()
@@ -63,6 +57,19 @@ def write(folder: Path) -> list[Path]:
     for drawing, saved in zip(drawings, images, strict=True):
         files |= {f"figures/{drawing.name}.{ending}": content for ending, content in saved.items()}
     return write_files(run.folder, files)
+
+
+def all_tables(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """All tables of the report, by name; those of rates and decays are a list."""
+    from experiments.report import figures
+    from experiments.report.figures.probed import first_seen
+
+    pairs = figures.compared(run.config, result, run.records, run.data) if run.records else {}
+    classes = figures.by_class(pairs, run.data.get("test_labels") or [], result["look"]["alpha"])
+    return _tables(run, result) | {
+        "speed": tables_of_arms.speed(first_seen(result, run.data)),
+        "by_class": tables.by_class(classes, {context: pair.name for context, pair in pairs.items()}, result),
+    }
 
 
 def templates() -> jinja2.Environment:

@@ -88,15 +88,20 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
     Other lists, such as one value per seed, are omitted: result.json has them. null becomes an empty cell.
     """
-    flat = [dict(_flat(row)) for row in rows]
-    columns = list(dict.fromkeys(column for row in flat for column in row))
-    # Drops "a" if it is always null and other rows have a mapping there, which gave a_b, a_c, ...
-    columns = [c for c in columns if not any(other.startswith(f"{c}_") for other in columns if _empty(flat, c))]
+    columns, flat = flattened(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
+
+
+def flattened(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns that `csv_text` writes, and the cells of each row by column."""
+    flat = [dict(_flat(row)) for row in rows]
+    columns = list(dict.fromkeys(column for row in flat for column in row))
+    # Drops "a" if it is always null and other rows have a mapping there, which gave a_b, a_c, ...
+    return [c for c in columns if not any(other.startswith(f"{c}_") for other in columns if _empty(flat, c))], flat
 
 
 def _empty(rows: Sequence[Mapping[str, Any]], column: str) -> bool:

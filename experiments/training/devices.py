@@ -22,6 +22,11 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
 
 
+def idle_cores() -> int:
+    """CPU cores without a jax device, where jax had started before `use_all_cores`; 0 on accelerators."""
+    return max(0, cores() - jax.device_count()) if jax.default_backend() == "cpu" else 0
+
+
 def device_name() -> str:
     """Kind and number of the devices, such as "NVIDIA H100 x 1"."""
     devices = jax.devices()

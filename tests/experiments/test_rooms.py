@@ -14,11 +14,13 @@ ROOMS = {
     "vocabulary": set(),
     "formatting": set(),
     "palette": set(),
+    "progress": {"formatting"},
     "config": {"formatting", "vocabulary"},
     "store": {"config", "palette", "vocabulary"},
     "analysis": {"config", "formatting", "vocabulary"},
     "report": {"config", "formatting", "palette", "store", "vocabulary"},
     "quoting": {"config", "formatting", "store"},
+    "results": {"config", "report", "store"},
     "commands": {"config"},
     "data": {"config"},
     "networks": {"config", "vocabulary"},
@@ -26,7 +28,8 @@ ROOMS = {
     "training": {"config", "data", "networks", "probes", "store", "vocabulary"},
     "sweep": {"analysis", "config", "data", "store", "training"},
     "forecast": {"analysis", "config", "data", "formatting", "store", "sweep", "training"},
-    "__main__": {"commands", "config", "forecast", "formatting", "report", "store", "sweep", "training"},
+    "python": {"config", "progress", "report", "results", "store", "sweep", "training"},
+    "__main__": {"commands", "config", "forecast", "progress", "report", "store", "sweep", "training"},
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]

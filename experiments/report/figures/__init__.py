@@ -32,6 +32,12 @@ from experiments.report.figures.surface import predictiveness as predictiveness
 from experiments.report.plotting import STYLE, Drawing
 
 
+def first(config: Config, result: dict[str, Any]) -> Drawing:
+    """The first figure of the report, which needs no records."""
+    with matplotlib.rc_context(STYLE):
+        return differences(config, result) if result["contrasts"] else accuracy(config, result)
+
+
 def draw(config: Config, result: dict[str, Any], records: Sequence[Record], data: dict[str, Any]) -> list[Drawing]:
     """Every figure for which the run has data, in the order of the report."""
     seen = probed_arms(result, records)
