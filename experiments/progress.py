@@ -1,8 +1,9 @@
-"""Shows how far a run is: a bar in a terminal, a line for each task elsewhere."""
+"""Shows how far a run is: a bar in a terminal, a line that changes in a notebook, a line for each task elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -50,3 +51,38 @@ def shown(console: Console) -> Iterator[dict[str, Callable]]:
             "advance": lambda epochs: bar.advance(task, epochs),
             "note": lambda text: console.print(text, soft_wrap=True),
         }
+
+
+@contextlib.contextmanager
+def shown_in_notebook(console: Console) -> Iterator[dict[str, Callable]]:
+    """One line below the cell that changes; notes are printed. Rich's bar would need ipywidgets.
+
+    Yields:
+      As `shown`.
+    """
+    began = time.monotonic()
+    said, done, expected = "loading data", 0, 0
+
+    def line() -> dict[str, str]:
+        known = f", {100 * done / expected:.0f}% of the epochs known so far" if expected else ""
+        return {"text/plain": f"{duration(time.monotonic() - began)}{known}: {said}"}
+
+    # By name, since IPython is there in a notebook alone.
+    handle = importlib.import_module("IPython.display").display(line(), raw=True, display_id=True)
+
+    def change(*, text: str | None = None, more: int = 0, finished: int = 0) -> None:
+        nonlocal said, done, expected
+        said, done, expected = text or said, done + finished, expected + more
+        handle.update(line(), raw=True)
+
+    try:
+        yield {
+            "stage": lambda text: change(text=text),
+            "expect": lambda epochs: change(more=epochs),
+            "advance": lambda epochs: change(finished=epochs),
+            "note": lambda text: console.print(text, soft_wrap=True, markup=False),
+        }
+    except BaseException:
+        change(text="stopped")
+        raise
+    handle.update({"text/plain": f"{duration(time.monotonic() - began)}: finished"}, raw=True)

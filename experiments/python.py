@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.console import Console
 from experiments import report
 from experiments.config import Config, ConfigError
 from experiments.config import load as load_config
-from experiments.progress import shown
+from experiments.progress import shown, shown_in_notebook
 from experiments.results import Results as Results
 from experiments.store import record
 from experiments.store.publish import PUBLISHED as PUBLISHED
@@ -56,10 +57,12 @@ def run(config: Config | str | Path, out: str | Path | None = None, *, quiet: bo
     """
     config = _config(config)
     folder = Path("runs") / config.name if out is None else Path(out)
-    # In a notebook as in the log of a batch job: rich's bar would need ipywidgets there.
-    console = Console(highlight=False, force_jupyter=False, quiet=quiet)
+    in_notebook = Console().is_jupyter
+    # A notebook's output says that it is a terminal, and is none.
+    console = Console(highlight=False, force_jupyter=False, force_terminal=False if in_notebook else None, quiet=quiet)
     try:
-        finished = _trained(config, folder, console)
+        with shown_in_notebook(console) if in_notebook and not quiet else shown(console) as progress:
+            finished = _trained(config, folder, progress)
     except KeyboardInterrupt:
         console.print(f"stopped; the trainings in {folder} are kept: the same call goes on from there", soft_wrap=True)
         raise
@@ -109,18 +112,17 @@ def _config(given: Config | str | Path) -> Config:
     )
 
 
-def _trained(config: Config, folder: Path, console: Console) -> record.Run:
+def _trained(config: Config, folder: Path, progress: Mapping[str, Callable]) -> record.Run:
     from experiments import sweep  # imports jax
     from experiments.training.devices import idle_cores, memory_errors, use_all_cores
 
     use_all_cores()
     if idle := idle_cores():
-        console.print(
+        progress["note"](
             f"jax had started before this run, so that {idle} of the CPU cores have no device of their own, and the "
-            "run takes longer: in a new process, call experiments.run before anything else computes with jax",
-            soft_wrap=True,
+            "run takes longer: in a new process, call experiments.run before anything else computes with jax"
         )
-    with memory_errors(), shown(console) as progress:
+    with memory_errors():
         return sweep.run(config, folder, sweep.Progress(**progress))
 
 

@@ -54,7 +54,7 @@ class Picture:
         # On white in a dark notebook, too: the figures have dark letters and no background of their own.
         return (
             f'<figure style="margin: .5rem 0"><img src="{self.src()}" alt="{escape(self.title)}" '
-            f'style="max-width: 100%; width: 58rem; background: #fff">{caption}</figure>'
+            f'style="max-width: min(100%, 58rem); background: #fff">{caption}</figure>'
         )
 
     def _repr_png_(self) -> bytes:
