@@ -6,9 +6,9 @@ Importing this package imports nothing else, until one of its names is used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.python import PUBLISHED, Results, load, run
+    from experiments.python import PUBLISHED, Picture, Results, load, run
 
-__all__ = ["PUBLISHED", "Results", "load", "run"]
+__all__ = ["PUBLISHED", "Picture", "Results", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

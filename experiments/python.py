@@ -22,6 +22,7 @@ from experiments import report
 from experiments.config import Config, ConfigError
 from experiments.config import load as load_config
 from experiments.progress import shown, shown_in_notebook
+from experiments.report.pictures import Picture as Picture
 from experiments.results import Results as Results
 from experiments.store import record
 from experiments.store.publish import PUBLISHED as PUBLISHED
@@ -36,10 +37,10 @@ def run(config: Config | str | Path, out: str | Path | None = None, *, quiet: bo
 
     It trains in this process. On a CPU it makes one jax device for each core, which jax allows only before its first
     computation: where jax has started already, the run says so and uses the devices that there are. Options of jax that
-    are set in this process, such as `jax_enable_x64`, hold for the run, too.
+    are set in this process, such as 64-bit numbers, hold for the run, too.
 
     Args:
-      config: the config, or the path of a file that defines `CONFIG`. `dataclasses.replace` changes single fields.
+      config: the config, or the path of a file that defines CONFIG. dataclasses.replace changes single fields.
       out: the run folder; by default runs/<name of the config>, in the present folder.
       quiet: whether to leave out the progress and the notes, which are otherwise printed.
 

@@ -6,8 +6,9 @@ import io
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from experiments.config import Config, ConfigError
@@ -17,35 +18,29 @@ from experiments.report.table import Table
 from experiments.store.record import Run
 from experiments.store.reported import SCORES, read_scores
 
-if TYPE_CHECKING:  # imported where a table is made
-    import pandas as pd
-
 
 class Results:
     """What a run found. As the last value of a notebook's cell, it shows the answer, its tables and the first figure.
 
     Data frames have one row for each contrast, arm, and so on, with the columns of the CSV files in tables/: numbers
-    unrounded, accuracies and differences in percent and percentage points. Every column is explained where result.json
-    is (`experiments.store.result`). A frame has no rows where the run has nothing to say, such as `published` in a run
-    that names no published difference.
-
-    Attributes:
-      config: the config of the run.
-      folder: the run folder.
-      raw: all that was read from the folder, as values of JSON.
+    unrounded, accuracies in percent and differences in percentage points (pp). A frame has no rows where the run has
+    nothing to say, such as that of published differences in a run that names none.
     """
+
+    config: Config
+    """The config of the run."""
+    folder: Path
+    """The run folder."""
+    raw: Run
+    """All that was read from the folder, as values of JSON: config, environment, data, records, result."""
 
     def __init__(self, run: Run):
         self.raw, self.config, self.folder = run, run.config, run.folder
         self._frames: dict[str, pd.DataFrame] = {}
 
-    config: Config
-    folder: Path
-    raw: Run
-
     @property
     def state(self) -> str:
-        """`finished`, `interrupted`, or `being trained` by another process now; only what is finished has an answer."""
+        """Either "finished", "interrupted", or "being trained", which another process does now."""
         return overview.state(self.raw)
 
     @property
@@ -87,7 +82,7 @@ class Results:
     def scores(self) -> pd.DataFrame:
         """Every network: arm, learning rate, decays, seed, accuracies (0 to 1, unlike elsewhere), step of divergence.
 
-        There while a run is unfinished, too; then `learned` is missing, which only the result knows.
+        There while a run is unfinished, too; whether a network learned is then not known yet.
         """
         return self._frame("scores")
 
@@ -139,7 +134,7 @@ class Results:
 
     @cached_property
     def figures(self) -> Pictures:
-        """The figures of the report by name; each shows itself, and has matplotlib's figure as `.figure`."""
+        """The figures of the report by name; each shows itself in a notebook. See `experiments.Picture`."""
         return pictures(self.raw)
 
     def _result(self) -> dict[str, Any]:

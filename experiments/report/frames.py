@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from experiments.report.table import Table, flattened
-
-if TYPE_CHECKING:  # imported where it is used: the command line need not wait for it
-    import pandas as pd
-
 
 NAMES = ("name", "contrast")
 """Columns that come first, since pandas shows the first and the last columns of a wide frame."""
@@ -23,8 +21,6 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.
     Numbers are float64 or int64, with NaN for a missing float and Int64 for integers of which some are missing; truth
     values are bool, or boolean where some are missing; a column in which everything is missing is NaN.
     """
-    import pandas as pd
-
     names, flat = flattened(rows)
     names = sorted(names or columns, key=lambda name: name not in NAMES)
     made = {name: _column([row.get(name) for row in flat]) for name in names}
@@ -33,14 +29,10 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.
 
 def printed(table: Table) -> pd.DataFrame:
     """The cells of a table, as text."""
-    import pandas as pd
-
     return pd.DataFrame(table.rows, columns=pd.Index(table.header), dtype=object)
 
 
 def _column(values: list[Any]) -> pd.Series:
-    import pandas as pd
-
     kinds, gaps = {type(value) for value in values if value is not None}, None in values
     if kinds == {bool}:
         return pd.Series(values, dtype="boolean" if gaps else "bool")

@@ -5,34 +5,33 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from markupsafe import escape
+from matplotlib.figure import Figure
 
+from experiments.report import figures
+from experiments.report.plotting import Drawing, render
 from experiments.store.record import Run
-
-if TYPE_CHECKING:  # the figures import matplotlib, which only they need
-    from matplotlib.figure import Figure
-
-    from experiments.report.plotting import Drawing
+from experiments.store.reported import read_pictures
 
 
 class Picture:
-    """A figure of the report; as the last value of a notebook's cell, it shows itself with its caption.
+    """A figure of the report; as the last value of a notebook's cell, it shows itself with its caption."""
 
-    Attributes:
-      name: of its files in figures/.
-      title: one sentence that says what it shows; the name, if the run is a published one.
-      caption: how to read it; empty, if the run is a published one.
-      figure: matplotlib's figure, which can be changed and saved. None if the run is a published one, which keeps
-        figures as PNG alone.
-    """
+    name: str
+    """Of its files in figures/."""
+    title: str
+    """One sentence that says what it shows; of a published run, the name."""
+    caption: str
+    """How to read it; of a published run, empty."""
+    figure: Figure | None
+    """Matplotlib's figure, to change and save; None of a published run, which keeps its figures as PNG alone."""
 
     def __init__(self, name: str, *, drawing: Drawing | None = None, png: bytes = b""):
         self.name = name
         self.title = drawing.title if drawing else name
         self.caption = drawing.caption if drawing else ""
-        self.figure: Figure | None = drawing.figure if drawing else None
+        self.figure = drawing.figure if drawing else None
         self._drawing, self._png = drawing, png
 
     @cached_property
@@ -40,8 +39,6 @@ class Picture:
         """What the report writes, by extension: svg, png and pdf; png alone, if the run is a published one."""
         if self._drawing is None:
             return {"png": self._png}
-        from experiments.report.plotting import render
-
         return render(self._drawing)
 
     def src(self) -> str:
@@ -66,9 +63,6 @@ class Picture:
 
 def pictures(run: Run) -> Pictures:
     """The figures of a finished run: drawn from its records, as the report draws them, or read where it has none."""
-    from experiments.report import figures
-    from experiments.store.reported import read_pictures
-
     if run.result is None:
         return Pictures({})
     if not run.records:
@@ -79,8 +73,6 @@ def pictures(run: Run) -> Pictures:
 
 def first(run: Run) -> Picture | None:
     """The first of the figures alone: the others take seconds."""
-    from experiments.report import figures
-
     if run.result is None or not run.records:
         return next(iter(pictures(run).values()), None)
     drawing = figures.first(run.config, run.result)

@@ -15,6 +15,7 @@ from experiments.store.bits import right_npz
 from experiments.store.record import read
 
 PUBLISHED = Path(__file__).parents[1] / "published"
+"""The folder of the runs that are committed."""
 KEPT = ("config.json", "env.json", "arms.json", "engine.json", "result.json", "report.md", "summary.csv", "scores.csv")
 BITS = "right.npz"
 EXACT = [*dict.fromkeys([*(look.colour for look in (*PLACEMENTS.values(), *OTHERS)), TRAIN_COLOUR, TEST_COLOUR, GREY])]

@@ -1,4 +1,4 @@
-"""notebooks/laboratory.ipynb runs from top to bottom: as plain Python, and in a kernel where Jupyter's are installed."""
+"""notebooks/laboratory.ipynb runs from top to bottom, as plain Python and, where Jupyter is installed, in a kernel."""
 
 import ast
 import json

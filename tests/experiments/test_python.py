@@ -324,8 +324,6 @@ import sys, experiments
 assert {"run", "load", "Results", "PUBLISHED"} <= set(dir(experiments))
 heavy = {"jax", "pandas", "matplotlib", "rich", "pydantic", "numpy"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
-experiments.run, experiments.Results
-assert not {"jax", "pandas", "matplotlib"} & set(sys.modules)
 results = experiments.load(experiments.PUBLISHED / "digits_aa")
 results.contrasts, results.scores, results.figures, results._repr_html_(), results.printed
 assert "jax" not in sys.modules and "flax" not in sys.modules
