@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,12 +31,10 @@ from experiments.data.arrays import Source, load
 from experiments.store import record
 from experiments.store.watchdog import Watchdog
 from experiments.store.writers import Writer, open_writers
-from experiments.training import autotune
 from experiments.training.compiled import Engine, Lane
-from experiments.training.devices import device_name
-from experiments.training.dispatch import dispatched
 from experiments.training.fingerprint import describe
-from experiments.training.loop import Epoch, train_arm
+from experiments.training.loop import Epoch
+from experiments.training.workers import Local, Lost, Workers
 
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "right")
 
@@ -68,16 +67,23 @@ class Progress(NamedTuple):
 SILENT = Progress(lambda text: None, lambda epochs: None, lambda epochs: None, lambda text: None)
 
 
-def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run:
+def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Workers | None = None) -> record.Run:
     """Runs the ablation, or the missing part of it, and returns the finished run.
+
+    Args:
+      config: the ablation.
+      folder: the run folder.
+      progress: callbacks.
+      workers: where to train; None is this process.
 
     Raises:
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
+    workers = workers or Local()
     data = load(config.data, first_seed=config.sweep.first_seed)
     arms = describe(config, data)  # builds every network before anything is written
     began = time.perf_counter()
-    with record.opened(folder, config, device_name()) as (found, notes):
+    with record.opened(folder, config, workers.device_name()) as (found, notes):
         for note in notes:
             progress.note(note)
         record.refuse_another(found, data.description, arms)
@@ -89,12 +95,15 @@ def run(config: Config, folder: Path, progress: Progress = SILENT) -> record.Run
         record.write_json(folder / "data.json", data.description)
         record.write_json(folder / "arms.json", arms)
 
-        with open_writers(config.writers, folder, config.name) as writer, Watchdog(folder, dispatched) as watchdog:
+        with (
+            open_writers(config.writers, folder, config.name) as writer,
+            Watchdog(folder, workers.advanced) as watchdog,
+        ):
             for note in writer.notes:
                 progress.note(note)
             with watchdog.watching("measuring how to run each kind of network"):
-                engines = _engines(config, data, folder, progress)
-            work = _Work(config, data, folder, progress, writer, engines, watchdog, list(found.records))
+                engines = _engines(config, data, folder, progress, workers)
+            work = _Work(config, data, folder, progress, writer, engines, watchdog, list(found.records), workers)
             look = work.search()
             work.probe(look)
 
@@ -123,10 +132,11 @@ class _Work:
         engines: dict[str, Engine],
         watchdog: Watchdog,
         records: list[dict[str, Any]],
+        workers: Workers,
     ):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.writer, self.engines, self.watchdog, self.records = writer, engines, watchdog, records
-        self.stopping = threading.Event()
+        self.workers, self.stopping = workers, threading.Event()
 
     def search(self) -> looks.Look:
         """Trains what the plan asks for; returns the look at which the run ends."""
@@ -168,37 +178,55 @@ class _Work:
         )
 
     def _complete(self, stages: list[Stage]) -> None:
-        """Trains the stages and appends their records in the order of the stages.
-
-        Two stages run at a time, so that one compiles, on one core, while the other trains; their programs take turns
-        (`experiments.training.dispatch`).
-        """
+        """Trains the stages and appends their records in the order of the stages."""
         self.progress.expect(sum(len(s.lanes) * self.config.setup(s.arm).training.epochs for s in stages))
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            futures = [pool.submit(self._train, stage) for stage in stages]
+        lost, appending = None, False
+        with ThreadPoolExecutor(max_workers=self.workers.at_once()) as pool:
+            futures = [pool.submit(self._train, part) for stage in stages for part in self._parts(stage)]
+            waiting = deque(futures)
             try:
-                for future in futures:
-                    finished = future.result()
-                    record.append(self.folder, finished)
-                    self.records += finished
+                while waiting:
+                    try:
+                        finished = waiting[0].result()
+                    except Lost as error:
+                        finished, lost = [], lost or error
+                    appending = True
+                    waiting.popleft()
+                    self._append(finished)
+                    appending = False
             except BaseException as error:  # including Ctrl-C: no further stage starts, and those that run end soon
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                self.progress.note("stopping at the end of the epoch")
+                self.progress.note(self.workers.stop())
+                failures = list(_failures(futures))  # waits
+                if not appending:  # else the file may end within a line
+                    for future in waiting:
+                        self._append([] if future.cancelled() or future.exception() else future.result())
                 if isinstance(error, _Stopping):  # another stage failed, and stopped this one
-                    raise next(cause for cause in _failures(futures) if not isinstance(cause, _Stopping)) from None
+                    raise next(cause for cause in failures if not isinstance(cause, _Stopping)) from None
                 raise
+        if lost:
+            raise lost.__cause__ or lost
+
+    def _append(self, finished: list[dict[str, Any]]) -> None:
+        record.append(self.folder, finished)
+        self.records += finished
+
+    def _parts(self, stage: Stage) -> list[Stage]:
+        how = self.config.setup(stage.arm), self.engines[kind_of(self.config, stage.arm)], self._width(stage.arm)
+        return [stage._replace(lanes=tuple(lanes)) for lanes in self.workers.parts(*how, stage.lanes)]
 
     def _train(self, stage: Stage) -> list[dict[str, Any]]:
         try:
             return self._trained(stage)
+        except Lost:
+            raise
         except BaseException:
             self.stopping.set()
             raise
 
     def _trained(self, stage: Stage) -> list[dict[str, Any]]:
         setup = self.config.setup(stage.arm)
-        self.progress.stage(str(stage))
         with self.watchdog.watching(f"{stage}, before its first step") as now:
 
             def on_epoch(epoch: Epoch) -> None:
@@ -210,7 +238,7 @@ class _Work:
                     if stage.phase == "train":
                         self.writer.scalars(_name(stage, lane), epoch.step, metrics)
 
-            trained = train_arm(
+            trained = self.workers.train(
                 setup,
                 self.data,
                 stage.lanes,
@@ -218,6 +246,7 @@ class _Work:
                 width=self._width(stage.arm),
                 metric=self.config.analysis.metric,
                 probe=stage.phase == "probe",
+                on_start=lambda: self.progress.stage(str(stage)),
                 on_epoch=on_epoch,
                 checkpoints=self._checkpoints(stage) if setup.training.checkpoint_epochs else None,
                 note=self.progress.note,
@@ -256,7 +285,7 @@ def _failures(futures: Sequence[Future]) -> Iterator[BaseException]:
             yield error
 
 
-def _engines(config: Config, data: Source, folder: Path, progress: Progress) -> dict[str, Engine]:
+def _engines(config: Config, data: Source, folder: Path, progress: Progress, workers: Workers) -> dict[str, Engine]:
     """The engine of each kind of network: read from the folder, or measured and written there.
 
     So a resumed run uses the same engines as before, and ends with the same numbers.
@@ -266,7 +295,7 @@ def _engines(config: Config, data: Source, folder: Path, progress: Progress) -> 
     for kind, arm in kinds(config).items():
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
-            measured = autotune.choose(config.setup(arm), data, first_lanes(config, arm))
+            measured = workers.choose(config.setup(arm), data, first_lanes(config, arm))
             found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
             record.write_json(path, found)
     return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}

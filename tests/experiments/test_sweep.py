@@ -23,6 +23,7 @@ from experiments.config import (
 )
 from experiments.networks import no_norm
 from experiments.store import record
+from experiments.training import workers
 
 
 class Plain(nn.Module):
@@ -146,7 +147,7 @@ def test_a_stage_that_runs_ends_with_its_epoch_when_the_other_fails(failing, tmp
     """Also when the first stage, for which the run waits, is the one that does not fail."""
     training = dataclasses.replace(TINY.training, epochs=3000)
     config = dataclasses.replace(TINY, placements=("before", "after"), training=training)
-    trained, told = sweep.train_arm, []
+    trained, told = workers.train_arm, []
 
     def train(setup, *arguments, on_epoch, **options):
         def fail(epoch):
@@ -157,7 +158,7 @@ def test_a_stage_that_runs_ends_with_its_epoch_when_the_other_fails(failing, tmp
 
         return trained(setup, *arguments, on_epoch=fail, **options)
 
-    monkeypatch.setattr(sweep, "train_arm", train)
+    monkeypatch.setattr(workers, "train_arm", train)
     with pytest.raises(OSError, match="No space left"):
         sweep.run(config, tmp_path / "run")
     assert len(told) < training.epochs, "the other stage ended long before its last epoch"

@@ -13,6 +13,7 @@ from experiments.config import ConfigError, TrainingConfig, load
 from experiments.training import autotune, compiled
 from experiments.training.compiled import Engine
 from experiments.training.step import init
+from experiments.training.workers import Local
 
 
 def fixed(steps="auto", lanes="auto"):
@@ -74,10 +75,10 @@ def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, mon
     config = replace(config, training=TrainingConfig(epochs=1))
     measured = autotune.Measured(Engine("loop", "sequence"), {"loop, sequence": 1.0, "scan, vmap": 2.0})
     monkeypatch.setattr(autotune, "choose", lambda *a: measured)
-    first = sweep._engines(config, None, tmp_path, sweep.SILENT)
+    first = sweep._engines(config, None, tmp_path, sweep.SILENT, Local())
     written = json.loads((tmp_path / "engine.json").read_text())
     (kind,) = written
     assert kind == "mlp, 16-12, float32, batch 60"
     assert written[kind]["milliseconds per step"] == measured.milliseconds
     monkeypatch.setattr(autotune, "choose", lambda *a: autotune.Measured(Engine("scan", "vmap"), {}))
-    assert sweep._engines(config, None, tmp_path, sweep.SILENT) == first == {kind: Engine("loop", "sequence")}
+    assert sweep._engines(config, None, tmp_path, sweep.SILENT, Local()) == first == {kind: Engine("loop", "sequence")}

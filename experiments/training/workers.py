@@ -1,0 +1,85 @@
+"""Where a sweep trains. It asks a `Workers` to train stages: `Local` is this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from experiments.config import Setup
+from experiments.data.arrays import Source
+from experiments.training import autotune
+from experiments.training.autotune import Measured
+from experiments.training.compiled import Engine, Lane
+from experiments.training.devices import device_name
+from experiments.training.dispatch import dispatched
+from experiments.training.loop import train_arm
+
+
+class Lost(Exception):
+    """These lanes cannot be trained, but others can: the sweep trains those, then raises the cause of this."""
+
+
+class Workers(Protocol):
+    """Trains lanes for a sweep."""
+
+    def device_name(self) -> str:
+        """Kind and number of the devices, for env.json."""
+        ...
+
+    def advanced(self) -> int:
+        """A number that grows while something is trained, for the watchdog."""
+        ...
+
+    def choose(self, setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
+        """Does what `autotune.choose` does."""
+        ...
+
+    def parts(self, setup: Setup, engine: Engine, width: int, lanes: Sequence[Lane]) -> list[Sequence[Lane]]:
+        """The lanes, cut into what is trained and recorded as one; the arguments are those of `train`."""
+        ...
+
+    def at_once(self) -> int:
+        """How many calls of `train` may run at the same time, each in a thread of its own."""
+        ...
+
+    def train(self, *arguments: Any, on_start: Callable[[], None], **options: Any) -> list[dict[str, Any]]:
+        """Does what `train_arm` does with these arguments, and calls `on_start` when it begins.
+
+        Raises:
+          Lost: these lanes cannot be trained, but others can.
+        """
+        ...
+
+    def stop(self) -> str:
+        """Makes the calls of `train` that run end soon, by raising something; returns a sentence about it."""
+        ...
+
+
+class Local:
+    """Trains in this process.
+
+    Two stages run at a time, so that one compiles, on one core, while the other trains; their programs take turns
+    (`experiments.training.dispatch`).
+    """
+
+    def device_name(self) -> str:
+        return device_name()
+
+    def advanced(self) -> int:
+        return dispatched()
+
+    def choose(self, setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
+        return autotune.choose(setup, data, lanes)
+
+    def parts(self, setup: Setup, engine: Engine, width: int, lanes: Sequence[Lane]) -> list[Sequence[Lane]]:
+        return [lanes]
+
+    def at_once(self) -> int:
+        return 2
+
+    def train(self, *arguments: Any, on_start: Callable[[], None], **options: Any) -> list[dict[str, Any]]:
+        on_start()
+        return train_arm(*arguments, **options)
+
+    def stop(self) -> str:
+        return "stopping at the end of the epoch"  # where `on_epoch` raises
