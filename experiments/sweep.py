@@ -34,7 +34,7 @@ from experiments.store.writers import Writer, open_writers
 from experiments.training.compiled import Engine, Lane
 from experiments.training.fingerprint import describe
 from experiments.training.loop import Epoch
-from experiments.training.workers import Local, Lost, Workers
+from experiments.training.workers import Local, Lost, Stopping, Workers
 
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "right")
 
@@ -113,10 +113,6 @@ def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Work
         undeclared = record.undeclared(env, below=look.seeds)
         record.finish(folder, summarize(config, work.records, data.description, look, undeclared))
     return record.read(folder)
-
-
-class _Stopping(Exception):
-    """Ends a stage between two epochs, when the run stops; nobody sees it."""
 
 
 class _Work:
@@ -202,11 +198,11 @@ class _Work:
                 if not appending:  # else the file may end within a line
                     for future in waiting:
                         self._append([] if future.cancelled() or future.exception() else future.result())
-                if isinstance(error, _Stopping):  # another stage failed, and stopped this one
-                    raise next(cause for cause in failures if not isinstance(cause, _Stopping)) from None
+                if isinstance(error, Stopping):  # another stage failed, and stopped this one
+                    raise next(cause for cause in failures if not isinstance(cause, Stopping)) from None
                 raise
         if lost:
-            raise lost.__cause__ or lost
+            raise lost.cause
 
     def _append(self, finished: list[dict[str, Any]]) -> None:
         record.append(self.folder, finished)
@@ -219,8 +215,8 @@ class _Work:
     def _train(self, stage: Stage) -> list[dict[str, Any]]:
         try:
             return self._trained(stage)
-        except Lost:
-            raise
+        except Lost as lost:
+            raise lost.named(str(stage)) from None
         except BaseException:
             self.stopping.set()
             raise
@@ -231,7 +227,7 @@ class _Work:
 
             def on_epoch(epoch: Epoch) -> None:
                 if self.stopping.is_set():
-                    raise _Stopping
+                    raise Stopping
                 now(f"{stage._replace(lanes=tuple(epoch.lanes))}, after step {epoch.step}")
                 self.progress.advance(len(epoch.lanes))
                 for lane, metrics in zip(epoch.lanes, epoch.metrics, strict=False):
@@ -288,7 +284,7 @@ def _failures(futures: Sequence[Future]) -> Iterator[BaseException]:
 def _engines(config: Config, data: Source, folder: Path, progress: Progress, workers: Workers) -> dict[str, Engine]:
     """The engine of each kind of network: read from the folder, or measured and written there.
 
-    So a resumed run uses the same engines as before, and ends with the same numbers.
+    So a resumed run uses the same engines as before, and ends with the same numbers, also on fewer or more devices.
     """
     path = folder / "engine.json"
     found: dict[str, Any] = record.read_json(path, {})
@@ -296,9 +292,10 @@ def _engines(config: Config, data: Source, folder: Path, progress: Progress, wor
         if kind not in found:
             progress.stage(f"measuring how to run {kind}")
             measured = workers.choose(config.setup(arm), data, first_lanes(config, arm))
-            found[kind] = measured.engine._asdict() | {"milliseconds per step": measured.milliseconds}
+            engine = measured.engine._replace(devices=workers.devices())
+            found[kind] = engine._asdict() | {"milliseconds per step": measured.milliseconds}
             record.write_json(path, found)
-    return {kind: Engine(how["steps"], how["lanes"]) for kind, how in found.items()}
+    return {kind: Engine(how["steps"], how["lanes"], how.get("devices")) for kind, how in found.items()}
 
 
 def kinds(config: Config) -> dict[str, Arm]:

@@ -38,7 +38,7 @@ NONE = CONFIG.setup(Arm("none", "relu"))
 ENGINES = [Engine(steps, lanes) for steps in ("scan", "loop") for lanes in ("vmap", "sequence")]
 SCAN = ENGINES[0]
 # The other two combine the same parts; they take minutes on a busy machine.
-TESTED = [pytest.param(engine, id="-".join(engine), marks=[pytest.mark.long] if i in (1, 2) else [])
+TESTED = [pytest.param(engine, id=f"{engine.steps}-{engine.lanes}", marks=[pytest.mark.long] if i in (1, 2) else [])
           for i, engine in enumerate(ENGINES)]  # fmt: skip
 
 

@@ -107,6 +107,8 @@ class Engine(TypedDict):
 
     steps: Literal["scan", "loop"]
     lanes: Literal["vmap", "sequence"]
+    devices: NotRequired[Annotated[int, Field(ge=1)]]
+    """The lanes are spread as over so many devices; older runs lack it."""
 
 
 @known

@@ -38,18 +38,19 @@ class Measured(NamedTuple):
     milliseconds: dict[str, float | None]
 
 
-def choose(setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
+def choose(setup: Setup, data: Source, lanes: Sequence[Lane], devices: int | None = None) -> Measured:
     """The fastest engine, among those that the config allows.
 
     Args:
       lanes: as many as the `width` of `train_arm`.
+      devices: `Engine.devices` of the engines.
 
     Raises:
       ConfigError: no engine fits into memory.
     """
     steps, sides = setup.training.steps, setup.training.lanes
     candidates = [
-        Engine(s, side)
+        Engine(s, side, devices)
         for side in (("sequence", "vmap") if sides == "auto" else (sides,))
         for s in (("loop", "scan") if steps == "auto" else (steps,))
     ]

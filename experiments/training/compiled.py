@@ -40,6 +40,8 @@ class Engine(NamedTuple):
     """`scan` compiles an epoch as one loop; `loop` calls one compiled step from Python."""
     lanes: str
     """`vmap` runs many lanes in one program; `sequence` runs one after another on each device."""
+    devices: int | None = None
+    """The lanes are spread as over this many devices, however many there are; None is as many as there are."""
 
     def at_once(self, devices: int, limit: int) -> int:
         """The number of lanes that run together."""
@@ -64,11 +66,18 @@ def layout(setup: Setup, engine: Engine, width: int) -> Layout:
     """The devices and the number of lanes of a program for (up to) `width` lanes.
 
     It depends on no number of trainings, so that all stages of an arm use the same program. This program gives a lane
-    the same bits wherever and beside whatever other lanes it runs.
+    the same bits wherever and beside whatever other lanes it runs. They depend on the number of lanes on each device,
+    but not on the number of devices, so that with `engine.devices` fewer or more devices give the same bits.
     """
-    mesh = mesh_of(width)
-    together = min(engine.at_once(mesh.size, setup.training.vmap_lanes), width)
-    return Layout(mesh, -(-together // mesh.size) * mesh.size)
+    each = lanes_on_each(setup, engine, width, jax.device_count())
+    mesh = mesh_of(-(-width // each))
+    return Layout(mesh, each * mesh.size)
+
+
+def lanes_on_each(setup: Setup, engine: Engine, width: int, devices: int) -> int:
+    """The lanes on each device, of which `engine.devices` says the number, or else `devices`."""
+    devices = min(engine.devices or devices, width)
+    return -(-min(engine.at_once(devices, setup.training.vmap_lanes), width) // devices)
 
 
 def filled(lanes: Sequence[Lane], width: int) -> list[Lane]:

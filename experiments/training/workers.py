@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from experiments.config import Setup
+import jax
+
+from experiments.config import ConfigError, Setup
 from experiments.data.arrays import Source
 from experiments.training import autotune
 from experiments.training.autotune import Measured
@@ -16,7 +18,19 @@ from experiments.training.loop import train_arm
 
 
 class Lost(Exception):
-    """These lanes cannot be trained, but others can: the sweep trains those, then raises the cause of this."""
+    """These lanes cannot be trained, but others can: the sweep trains those, then raises `cause`."""
+
+    def __init__(self, cause: ConfigError | MemoryError):
+        super().__init__(str(cause))
+        self.cause = cause
+
+    def named(self, stage: str) -> Lost:
+        """The same, with a message that names what was lost."""
+        return Lost(type(self.cause)(f"{stage}: {self.cause}; all other trainings of this round are kept"))
+
+
+class Stopping(Exception):
+    """Ends a stage when the run stops; nobody sees it."""
 
 
 class Workers(Protocol):
@@ -24,6 +38,10 @@ class Workers(Protocol):
 
     def device_name(self) -> str:
         """Kind and number of the devices, for env.json."""
+        ...
+
+    def devices(self) -> int:
+        """`Engine.devices` of a new run: on how many devices `Local` would train here."""
         ...
 
     def advanced(self) -> int:
@@ -47,11 +65,12 @@ class Workers(Protocol):
 
         Raises:
           Lost: these lanes cannot be trained, but others can.
+          Stopping: `stop` was called.
         """
         ...
 
     def stop(self) -> str:
-        """Makes the calls of `train` that run end soon, by raising something; returns a sentence about it."""
+        """Makes the calls of `train` that run end soon; returns a sentence about it."""
         ...
 
 
@@ -64,6 +83,9 @@ class Local:
 
     def device_name(self) -> str:
         return device_name()
+
+    def devices(self) -> int:
+        return jax.device_count()
 
     def advanced(self) -> int:
         return dispatched()

@@ -81,4 +81,5 @@ def test_a_run_that_goes_on_keeps_the_engine_that_its_folder_names(tmp_path, mon
     assert kind == "mlp, 16-12, float32, batch 60"
     assert written[kind]["milliseconds per step"] == measured.milliseconds
     monkeypatch.setattr(autotune, "choose", lambda *a: autotune.Measured(Engine("scan", "vmap"), {}))
-    assert sweep._engines(config, None, tmp_path, sweep.SILENT, Local()) == first == {kind: Engine("loop", "sequence")}
+    assert sweep._engines(config, None, tmp_path, sweep.SILENT, Local()) == first
+    assert first == {kind: Engine("loop", "sequence", jax.device_count())}

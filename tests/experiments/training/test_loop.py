@@ -189,11 +189,23 @@ def test_a_lane_with_a_split_of_its_own_is_one_that_is_trained_alone_on_this_spl
         assert {**found, "seconds": 0} == close({**alone, "seconds": 0})
 
 
+@pytest.mark.parametrize("steps", ["scan", "loop"])
+def test_the_bits_of_a_lane_depend_on_the_lanes_of_a_device_and_not_on_the_number_of_devices(steps, monkeypatch):
+    data, lanes = make_data(), [lane(rate, seed) for rate in (0.1, 0.3) for seed in range(3)]
+    engine = Engine(steps, "vmap", devices=2)  # so that each device has three lanes
+    two = trained(BEFORE, data, lanes, engine)
+    monkeypatch.setattr(compiled, "mesh_of", lambda lanes: devices.mesh_of(1))
+    one = trained(BEFORE, data, lanes, engine)
+    assert [{**r, "seconds": 0} for r in one] == [{**r, "seconds": 0} for r in two]
+
+
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("engine", [Engine("scan", "vmap"), Engine("loop", "sequence")], ids="-".join)
+@pytest.mark.parametrize(
+    "engine", [Engine("scan", "vmap"), Engine("loop", "sequence")], ids=lambda e: f"{e.steps}-{e.lanes}"
+)
 def test_a_killed_training_goes_on_from_its_checkpoint_with_bit_equal_results(engine, tmp_path):
     setup = BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=5, checkpoint_epochs=2))
     data, lanes, notes = make_data(), [lane(0.1, 3), lane(0.3, 4)], []
