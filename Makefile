@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 SITE_READY = $(VENV)/.site-ready
 
-.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-wheel mutants quote bench site site-test lint format lock clean
+.PHONY: help ablation test test-all test-reference test-newest test-floor test-export test-cluster test-wheel mutants quote bench site site-test lint format lock clean
 
 help:  ## print this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ test-export: $(READY)  ## test exports to ONNX, SavedModel and TFLite with the l
 	grep -E '^(beartype|flax|hypothesis|jax|jaxlib|jaxtyping|pytest|pytest-xdist)==' requirements.lock | \
 		$(BIN)/uv pip install --quiet --python $(VENV)-export/bin/python -r - -e ".[export]"
 	$(VENV)-export/bin/python -m pytest -m export tests/jbn/test_exporters.py
+
+test-cluster: $(READY)  ## test sweeps on a Ray cluster of two nodes on this machine, with ray and the locked versions
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-cluster
+	$(BIN)/uv pip install --quiet --python $(VENV)-cluster/bin/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(VENV)-cluster/bin/python --constraint requirements.lock -e ".[cluster]"
+	$(VENV)-cluster/bin/python -m pytest -n 0 tests/experiments/test_cluster.py
 
 test-wheel: $(READY)  ## test the built wheel in bare environments: alone, and with each extra
 	VENV=$(VENV) .ci/wheel
@@ -91,4 +97,4 @@ lock: $(READY)  ## pin the newest versions that pyproject.toml and the site allo
 	$(COMPILE) explainer/requirements.in --constraint requirements.lock -o explainer/requirements.lock
 
 clean:  ## remove environments, caches and the built site
-	rm -rf _site explainer/_build explainer/node_modules $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export .pytest_cache .ruff_cache .hypothesis
+	rm -rf _site explainer/_build explainer/node_modules $(VENV) $(VENV)-newest $(VENV)-floor $(VENV)-export $(VENV)-cluster .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from experiments.commands import Command, Compare, List, Publish, Report, Run, p
 from experiments.config import ConfigError
 from experiments.progress import shown
 from experiments.store import record
+
+if TYPE_CHECKING:
+    from experiments.training.workers import Workers
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -81,8 +85,20 @@ def train(command: Run, folder: Path, console: Console) -> record.Run:
     from experiments.training.devices import memory_errors, use_all_cores
 
     use_all_cores()
-    with memory_errors(), shown(console) as progress:
-        return sweep.run(command.config, folder, sweep.Progress(**progress))
+    with memory_errors(), shown(console) as progress, workers(command) as where:
+        return sweep.run(command.config, folder, sweep.Progress(**progress), where)
+
+
+@contextlib.contextmanager
+def workers(command: Run) -> Iterator[Workers | None]:
+    """What trains the stages; None is this process."""
+    if command.engine == "local":
+        yield None
+        return
+    from experiments import cluster  # imports jax
+
+    with cluster.connected(command.address, command.cpus_per_task or 1, command.gpus_per_task) as found:
+        yield found
 
 
 def foretell(command: Run, console: Console) -> None:

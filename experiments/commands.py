@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,27 @@ class Run:
     """Run folder; by default runs/<name of the config>."""
     dry_run: bool = False
     """Only say what would be trained, on what, how long and in how much memory, from some measured steps."""
+    engine: Literal["local", "ray"] = "local"
+    """Train in this process, or as tasks on a Ray cluster, which needs the extra `cluster`."""
+    address: str | None = None
+    """Address of a running Ray cluster, or auto; by default Ray is started on this machine for this run."""
+    cpus_per_task: int | None = None
+    """CPU cores of a Ray task; 1 by default."""
+    gpus_per_task: int | None = None
+    """GPUs of a Ray task; by default 1 if the cluster has any, else 0."""
+
+    def refuse_idle(self) -> None:
+        """Refuses options that would have no effect, or that no cluster can follow.
+
+        Raises:
+          ConfigError: there is such an option.
+        """
+        for name, least in (("address", None), ("cpus_per_task", 1), ("gpus_per_task", 0)):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None and self.engine != "ray":
+                raise ConfigError(f"{flag} has an effect only on a Ray cluster; add --engine ray")
+            if value is not None and least is not None and value < least:
+                raise ConfigError(f"{flag} is {value}; use at least {least}")
 
 
 @dataclass(frozen=True)
@@ -99,11 +120,14 @@ def parse(arguments: Sequence[str]) -> Command:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kinds, prog=PROGRAM, args=list(arguments))
+            command = tyro.cli(kinds, prog=PROGRAM, args=list(arguments))
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ConfigError(_in_one_line(complaint.getvalue(), arguments)) from None
+    if isinstance(command, Run):
+        command.refuse_idle()
+    return command
 
 
 def _refuse_idle(config: Config, path: str, overrides: Sequence[str]) -> None:

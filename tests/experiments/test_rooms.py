@@ -27,9 +27,10 @@ ROOMS = {
     "probes": {"vocabulary"},
     "training": {"config", "data", "networks", "probes", "store", "vocabulary"},
     "sweep": {"analysis", "config", "data", "store", "training"},
+    "cluster": {"config", "data", "store", "training"},
     "forecast": {"analysis", "config", "data", "formatting", "store", "sweep", "training"},
     "python": {"config", "progress", "report", "results", "store", "sweep", "training"},
-    "__main__": {"commands", "config", "forecast", "progress", "report", "store", "sweep", "training"},
+    "__main__": {"cluster", "commands", "config", "forecast", "progress", "report", "store", "sweep", "training"},
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import sys
 
 import pytest
 from flax import linen as nn
@@ -178,6 +179,44 @@ def test_a_stage_that_runs_ends_with_its_epoch_when_the_run_stops(tmp_path):
         sweep.run(config, tmp_path / "run", sweep.SILENT._replace(advance=stop, note=notes.append))
     assert len(told) < training.epochs, "the other stage ended long before its last epoch"
     assert notes == ["stopping at the end of the epoch"]
+
+
+class LosesOne(workers.Local):
+    """Trains each lane by itself, and cannot train one of them."""
+
+    def parts(self, setup, engine, width, lanes):
+        return [[lane] for lane in lanes]
+
+    def train(self, setup, data, lanes, engine, **options):
+        if lanes[0].seed == 1 and lanes[0].learning_rate == 0.05:
+            raise workers.Lost(MemoryError("its worker was ended"))
+        return super().train(setup, data, lanes, engine, **options)
+
+
+def test_a_training_that_is_lost_is_named_after_all_others_are_recorded_and_trained_by_the_next_run(tmp_path):
+    lost = r"^train before/tanh · rate 0.05 · seed 1: its worker was ended; all other trainings of this round are kept$"
+    with pytest.raises(MemoryError, match=lost):
+        sweep.run(TINY, tmp_path / "run", workers=LosesOne())
+    kept = record.read(tmp_path / "run").records
+    assert len({sweep._key(r) for r in kept}) == len(kept) == 2 * 3 - 1
+    again = sweep.run(TINY, tmp_path / "run").records
+    assert again[: len(kept)] == kept and len({sweep._key(r) for r in again}) == len(again) == 2 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--engine", "ray"], 'needs the package ray: pip install "jbn[cluster]"'),
+        (["--address", "auto"], "--address has an effect only on a Ray cluster; add --engine ray"),
+        (["--engine", "ray", "--cpus-per-task", "0"], "--cpus-per-task is 0; use at least 1"),
+    ],
+)
+def test_a_cluster_that_cannot_be_had_is_one_line(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert main(["run", str(ROOT / "configs/smoke.py"), "--out", str(tmp_path / "run"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and words in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("writers", [("tensorboard",), ("wandb",)])
