@@ -9,6 +9,8 @@ python -m experiments compare runs/mine runs/other
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,17 +31,21 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit status; prints an error as one line on stderr."""
     console = Console(highlight=False)
+    command = None
     try:
-        perform(parse(arguments), console)
+        command = parse(arguments)
+        perform(command, console)
     except ConfigError as error:
         return _complain(str(error), 2)
     except MemoryError as error:
         return _complain(f"no room in memory ({error}); choose fewer examples, seeds or units", 2)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
+        # An error of writing to an open file, such as that of a full disk, does not name the file.
+        file = error.filename or (_folder(command) if isinstance(command, Run) else None)
+        at = f" {file}" if file else ""
         return _complain(
-            f"cannot write{where} ({error.strerror or error}); make room, or choose another --out; what is on the disk "
-            "is kept, and the same command goes on from there",
+            f"cannot write{at} ({error.strerror or error}); {_remedy(error)}, or choose another --out; what is on the "
+            "disk is kept, and the same command goes on from there",
             1,
         )
     except KeyboardInterrupt:
@@ -56,13 +62,23 @@ def _complain(text: str, status: int) -> int:
     return status
 
 
+def _remedy(error: OSError) -> str:
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return "make the folder writable" if refused else "make room"
+
+
+def _folder(command: Run) -> Path:
+    """The run folder of the command."""
+    return command.out or Path("runs") / command.config.name
+
+
 def perform(command: Command, console: Console) -> None:
     match command:
-        case Run(config=config, out=out):
+        case Run():
             if command.dry_run:
                 foretell(command, console)
                 return
-            folder = out or Path("runs") / config.name
+            folder = _folder(command)
             finished = train(command, folder, console)
             draw(folder, finished, console)
         case Report(folder):

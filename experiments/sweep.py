@@ -178,17 +178,18 @@ class _Work:
         self.progress.expect(sum(len(s.lanes) * self.config.setup(s.arm).training.epochs for s in stages))
         lost, appending = None, False
         with ThreadPoolExecutor(max_workers=self.workers.at_once()) as pool:
-            futures = [pool.submit(self._train, part) for stage in stages for part in self._parts(stage)]
-            waiting = deque(futures)
+            waiting = deque((part, pool.submit(self._train, part)) for stage in stages for part in self._parts(stage))
+            futures = [future for _, future in waiting]
             try:
                 while waiting:
+                    part, future = waiting[0]
                     try:
-                        finished = waiting[0].result()
+                        finished = future.result()
                     except Lost as error:
                         finished, lost = [], lost or error
                     appending = True
                     waiting.popleft()
-                    self._append(finished)
+                    self._append(part, finished)
                     appending = False
             except BaseException as error:  # including Ctrl-C: no further stage starts, and those that run end soon
                 self.stopping.set()
@@ -196,17 +197,20 @@ class _Work:
                 self.progress.note(self.workers.stop())
                 failures = list(_failures(futures))  # waits
                 if not appending:  # else the file may end within a line
-                    for future in waiting:
-                        self._append([] if future.cancelled() or future.exception() else future.result())
+                    for part, future in waiting:
+                        self._append(part, [] if future.cancelled() or future.exception() else future.result())
                 if isinstance(error, Stopping):  # another stage failed, and stopped this one
                     raise next(cause for cause in failures if not isinstance(cause, Stopping)) from None
                 raise
         if lost:
             raise lost.cause
 
-    def _append(self, finished: list[dict[str, Any]]) -> None:
-        record.append(self.folder, finished)
-        self.records += finished
+    def _append(self, part: Stage, finished: list[dict[str, Any]]) -> None:
+        """Records the trainings of a part, unless it was lost; they need their checkpoints no more."""
+        if finished:
+            record.append(self.folder, finished)
+            record.delete_checkpoints(self._checkpoints(part))
+            self.records += finished
 
     def _parts(self, stage: Stage) -> list[Stage]:
         how = self.config.setup(stage.arm), self.engines[kind_of(self.config, stage.arm)], self._width(stage.arm)

@@ -17,7 +17,7 @@ from experiments.report import exports, settings, tables, tables_of_arms
 from experiments.report.answer import explorations, finished_result
 from experiments.report.groups import confidence, grouped, lead, primary
 from experiments.report.table import Table, csv_text, markdown
-from experiments.store.record import Run, read, write_files
+from experiments.store.record import LAST_OF_REPORT, Run, read, write_files
 
 PRINTED = ("contrasts", "explorations", "power", "published", "by_statistics", "arms", "learned", "shares", "race")
 """Tables that are written as Markdown and LaTeX, too, for papers."""
@@ -56,7 +56,8 @@ def write(folder: Path) -> list[Path]:
     files = {name: text.encode() for name, text in texts.items()}
     for drawing, saved in zip(drawings, images, strict=True):
         files |= {f"figures/{drawing.name}.{ending}": content for ending, content in saved.items()}
-    return write_files(run.folder, files)
+    last = {LAST_OF_REPORT: files.pop(LAST_OF_REPORT)}
+    return write_files(run.folder, files | last)
 
 
 def all_tables(run: Run, result: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ REMEDIES = {
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` atomically: a crash leaves the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")  # what a killed process left of it is overwritten
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(finite(value), file, indent=1, allow_nan=False)
         file.write("\n")
@@ -42,12 +42,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Writes the files of a report into the run folder, given as contents by relative path; returns the paths."""
-    paths = []
-    for name, content in contents.items():
-        paths.append(folder / name)
-        paths[-1].parent.mkdir(exist_ok=True)
-        paths[-1].write_bytes(content)
+    """Writes the files of a report into the run folder, given as contents by relative path; returns the paths.
+
+    The last file is there only with all others: it is deleted before they are written, so that an interrupted report is
+    not taken for a whole one.
+    """
+    paths = [folder / name for name in contents]
+    for path in paths[-1:]:
+        path.unlink(missing_ok=True)
+    for path, content in zip(paths, contents.values(), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     return paths
 
 

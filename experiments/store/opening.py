@@ -6,6 +6,10 @@ with fewer seeds was a look at the data that nobody declared; env.json keeps it 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,8 @@ try:
 except ImportError:  # Windows has no fcntl, so a second writer is not refused there
     fcntl = None
 
+PATIENCE = 0.5
+"""Seconds to try to lock: `being_written` holds the lock for a moment, and a killed process until it has ended."""
 PROVENANCE = {
     "commit": "commit",
     "dirty": "state of the code",
@@ -31,6 +37,8 @@ PROVENANCE = {
 }
 """What must not change within a run, or is noted, with its name in the note."""
 UNCHANGED = "nothing was changed; choose another folder with --out FOLDER"
+BEGUN = {".lock", "env.json", "env.json.tmp", "config.json.tmp"}
+"""What a process may have written before config.json, if it was killed just then or the disk was full."""
 
 
 @contextmanager
@@ -50,7 +58,7 @@ def opened(folder: Path, config: Config, device: str) -> Iterator[tuple[Run, lis
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held until the run ends)
+        lock = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115  (held until the run ends)
     except OSError as error:
         raise ConfigError(
             f"the run folder {folder} cannot be written ({error.strerror}); choose another with --out FOLDER"
@@ -104,7 +112,7 @@ def refuse_another(run: Run, data: dict[str, Any], arms: dict[str, Any]) -> None
 def _reopen(folder: Path, config: Config, device: str) -> list[str]:
     env = environment(device)
     if not (folder / "config.json").is_file():
-        if any(path.name != ".lock" for path in folder.iterdir()):
+        if {path.name for path in folder.iterdir()} - BEGUN:
             raise ConfigError(f"{folder} holds other files and no run; choose another folder with --out FOLDER")
         write_json(folder / "env.json", env)
         write_json(folder / "config.json", to_json(config))
@@ -190,9 +198,31 @@ def being_written(folder: Path) -> bool:
 
 
 def _lock(file: Any, folder: Path) -> None:
+    """Locks the file until it is closed, and writes into it who holds it.
+
+    The system frees the lock when the process ends, however it ends; so what a killed process wrote locks nobody out.
+    """
     if fcntl is None:
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ConfigError(f"another process is writing to {folder}; wait for it, or choose another --out") from None
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                file.seek(0)
+                holder = file.read(200).decode(errors="replace").strip()
+                raise ConfigError(
+                    f"another process{holder and f' ({holder})'} is writing to {folder}; wait for it, or choose "
+                    "another --out"
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder / '.lock'} cannot be locked ({error.strerror}); choose another --out, on a file system that "
+                "has locks"
+            ) from None
+    with contextlib.suppress(OSError):  # on a full disk; the lock holds all the same
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}\n".encode())

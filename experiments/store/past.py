@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ Observations = list[list[dict[str, Any]]]
 
 
 def write_past(path: Path, curves: Curves, observations: Observations) -> None:
-    """Writes the file atomically."""
+    """Writes the file atomically, and waits until it is on the disk, as the checkpoint will be that needs it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(".tmp")
-    written.write_text(json.dumps({"curves": curves, "looks": observations}), encoding="utf-8")
+    with open(written, "w", encoding="utf-8") as file:
+        json.dump({"curves": curves, "looks": observations}, file)
+        file.flush()
+        os.fsync(file.fileno())
     written.replace(path)
 
 
@@ -33,7 +37,3 @@ def read_past(path: Path, epochs: int, lanes: int, observed: int) -> tuple[Curve
     fit_past(past, epochs, lanes, observed)
     curves = [{name: lane[name][:epochs] for name in CURVES} for lane in past["curves"]]
     return curves, [seen[: epochs + 1] for seen in past["looks"]]
-
-
-def delete_past(path: Path) -> None:
-    path.unlink(missing_ok=True)

@@ -45,16 +45,22 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
         what = "the run itself" if to.samefile(run.folder) else "no published run, which could be replaced"
         raise ConfigError(f"{to} is {what}; nothing was changed; choose another folder with --to FOLDER")
     right = right_npz(run)
-    shutil.rmtree(to, ignore_errors=True)
-    (to / "figures").mkdir(parents=True)
-    for name in KEPT:
-        shutil.copyfile(run.folder / name, to / name)
-    if right is not None:
-        (to / BITS).write_bytes(right)
-    shutil.copytree(run.folder / "tables", to / "tables")
-    for path in sorted((run.folder / "figures").glob("*.png")):
-        with Image.open(path) as image:
-            _small(image.convert("RGB")).save(to / "figures" / path.name, optimize=True)
+    partial = target / f".{run.config.name}.partial"  # a published run that is replaced stays until this one is whole
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "figures").mkdir(parents=True)
+    try:
+        for name in KEPT:
+            shutil.copyfile(run.folder / name, partial / name)
+        if right is not None:
+            (partial / BITS).write_bytes(right)
+        shutil.copytree(run.folder / "tables", partial / "tables")
+        for path in sorted((run.folder / "figures").glob("*.png")):
+            with Image.open(path) as image:
+                _small(image.convert("RGB")).save(partial / "figures" / path.name, optimize=True)
+        shutil.rmtree(to, ignore_errors=True)
+        partial.rename(to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return to
 
 

@@ -10,6 +10,8 @@
     stalled.txt     the stack of each thread, if the run made no progress for long (experiments.store.watchdog)
     result.json     the summary; written last and atomically, so its presence means "finished"
 
+The files of the report are written afterwards, `LAST_OF_REPORT` after all others, so that it marks a whole report.
+
 This module is what other rooms use; `opening` opens a folder to write to it, `reading` reads one, and `files` reads and
 writes single files.
 """
@@ -35,6 +37,8 @@ from experiments.store.reading import Run as Run
 from experiments.store.reading import read as read
 from experiments.store.reading import read_config as read_config
 
+LAST_OF_REPORT = "report.md"
+
 
 def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
     """Appends one line per training to records.jsonl, and waits until the lines are on the disk."""
@@ -50,7 +54,13 @@ def checkpoints(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
+def delete_checkpoints(path: Path) -> None:
+    """Deletes the checkpoints in `path`, of trainings whose records are written."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def finish(folder: Path, result: dict[str, Any]) -> None:
     """Deletes the checkpoints, which are no longer needed, and writes result.json, which marks the run as finished."""
-    shutil.rmtree(checkpoints(folder), ignore_errors=True)
+    delete_checkpoints(checkpoints(folder))
+    (folder / LAST_OF_REPORT).unlink(missing_ok=True)  # it would be that of an earlier result, until it is drawn again
     write_json(folder / "result.json", result)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,9 @@ from experiments.config import ConfigError
 from experiments.training.dispatch import dispatch
 
 SUMS = "SHA256SUMS"
+# What a checkpoint takes beside its arrays: at most 3.6 KB for each array and 44 KB, measured with 14 to 400 arrays.
+BLOCK, BLOCKS = 4096, 16
+_orbax = threading.Lock()
 
 
 class Restored(NamedTuple):
@@ -79,22 +84,20 @@ class Checkpoints:
         Args:
           step: step of the state, 0 or more; `restore` returns it.
           state: a tree of jax or NumPy arrays, which may lie on several devices of this process.
+
+        Raises:
+          OSError: the disk is full, or the folder cannot be written; earlier checkpoints are kept.
         """
         arrays = {name: np.asarray(leaf) for name, leaf in jax.device_get(_named(state)).items()}
         for path in self.folder.glob("*.tmp"):  # left by a process that was killed while it wrote
             shutil.rmtree(path)
         partial, whole = self.folder / f"{step}.tmp", self.folder / str(step)
         partial.mkdir(parents=True)
-        leaves = {name: _leaf(array) for name, array in arrays.items()}
-        (partial / "leaves.json").write_text(json.dumps(leaves, indent=1) + "\n", encoding="utf-8")
-        # Orbax refuses arrays without elements; leaves.json describes them completely.
-        written = {name: array for name, array in arrays.items() if array.size}
-        if written:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-                checkpointer.save(partial / "state", args=ocp.args.StandardSave(written))
-        sums = "".join(f"{digest}  {name}\n" for name, digest in _digests(partial, sync=True).items())
-        (partial / SUMS).write_text(sums, encoding="utf-8")
-        _sync(partial / SUMS)
+        try:
+            _write(partial, arrays)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # it would fill the disk
+            raise
         if whole.exists():
             shutil.rmtree(whole)
         partial.rename(whole)
@@ -130,11 +133,6 @@ class Checkpoints:
             return Restored(step, state, self._notes(reasons, f"going on from step {step}"))
         return Restored(None, None, self._notes(reasons, "no earlier one is intact, so the training starts again"))
 
-    def clear(self) -> None:
-        """Deletes the folder, if it exists; for a finished training."""
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
-
     def _steps(self) -> list[int]:
         if not self.folder.is_dir():
             return []
@@ -167,6 +165,38 @@ class Checkpoints:
             f"{self.folder}: the checkpoint of step {step} is broken ({reason}); {instead}"
             for step, reason in reasons.items()
         ]
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    leaves = {name: _leaf(array) for name, array in arrays.items()}
+    (folder / "leaves.json").write_text(json.dumps(leaves, indent=1) + "\n", encoding="utf-8")
+    # Orbax refuses arrays without elements; leaves.json describes them completely.
+    written = {name: array for name, array in arrays.items() if array.size}
+    if written:
+        with _orbax:  # so that two threads do not count on the same room
+            _check_room(folder / "room", sum(array.nbytes for array in written.values()), len(written))
+            try:
+                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                    checkpointer.save(folder / "state", args=ocp.args.StandardSave(written))
+            except Exception as error:
+                if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore writes it
+                    raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from None
+                raise
+    sums = "".join(f"{digest}  {name}\n" for name, digest in _digests(folder, sync=True).items())
+    (folder / SUMS).write_text(sums, encoding="utf-8")
+    _sync(folder / SUMS)
+
+
+def _check_room(path: Path, size: int, arrays: int) -> None:
+    """Raises OSError if the disk is full, because orbax's threads would print hundreds of lines on stderr."""
+    try:
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                os.posix_fallocate(file.fileno(), 0, size + BLOCK * (BLOCKS + arrays))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path.parent)) from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class _BrokenError(Exception):

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.config import Setup
 from experiments.data.arrays import Source, Split, batch_order
-from experiments.store.past import CURVES, Curves, Observations, delete_past, read_past, write_past
+from experiments.store.past import CURVES, Curves, Observations, read_past, write_past
 from experiments.store.right import pack_right
 from experiments.training.checkpoints import Checkpoints
 from experiments.training.compiled import (
@@ -83,6 +83,7 @@ def train_arm(
       probe: whether to observe and probe the networks of all these lanes; it changes none of their other numbers.
       on_epoch: called after every epoch.
       checkpoints: folder, of these lanes alone, of the checkpoints from which a killed training resumes; None is off.
+        Delete it when the records are written; until then, the same call only reads the test set again.
       note: called with sentences for the user.
 
     Returns:
@@ -156,7 +157,6 @@ class _LaneGroup:
             self._save(epoch + 1, state, curves, observations)
         records = self._records(np.asarray(state.diverged), curves)
         self._read_test_set(records, state, split, observations)
-        self._delete_checkpoints()
         seconds = (time.perf_counter() - began) / self.real
         return [record | {"seconds": round(seconds, 4)} for record in records]
 
@@ -238,16 +238,11 @@ class _LaneGroup:
 
     def _save(self, epoch: int, state: State, curves: Curves, observations: Observations) -> None:
         every, last = self.setup.training.checkpoint_epochs, self.setup.training.epochs
-        if self.folder is None or not every or epoch % every or epoch == last:
+        # The last state, too: these lanes may wait for hours until others of their stage are trained and all recorded.
+        if self.folder is None or not every or (epoch % every and epoch < last):
             return
         write_past(self._past, curves, observations)
         Checkpoints(self.folder, self.setup.training.keep_checkpoints).save(epoch, state)
-
-    def _delete_checkpoints(self) -> None:
-        """Deletes the checkpoints. A kill before the records are written repeats this training."""
-        if self.folder is not None:
-            Checkpoints(self.folder, 1).clear()
-            delete_past(self._past)
 
     @property
     def _past(self) -> Path:

@@ -1,8 +1,11 @@
 """A run folder keeps its results: it is repaired, refused or continued, never overwritten."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
+import threading
 
 import pytest
 from folders import training
@@ -95,9 +98,28 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_two_writers_are_refused_and_the_folder_is_free_again_afterwards(tmp_path):
-    with record.opened(tmp_path / "run", CONFIG, "cpu"), pytest.raises(ConfigError, match="another process is writing"):
+    named = rf"another process \({os.getpid()} on .+\) is writing to .*run; wait for it, or choose another --out$"
+    with record.opened(tmp_path / "run", CONFIG, "cpu"), pytest.raises(ConfigError, match=named):
         open_and_close(tmp_path / "run")
+    (tmp_path / "run" / ".lock").write_text("1 on a machine that was switched off\n")
     assert open_and_close(tmp_path / "run")[0].config == CONFIG
+
+
+def test_a_writer_waits_for_one_who_only_looks_whether_the_folder_is_being_written(tmp_path):
+    open_and_close(tmp_path / "run")
+    with open(tmp_path / "run" / ".lock") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (looking.fileno(), fcntl.LOCK_UN)).start()
+        assert open_and_close(tmp_path / "run")[0].config == CONFIG
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(ConfigError, match=r".lock cannot be locked \(No locks available\); choose another --out"):
+        open_and_close(tmp_path / "run")
 
 
 def test_going_on_under_another_device_is_said_and_kept(tmp_path):

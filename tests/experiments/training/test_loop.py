@@ -225,7 +225,23 @@ def test_a_killed_training_goes_on_from_its_checkpoint_with_bit_equal_results(en
     assert any("going on after epoch 4" in note for note in notes)
     for a, b in zip(whole, again, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
-    assert not (tmp_path / "stage" / "lanes_0").exists()
+
+
+def test_a_training_that_had_ended_when_its_process_was_killed_is_read_on_the_test_set_and_not_trained(tmp_path):
+    """Lanes that run in rounds are recorded together, hours after the first of them were trained."""
+    setup = BEFORE._replace(training=TrainingConfig(batch_size=10, epochs=3, checkpoint_epochs=2, vmap_lanes=8))
+    data, lanes, told = make_data(), [lane(0.1, seed) for seed in range(9)], []
+
+    def kill(epoch: Epoch) -> None:
+        if epoch.lanes[0] == lanes[8]:
+            raise Killed
+
+    whole = trained(setup, data, lanes, SCAN)
+    with pytest.raises(Killed):
+        trained(setup, data, lanes, SCAN, on_epoch=kill, checkpoints=tmp_path)
+    again = trained(setup, data, lanes, SCAN, on_epoch=told.append, checkpoints=tmp_path)
+    assert [bool(epoch.metrics) for epoch in told] == [False] * 3 + [True] * 3
+    assert [{**r, "seconds": 0} for r in whole] == [{**r, "seconds": 0} for r in again]
 
 
 def test_a_broken_last_checkpoint_falls_back_and_says_so(tmp_path):
