@@ -1,6 +1,6 @@
 """Kills a process at every line of the store while it writes a run folder, and says which folders do not recover.
 
-    python tests/every_line.py FOLDER [EVERY [FIRST]]
+    PYTHONPATH=.:tests/experiments/store python tests/every_line.py FOLDER [EVERY [FIRST]]
 
 The whole life of a small run, with invented records: created, recorded, finished, drawn, published, given more seeds,
 finished, drawn and published again. A child process lives it and kills itself with SIGKILL just before a line; then
@@ -23,16 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/experiments/store")]
+from folders import ARMS, CONFIG, DATA, records, result
+from PIL import Image
 
-from folders import ARMS, CONFIG, DATA, records, result  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from experiments.report import exports  # noqa: E402
-from experiments.store import record  # noqa: E402
-from experiments.store.publish import publish  # noqa: E402
-from experiments.store.writers import open_writers  # noqa: E402
+from experiments.report import exports
+from experiments.store import record
+from experiments.store.publish import publish
+from experiments.store.writers import open_writers
 
 CRITICAL = {"files.py", "opening.py", "record.py", "publish.py", "writers.py", "past.py", Path(__file__).name}
 MORE = dataclasses.replace(CONFIG, sweep=dataclasses.replace(CONFIG.sweep, seeds=5))
