@@ -247,6 +247,7 @@ def test_a_half_written_line_of_metrics_is_cut_off_and_said(tmp_path):
         (errno.ENOSPC, r"No space left on device\); make room"),
         (errno.EACCES, r"Permission denied\); make the folder writable"),
     ],
+    ids=["full", "locked"],
 )
 def test_a_disk_that_fills_up_or_a_folder_that_is_locked_is_one_line(number, says, tmp_path, monkeypatch, capsys):
     def full(folder, records):

@@ -1,7 +1,9 @@
 """What is published is that of the committed config, suffices to do the analysis again, and replaces nothing else."""
 
 import csv
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -168,6 +170,38 @@ def test_publishing_says_where_it_wrote_and_takes_another_place(tmp_path, capsys
     monkeypatch.setattr("experiments.store.publish.PUBLISHED", tmp_path / "checkout")
     assert main(["publish", str(folder)]) == 0
     assert capsys.readouterr().out == f"published: {tmp_path / 'checkout' / 'synthetic'}\n"
+
+
+def test_a_report_that_was_not_written_to_its_end_is_not_published(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    report.write(folder)
+    (folder / "engine.json").write_text("{}")
+    record.finish(folder, record.read(folder).result)  # a new result, of which no report is drawn yet
+    with pytest.raises(ConfigError, match=r"has no report.md; finish the run, and draw its report with"):
+        publish(folder, tmp_path / "published")
+    files = {"a.csv": b"", "no folder/b/c": b"", record.LAST_OF_REPORT: b""}
+    with pytest.raises(FileNotFoundError):
+        record.write_files(folder, files)
+    assert (folder / "a.csv").exists() and not (folder / record.LAST_OF_REPORT).exists()
+
+
+def test_what_was_published_stays_when_it_cannot_be_replaced(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "run", OWN_SPLITS)
+    for name in ("report.md", "summary.csv", "scores.csv", "engine.json"):
+        (folder / name).write_text("{}")
+    (folder / "tables").mkdir()
+    to = publish(folder, tmp_path / "published")
+    before = {path: path.read_bytes() for path in to.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (folder / "report.md").write_text("newer")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("shutil.copytree", full)
+        publish(folder, tmp_path / "published")
+    assert {path: path.read_bytes() for path in to.parent.rglob("*") if path.is_file()} == before
+    assert (publish(folder, tmp_path / "published") / "report.md").read_text() == "newer"
 
 
 def test_publishing_replaces_nothing_but_what_was_published(tmp_path, capsys):

@@ -91,6 +91,13 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "my life's work"
 
 
+@pytest.mark.parametrize("left", ["env.json.tmp", "env.json", "config.json.tmp"])
+def test_what_a_process_left_that_was_killed_before_the_config_was_written_is_no_strangers_folder(tmp_path, left):
+    (tmp_path / left).write_text("{")
+    run, notes = open_and_close(tmp_path)
+    assert (run.config, notes) == (CONFIG, []) and run.env["device"] == "cpu x 2"
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written .* --out FOLDER"):
