@@ -12,6 +12,7 @@ checkpoint, and says so.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -194,7 +195,8 @@ def _check_room(path: Path, size: int, arrays: int) -> None:
             if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
                 os.posix_fallocate(file.fileno(), 0, size + BLOCK * (BLOCKS + arrays))
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path.parent)) from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # as file systems say that reserve nothing
+            raise OSError(error.errno, error.strerror, str(path.parent)) from None
     finally:
         path.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """A checkpoint is restored bit for bit, or it is skipped with a note; never anything else."""
 
+import errno
 import hashlib
 import os
 import re
@@ -314,6 +315,39 @@ def test_a_process_killed_while_it_saves_leaves_the_former_one_and_no_half_one(t
     assert_same_bits(restored, {"a": np.full(4, 1.0)})
     checkpoints.save(2, {"a": np.full(4, 2.0)})
     assert steps(folder) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fails"),
+    [
+        ("posix_fallocate", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+        ("save", ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")),
+    ],
+    ids=["before", "while orbax writes"],
+)
+def test_a_full_disk_is_an_error_of_the_system_and_the_former_checkpoint_is_kept(tmp_path, monkeypatch, name, fails):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    checkpoints.save(1, small(1))
+
+    def fail(*_, **__):
+        raise fails
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device") as error:
+        patch.setattr(os if name == "posix_fallocate" else ocp.Checkpointer, name, fail)
+        checkpoints.save(2, small(2))
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "c" / "2.tmp"))
+    assert steps(tmp_path / "c") == ["1"], "what was written of the other would fill the disk"
+    checkpoints.save(2, small(2))
+    assert checkpoints.restore(small(0)).step == 2
+
+
+def test_a_file_system_that_reserves_no_room_is_written_to(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    Checkpoints(tmp_path / "c", keep=2).save(1, small(1))
+    assert steps(tmp_path / "c") == ["1"] and not (tmp_path / "c" / "1" / "room").exists()
 
 
 def test_nothing_is_said_where_nothing_is_wrong(tmp_path, capfd):
