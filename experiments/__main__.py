@@ -21,7 +21,8 @@ from rich.console import Console
 from experiments import report
 from experiments.commands import Command, Compare, List, Publish, Report, Run, parse
 from experiments.config import ConfigError
-from experiments.progress import shown
+from experiments.formatting import printable
+from experiments.progress import say, shown
 from experiments.store import record
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _complain(text: str, status: int) -> int:
     """Prints one line on stderr, whatever characters it contains, and returns `status`."""
-    print(f"error: {text}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    print(f"error: {printable(text)}", file=sys.stderr)
     return status
 
 
@@ -86,7 +87,7 @@ def perform(command: Command, console: Console) -> None:
         case Publish(folder, to):
             from experiments.store.publish import PUBLISHED, publish
 
-            console.print(f"published: {publish(folder, to or PUBLISHED).resolve()}", soft_wrap=True)
+            say(console, f"published: {publish(folder, to or PUBLISHED).resolve()}")
         case List(folder):
             report.print_table(console, report.listing(folder))
         case Compare(first, second):
@@ -126,14 +127,15 @@ def foretell(command: Run, console: Console) -> None:
 
     with memory_errors():
         for line in forecast.said(forecast.forecast(command.config)):
-            console.print(line, soft_wrap=True, markup=False)
+            say(console, line)
 
 
 def draw(folder: Path, run: record.Run | None, console: Console) -> None:
     """Writes the report and prints the answer."""
     written = report.write(folder)
     report.print_answer(console, run or record.read(folder))
-    console.print(f"\nreport: {next(p for p in written if p.name == 'report.html')}", soft_wrap=True)
+    console.print()
+    say(console, f"report: {next(p for p in written if p.name == 'report.html')}")
 
 
 def entry() -> None:

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,11 +23,14 @@ PROGRAM = "python -m experiments"
 class Run:
     """Trains the arms of a config, compares them and writes the report; an unfinished run resumes.
 
+    A config is Python code, which is executed: read one from a stranger before you run it. The other commands only read
+    the files of run folders, and execute nothing of them.
+
     Options set fields of the config; `run CONFIG.py --help` lists them with the values that the file sets.
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CONFIG.py")]
-    """Config file."""
+    """Config file: Python code, which is executed."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run folder; by default runs/<name of the config>."""
@@ -110,6 +114,8 @@ def parse(arguments: Sequence[str]) -> Command:
             raise ConfigError(f"{arguments[1]} comes before the config; run: {PROGRAM} run CONFIG.py {arguments[1]}")
         default = load(arguments[1])  # the file sets the defaults of all flags
         _refuse_idle(default, arguments[1], arguments[2:])
+        if "--" in arguments:
+            raise ConfigError("-- would end the options, and no word may follow them; leave it out")
     kinds: Any = (
         Annotated[Run, tyro.conf.subcommand("run", default=Run(tyro.MISSING, default))]
         | Annotated[Report, tyro.conf.subcommand("report")]
@@ -157,6 +163,8 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
         return f"{text.rstrip('.')}; --help explains every field"
     unknown = text.removeprefix("Unrecognized options: ").split(", ")[0].partition("=")[0]
     flags = [*_flags(COMMANDS[command])]
+    if switch := _switch_before(unknown, arguments):
+        return f"{switch} takes no value; use {switch} or {_off(switch)}"
     if not unknown.startswith("--"):
         return f"{unknown!r} is one word too many; {_usage(command)}"
     if (replaced := unknown.removeprefix("--").replace("-", "_")) in REPLACED:
@@ -164,6 +172,20 @@ def _in_one_line(box: str, arguments: Sequence[str]) -> str:
     if unknown in flags:
         return f"{unknown} cannot be set here; edit it in {arguments[1]}"
     return f"{unknown} is no option; --help explains every field{near(unknown, flags)}".replace("'", "")
+
+
+def _switch_before(word: str, arguments: Sequence[str]) -> str | None:
+    """The flag that is on or off and was given this word as a value, as in --sweep.race False."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    switches = [flag for flag, kind in _kinds(Config) if kind == "bool"]
+    given = (flag.replace("_", "-") for flag, value in pairwise(words) if value == word)
+    return next((flag for flag in given if flag in switches), None)
+
+
+def _off(switch: str) -> str:
+    """--sweep.no-race for --sweep.race."""
+    group, dot, name = switch.rpartition(".")
+    return f"{group}{dot}no-{name}"
 
 
 def _as_flags(text: str) -> str:
@@ -175,12 +197,17 @@ def _usage(command: str) -> str:
     return f"run: {PROGRAM} {command} {USAGE.get(command, 'FOLDER')}"
 
 
-def _flags(kind: Any, prefix: str = "--") -> Iterator[str]:
+def _flags(kind: Any) -> Iterator[str]:
     """The flag of every field; fields of a nested dataclass follow its name and a dot."""
+    return (flag for flag, _ in _kinds(kind))
+
+
+def _kinds(kind: Any, prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """Every flag with the type of its field, as it is written."""
     for field in fields(kind):
         if field.name == "config":
-            yield from _flags(Config)
+            yield from _kinds(Config)
         elif field.name not in ("file", "folder", "first", "second"):  # positional arguments have no flag
-            yield (name := prefix + field.name.replace("_", "-"))
+            yield (name := prefix + field.name.replace("_", "-")), getattr(field.type, "__name__", str(field.type))
             if is_dataclass(field.default):
-                yield from _flags(field.default, f"{name}.")
+                yield from _kinds(field.default, f"{name}.")

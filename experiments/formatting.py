@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """The text with everything that a terminal would obey, or that reorders a line, as an escape such as `\\x1b`."""
+    return "".join(c if c.isprintable() or c == "\u202f" else c.encode("unicode_escape").decode() for c in text)
+
+
 def p_text(p: float) -> str:
     """`p = 0.031`, never `p = 0`; with three digits near 0.05, so that rounding cannot hide which side p lies on."""
     digits = 3 if 0.045 < p < 0.055 else 2

@@ -11,7 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from experiments.formatting import duration
+from experiments.formatting import duration, printable
+
+
+def say(console: Console, text: str) -> None:
+    """Prints one line as it is: folders may have any name, even one that rich or the terminal would obey."""
+    console.print(printable(text), soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager
@@ -25,7 +30,7 @@ def shown(console: Console) -> Iterator[dict[str, Callable]]:
       The callbacks of `sweep.Progress`, by name.
     """
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
@@ -43,13 +48,13 @@ def shown(console: Console) -> Iterator[dict[str, Callable]]:
             if not console.is_terminal:  # such as the log of a batch job
                 done, total = bar.tasks[0].completed, bar.tasks[0].total
                 known = f", {100 * done / total:.0f}% of the epochs known so far" if total else ""
-                console.print(f"{duration(time.monotonic() - began)}{known}: {text}", soft_wrap=True, markup=False)
+                say(console, f"{duration(time.monotonic() - began)}{known}: {text}")
 
         yield {
             "stage": stage,
             "expect": lambda epochs: bar.update(task, total=epochs + (bar.tasks[0].total or 0)),
             "advance": lambda epochs: bar.advance(task, epochs),
-            "note": lambda text: console.print(text, soft_wrap=True),
+            "note": lambda text: say(console, text),
         }
 
 
@@ -80,7 +85,7 @@ def shown_in_notebook(console: Console) -> Iterator[dict[str, Callable]]:
             "stage": lambda text: change(text=text),
             "expect": lambda epochs: change(more=epochs),
             "advance": lambda epochs: change(finished=epochs),
-            "note": lambda text: console.print(text, soft_wrap=True, markup=False),
+            "note": lambda text: say(console, text),
         }
     except BaseException:
         change(text="stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import fields
@@ -27,6 +28,9 @@ WRITTEN = {
     "contrast is Contrast('its name', {'treatment/context': weight, ...})",
 }
 """What is written into fields that take a value of their own type."""
+
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Characters that break a line, that a terminal obeys, or that show text in another order than it has."""
 
 
 class ConfigError(Exception):
@@ -69,7 +73,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def _storable(name: str, value: Any) -> None:
-    """Refuses numbers that would overflow in an array, and text that UTF-8 cannot encode."""
+    """Refuses numbers that would overflow in an array, and text that is no line of UTF-8."""
     match value:
         case int():
             require(abs(value) < 2**31, f"{name} is {shortened(value)}; use a whole number of at most {2**31 - 1}")
@@ -78,6 +82,12 @@ def _storable(name: str, value: Any) -> None:
         case str():
             text = value.encode("utf-8", "replace").decode()
             require(text == value, f"{name} is {text!r}, where the ? is no text in UTF-8; write it without")
+            odd = UNPRINTABLE.search(value)
+            require(
+                odd is None,
+                f"{name} is {shortened(value)}; write one line without {odd[0] if odd else ''!r}: it appears in "
+                "tables, figures and terminals",
+            )
         case tuple():
             for item in value:
                 _storable(name, item)

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments.config import ConfigError
+from experiments.formatting import printable
 from experiments.report import settings, tables_of_arms
 from experiments.report.groups import Group, grouped, in_short
 from experiments.report.table import Table
@@ -123,11 +124,12 @@ def _say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
 
 
 def _plain(console: Console, text: str) -> str:
-    """Replaces the characters of `text` that the console's encoding cannot represent."""
+    """Replaces the characters of `text` that the console's encoding cannot represent, or that a terminal would obey."""
     encoding = console.encoding
     if not "±".encode(encoding, "ignore"):
         text = text.replace("±", "+/-")
-    return text.encode(encoding, "replace").decode(encoding)
+    shown = "\n".join(map(printable, text.split("\n")))
+    return shown.encode(encoding, "replace").decode(encoding)
 
 
 def finished_result(run: Run) -> dict[str, Any]:

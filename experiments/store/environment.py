@@ -28,7 +28,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "cores": cores(),
         "processor": processor(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "xla_flags": " ".join(os.environ.get("XLA_FLAGS", "").split()),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 
 from experiments.config import ConfigError
 from experiments.store import validation
+from experiments.store.checks import check
 
 AGAIN = "delete it and run again: "
 REMEDIES = {
@@ -28,6 +32,8 @@ REMEDIES = {
     "result.json": AGAIN + "it is computed again from records.jsonl",
 }
 """Advice for each file with invalid content."""
+
+CHECKED = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\s*$')
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,14 +52,45 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
 
     The last file is there only with all others: it is deleted before they are written, so that an interrupted report is
     not taken for a whole one.
+
+    Raises:
+      ConfigError: one of them, or its folder, is a symbolic link, and would be written somewhere else.
     """
     paths = [folder / name for name in contents]
+    for path in paths:
+        refuse_link(path.parent if path.parent != folder else path)
+        refuse_link(path)
     for path in paths[-1:]:
         path.unlink(missing_ok=True)
     for path, content in zip(paths, contents.values(), strict=True):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return paths
+
+
+def refuse_link(path: Path) -> None:
+    """Raises ConfigError if `path`, within a run folder, is a symbolic link: it may lead out of that folder."""
+    if path.is_symlink():
+        raise ConfigError(f"{path} is a symbolic link to {os.readlink(path)}; nothing was written; delete the link")
+
+
+def checked_line(record: Any) -> str:
+    """A record as a line of JSON that ends with the CRC-32 of the line without it."""
+    text = json.dumps(finite(record), allow_nan=False)
+    return f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def _unchecked(line: bytes) -> bytes:
+    """The line without its checksum, if it has one; older versions wrote none.
+
+    Raises:
+      ValueError: the line is not the one that the checksum is of.
+    """
+    if not (found := CHECKED.search(line)):
+        return line
+    text = line[: found.start()] + b"}"
+    check(zlib.crc32(text) == int(found[1], 16), "differs from its checksum, so that some of it was changed")
+    return text
 
 
 def finite(value: Any) -> Any:
@@ -90,7 +127,7 @@ def read_lines(path: Path, kind: str = "records.jsonl") -> tuple[list[Any], int,
         if number == len(lines) and not _ended(line):
             break
         with refused(path, kind, f": line {number} of {len(lines)}"):
-            values.append(validation.parse(line, kind))
+            values.append(validation.parse(_unchecked(line), kind))
         good += len(line)
     return values, good, len(content)
 
@@ -133,6 +170,8 @@ def _ended(line: bytes) -> bool:
 
 def _bytes(path: Path) -> bytes | None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
+            raise ConfigError(f"{path} is no file; delete it, or give another folder")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -6,7 +6,7 @@
     arms.json       parameters and multiply-adds of every arm's network
     engine.json     how steps and seeds run on this device, and the measurements that decided it
     metrics.jsonl   one JSON object per epoch of every training, written while it runs (experiments.store.writers)
-    records.jsonl   one JSON object per training, appended when it ends
+    records.jsonl   one JSON object per training with its checksum, appended when it ends
     stalled.txt     the stack of each thread, if the run made no progress for long (experiments.store.watchdog)
     result.json     the summary; written last and atomically, so its presence means "finished"
 
@@ -18,13 +18,13 @@ writes single files.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments.store.files import checked_line
 from experiments.store.files import finite as finite
 from experiments.store.files import read_json as read_json
 from experiments.store.files import write_files as write_files
@@ -44,7 +44,7 @@ def append(folder: Path, records: Iterable[dict[str, Any]]) -> None:
     """Appends one line per training to records.jsonl, and waits until the lines are on the disk."""
     with open(folder / "records.jsonl", "a", encoding="utf-8") as file:
         for record in records:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            file.write(checked_line(record))
         file.flush()
         os.fsync(file.fileno())
 

@@ -6,13 +6,14 @@ A file that was edited, truncated or damaged raises an error of one sentence tha
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from experiments.config.errors import shortened
+from experiments.config.errors import UNPRINTABLE, shortened
 from experiments.store.checks import check, check_alike
 from experiments.store.fitting import fit_records as fit_records
 from experiments.store.fitting import fit_result as fit_result
@@ -88,6 +89,9 @@ KINDS = {
 }
 """The type of each file, or of each of its lines; "past" is the file next to a checkpoint."""
 
+SUSPECT = re.compile(rb"\\[bfnrtu]|[\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+"""What text in JSON has if one of its strings is not printable; it may have it otherwise, too."""
+
 adapter = cache(TypeAdapter)
 """Cached, because building a TypeAdapter takes milliseconds."""
 
@@ -99,7 +103,10 @@ def parse(text: bytes, name: str) -> Any:
       ValueError: the content is invalid. The message is a predicate about the text, such as "lacks seed".
     """
     try:
-        return adapter(KINDS[name]).validate_json(text)
+        value = adapter(KINDS[name]).validate_json(text)
+        if SUSPECT.search(text):
+            _refuse_unprintable(value)
+        return value
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     where, message = ".".join(str(part) for part in first["loc"]), " ".join(first["msg"].split())
@@ -113,6 +120,19 @@ def parse(text: bytes, name: str) -> Any:
         case _:
             given = f"{where} = {shortened(first['input'])}" if where else shortened(first["input"])
             raise ValueError(f"holds {given}: {message[0].lower()}{message[1:]}")
+
+
+def _refuse_unprintable(value: Any, place: str = "") -> None:
+    """Raises ValueError for text that is no line, or that a terminal would obey: reports and listings show it."""
+    if isinstance(value, str):
+        check(not UNPRINTABLE.search(value), f"holds {place} = {shortened(value)}: input should be a line of text")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_unprintable(key, f"a name in {place}" if place else "a name")
+            _refuse_unprintable(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_unprintable(item, f"{place}.{number}" if place else str(number))
 
 
 def fit_past(past: Past, epochs: int, lanes: int, observed: int) -> None:

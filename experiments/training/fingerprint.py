@@ -45,6 +45,12 @@ def describe(config: Config, data: Source) -> dict[str, Any]:
             f"arm {arm}: {model.network} takes images, but {config.data.name} has vectors; set model.network='mlp', "
             "or a set of images as data.name, such as 'mnist'",
         )
+        require(
+            not config.setup(arm).augmentation.on or dimensions == 4,
+            f"arm {arm}: augmentation changes images, but {config.data.name} has vectors; leave it out, or set a set "
+            "of images as data.name, such as 'mnist'",
+        )
+        _refuse_missing_norms(config, arm)
         try:
             found[str(arm)] = _describe(config, arm, data) | {"traced_by": traced_by}
         except ConfigError as error:
@@ -54,6 +60,20 @@ def describe(config: Config, data: Source) -> dict[str, Any]:
             reason = raised(error) if own else next(filter(str.strip, str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"arm {arm} on {config.data.name}: {reason}") from None
     return found
+
+
+def _refuse_missing_norms(config: Config, arm: Arm) -> None:
+    """Refuses settings of the optimizer for norms, if the arm has none; of a user's network nobody knows beforehand."""
+    setup = config.setup(arm)
+    model, optimizer = setup.model, setup.optimizer
+    placed = model.placement != "none" or model.unit is not None or model.final_norm
+    for field, off in (("trains", "all"), ("norm_bias_rate", 1.0)):
+        value = getattr(optimizer, field)
+        require(
+            model.own or (placed and model.norm != "none") or value == off,
+            f"arm {arm}: optimizer.{field} is {value!r}, but this arm has no norm; leave the arm out, or "
+            f"optimizer.{field}",
+        )
 
 
 def _describe(config: Config, arm: Arm, data: Source) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def test_a_file_of_another_shape_is_refused_with_the_place_and_the_remedy(folder
 def test_records_that_do_not_fit_the_run_are_refused(folders, tmp_path, change, words):
     shutil.copytree(folders[0], tmp_path / "run")
     path = tmp_path / "run" / "records.jsonl"
-    made = [json.loads(line) for line in path.read_text().splitlines()]
+    made = record.read(tmp_path / "run").records
     change(made)
     path.write_text("".join(json.dumps(line) + "\n" for line in made))
     with pytest.raises(ConfigError, match=words):

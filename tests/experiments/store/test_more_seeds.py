@@ -130,8 +130,9 @@ def test_looks_are_kept_and_nothing_else_may_change(tmp_path, there, here, allow
 
 def test_a_damaged_run_is_refused_before_anything_is_changed(tmp_path):
     folder = run_folder(tmp_path / "run")
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    (folder / "records.jsonl").write_text("\n".join([lines[0].replace('"none"', '"beside"'), *lines[1:]]) + "\n")
+    first, *others = record.read(folder).records
+    (folder / "records.jsonl").unlink()
+    record.append(folder, [first | {"treatment": "beside"}, *others])
     before = files(folder)
     with pytest.raises(ConfigError, match="holds an arm beside/relu"):
         reopen(folder, seeds(8))
