@@ -24,6 +24,7 @@ from experiments.config import ConfigError
 from experiments.formatting import printable
 from experiments.progress import say, shown
 from experiments.store import record
+from experiments.supervise import supervised
 
 if TYPE_CHECKING:
     from experiments.training.workers import Workers
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         command = parse(arguments)
         perform(command, console)
     except ConfigError as error:
-        return _complain(str(error), 2)
+        return _complain(str(error), error.status)
     except MemoryError as error:
         return _complain(f"no room in memory ({error}); choose fewer examples, seeds or units", 2)
     except OSError as error:
@@ -81,7 +82,8 @@ def perform(command: Command, console: Console) -> None:
                 return
             folder = _folder(command)
             finished = train(command, folder, console)
-            draw(folder, finished, console)
+            if finished is not None:  # only in process 0
+                draw(folder, finished, console)
         case Report(folder):
             draw(folder, None, console)
         case Publish(folder, to):
@@ -96,26 +98,35 @@ def perform(command: Command, console: Console) -> None:
                 report.print_table(console, table)
 
 
-def train(command: Run, folder: Path, console: Console) -> record.Run:
-    """Trains what is missing of the run, and returns the finished run."""
+def train(command: Run, folder: Path, console: Console) -> record.Run | None:
+    """Trains what is missing of the run, and returns the finished run; None in other processes than the first."""
     from experiments import sweep  # imports jax
+    from experiments.training import processes
     from experiments.training.devices import memory_errors, use_all_cores
 
     use_all_cores()
     with memory_errors(), shown(console) as progress, workers(command) as where:
-        return sweep.run(command.config, folder, sweep.Progress(**progress), where)
+        silent = command.distributed and not processes.first()  # only the first process tells
+        return sweep.run(command.config, folder, sweep.SILENT if silent else sweep.Progress(**progress), where)
 
 
 @contextlib.contextmanager
 def workers(command: Run) -> Iterator[Workers | None]:
     """What trains the stages; None is this process."""
-    if command.engine == "local":
-        yield None
-        return
-    from experiments import cluster  # imports jax
+    if command.distributed:
+        from experiments.training import processes
+        from experiments.training.workers import Spread
 
-    with cluster.connected(command.address, command.cpus_per_task or 1, command.gpus_per_task) as found:
-        yield found
+        processes.join(processes.Cluster(command.coordinator, command.processes, command.process_index))
+        with processes.watched():
+            yield Spread()
+    elif command.engine == "ray":
+        from experiments import cluster  # imports jax
+
+        with cluster.connected(command.address, command.cpus_per_task or 1, command.gpus_per_task) as found:
+            yield found
+    else:
+        yield None
 
 
 def foretell(command: Run, console: Console) -> None:
@@ -141,7 +152,11 @@ def draw(folder: Path, run: record.Run | None, console: Console) -> None:
 def entry() -> None:
     """The entry point of `python -m experiments`."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  (folders may have any name)
-    sys.exit(main(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    status = supervised(lambda: main(arguments)) if "--distributed" in arguments else main(arguments)
+    if status and "experiments.training.processes" in sys.modules:
+        sys.modules["experiments.training.processes"].leave(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

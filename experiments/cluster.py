@@ -103,6 +103,8 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[Clus
 class Cluster:
     """Trains on the cluster to which this process is connected: `Workers`."""
 
+    spread = False
+
     def __init__(self, needs: Needs):
         self._needs = needs
         self._shared: dict[int | None, Any] = {}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.config import Config, ConfigError, load
-from experiments.config.errors import REPLACED, near
+from experiments.config.errors import REPLACED, near, require
 
 PROGRAM = "python -m experiments"
 
@@ -44,9 +44,18 @@ class Run:
     """CPU cores of a Ray task; 1 by default."""
     gpus_per_task: int | None = None
     """GPUs of a Ray task; by default 1 if the cluster has any, else 0."""
+    distributed: bool = False
+    """Spread the examples of each training over all devices of all processes; see docs/scale.md. Start it once on every
+    host. Under Slurm, MPI, Kubernetes and on TPU pods the processes find each other; elsewhere give the next three."""
+    coordinator: str | None = None
+    """With --distributed: HOST:PORT at which process 0 listens."""
+    processes: int | None = None
+    """With --distributed: number of processes; 1 spreads over the devices of this process."""
+    process_index: int | None = None
+    """With --distributed: index of this process, from 0. Process 0 alone reads and writes the run folder."""
 
     def refuse_idle(self) -> None:
-        """Refuses options that would have no effect, or that no cluster can follow.
+        """Refuses options that would have no effect, or do not go together.
 
         Raises:
           ConfigError: there is such an option.
@@ -57,6 +66,21 @@ class Run:
                 raise ConfigError(f"{flag} has an effect only on a Ray cluster; add --engine ray")
             if value is not None and least is not None and value < least:
                 raise ConfigError(f"{flag} is {value}; use at least {least}")
+        given = {"coordinator": self.coordinator, "processes": self.processes, "process-index": self.process_index}
+        for name in (name for name, value in given.items() if value is not None):
+            require(self.distributed, f"--{name} has no effect without --distributed; add that, or leave it out")
+        for other, there in (("--dry-run", self.dry_run), ("--engine ray", self.engine == "ray")):
+            require(
+                not (self.distributed and there),
+                f"--distributed spreads each training over all devices, and {other} works with whole trainings on "
+                "single devices; leave one of them out",
+            )
+        count, index = self.processes, self.process_index
+        require(count is None or count >= 1, f"--processes is {count}; use 1 or more")
+        require(
+            index is None or (count is not None and 0 <= index < count),
+            f"--process-index is {index}, with --processes {count}; use a whole number from 0 to processes - 1",
+        )
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _peak() -> dict[str, int]:
     if resource is not None:
         unit = 1 if sys.platform == "darwin" else 1024
         found["this process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    device = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return found if device is None else found | {"the device": device}
 
 

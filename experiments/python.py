@@ -124,7 +124,9 @@ def _trained(config: Config, folder: Path, progress: Mapping[str, Callable]) -> 
             "run takes longer: in a new process, call experiments.run before anything else computes with jax"
         )
     with memory_errors():
-        return sweep.run(config, folder, sweep.Progress(**progress))
+        finished = sweep.run(config, folder, sweep.Progress(**progress))
+    assert finished is not None  # in one process
+    return finished
 
 
 def _outdated(folder: Path) -> bool:

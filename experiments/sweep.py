@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +27,16 @@ from experiments.analysis.race import FIRST_SEEDS
 from experiments.analysis.scores import by_key, grid
 from experiments.analysis.search import search
 from experiments.analysis.stats import summarize
-from experiments.config import Arm, Config, Setup
+from experiments.config import Arm, Config, ConfigError, Setup
 from experiments.data.arrays import Source, load
 from experiments.store import record
 from experiments.store.watchdog import Watchdog
-from experiments.store.writers import Writer, open_writers
+from experiments.store.writers import Writers, open_writers
 from experiments.training.compiled import Engine, Lane
 from experiments.training.fingerprint import describe
 from experiments.training.loop import Epoch
+from experiments.training.processes import first, told
+from experiments.training.scope import scoped
 from experiments.training.workers import Local, Lost, Stopping, Workers
 
 CURVES = ("train_loss", "val_loss", "val_accuracy", "test_loss", "right")
@@ -67,8 +70,8 @@ class Progress(NamedTuple):
 SILENT = Progress(lambda text: None, lambda epochs: None, lambda epochs: None, lambda text: None)
 
 
-def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Workers | None = None) -> record.Run:
-    """Runs the ablation, or the missing part of it, and returns the finished run.
+def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Workers | None = None) -> record.Run | None:
+    """Runs the ablation, or the missing part of it.
 
     Args:
       config: the ablation.
@@ -76,36 +79,37 @@ def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Work
       progress: callbacks.
       workers: where to train; None is this process.
 
+    Returns:
+      The finished run; None in other processes than the first, which alone reads and writes the folder.
+
     Raises:
       ConfigError: the folder belongs to another config or cannot be written, or the batch is larger than the data.
     """
     workers = workers or Local()
     data = load(config.data, first_seed=config.sweep.first_seed)
-    arms = describe(config, data)  # builds every network before anything is written
+    arms = describe(config, data, workers.spread)  # builds every network before anything is written
     began = time.perf_counter()
-    with record.opened(folder, config, workers.device_name()) as (found, notes):
-        for note in notes:
-            progress.note(note)
-        record.refuse_another(found, data.description, arms)
-        if found.result is not None:
-            progress.note(f"{folder} is finished already; nothing was trained (delete the folder to train it again)")
-            return found
-        if found.records:
-            progress.note(f"{folder}: {len(found.records)} trainings are there already; going on with the rest")
-        record.write_json(folder / "data.json", data.description)
-        record.write_json(folder / "arms.json", arms)
-
-        with (
-            open_writers(config.writers, folder, config.name) as writer,
-            Watchdog(folder, workers.advanced) as watchdog,
-        ):
+    with ExitStack() as stack:
+        found = told(lambda: _open(stack, folder, config, data, arms, progress, workers))
+        if found["arms"] != arms:
+            raise ConfigError("another code is run here than in process 0: its networks compute something else")
+        if found["finished"]:
+            return record.read(folder) if first() else None
+        with ExitStack() as meanwhile:
+            watchdog = Watchdog(folder, workers.advanced)
+            writer = Writers([])  # other processes than the first write nothing
+            if first():
+                writer = meanwhile.enter_context(open_writers(config.writers, folder, config.name))
+                meanwhile.enter_context(watchdog)
             for note in writer.notes:
                 progress.note(note)
             with watchdog.watching("measuring how to run each kind of network"):
                 engines = _engines(config, data, folder, progress, workers)
-            work = _Work(config, data, folder, progress, writer, engines, watchdog, list(found.records), workers)
+            work = _Work(config, data, folder, progress, writer, engines, watchdog, found["records"], workers)
             look = work.search()
             work.probe(look)
+        if not first():
+            return None
 
         env = record.read(folder).env
         seconds = env.get("wall_seconds", 0.0) + time.perf_counter() - began
@@ -113,6 +117,30 @@ def run(config: Config, folder: Path, progress: Progress = SILENT, workers: Work
         undeclared = record.undeclared(env, below=look.seeds)
         record.finish(folder, summarize(config, work.records, data.description, look, undeclared))
     return record.read(folder)
+
+
+def _open(
+    stack: ExitStack,
+    folder: Path,
+    config: Config,
+    data: Source,
+    arms: dict[str, Any],
+    progress: Progress,
+    workers: Workers,
+) -> dict[str, Any]:
+    """Opens the run folder until `stack` is closed; returns what every process needs to know of it."""
+    found, notes = stack.enter_context(record.opened(folder, config, workers.device_name()))
+    for note in notes:
+        progress.note(note)
+    record.refuse_another(found, data.description, arms)
+    if found.result is not None:
+        progress.note(f"{folder} is finished already; nothing was trained (delete the folder to train it again)")
+    else:
+        if found.records:
+            progress.note(f"{folder}: {len(found.records)} trainings are there already; going on with the rest")
+        record.write_json(folder / "data.json", data.description)
+        record.write_json(folder / "arms.json", arms)
+    return {"arms": arms, "records": list(found.records), "finished": found.result is not None}
 
 
 class _Work:
@@ -124,7 +152,7 @@ class _Work:
         data: Source,
         folder: Path,
         progress: Progress,
-        writer: Writer,
+        writer: Writers,
         engines: dict[str, Engine],
         watchdog: Watchdog,
         records: list[dict[str, Any]],
@@ -208,8 +236,9 @@ class _Work:
     def _append(self, part: Stage, finished: list[dict[str, Any]]) -> None:
         """Records the trainings of a part, unless it was lost; they need their checkpoints no more."""
         if finished:
-            record.append(self.folder, finished)
-            record.delete_checkpoints(self._checkpoints(part))
+            if first():
+                record.append(self.folder, finished)
+                record.delete_checkpoints(self._checkpoints(part))
             self.records += finished
 
     def _parts(self, stage: Stage) -> list[Stage]:
@@ -226,7 +255,7 @@ class _Work:
             raise
 
     def _trained(self, stage: Stage) -> list[dict[str, Any]]:
-        setup = self.config.setup(stage.arm)
+        setup = scoped(self.config.setup(stage.arm), self.workers.spread)
         with self.watchdog.watching(f"{stage}, before its first step") as now:
 
             def on_epoch(epoch: Epoch) -> None:
@@ -291,14 +320,16 @@ def _engines(config: Config, data: Source, folder: Path, progress: Progress, wor
     So a resumed run uses the same engines as before, and ends with the same numbers, also on fewer or more devices.
     """
     path = folder / "engine.json"
-    found: dict[str, Any] = record.read_json(path, {})
+    found: dict[str, Any] = record.read_json(path, {}) if first() else {}
     for kind, arm in kinds(config).items():
-        if kind not in found:
+        # A run may go on with its trainings spread over devices, or no more.
+        if kind not in found or (found[kind]["lanes"] == "spread") != workers.spread:
             progress.stage(f"measuring how to run {kind}")
             measured = workers.choose(config.setup(arm), data, first_lanes(config, arm))
             engine = measured.engine._replace(devices=workers.devices())
             found[kind] = engine._asdict() | {"milliseconds per step": measured.milliseconds}
-            record.write_json(path, found)
+            if first():
+                record.write_json(path, found)
     return {kind: Engine(how["steps"], how["lanes"], how.get("devices")) for kind, how in found.items()}
 
 

@@ -117,7 +117,7 @@ def strategies(rounds: int, examples: int | None = None) -> list[Row]:
             "devices": jax.device_count(),
             "milliseconds_per_step_and_lane": ways,
             "best": best,
-            "chosen": [", ".join(f.engine) for f in found],
+            "chosen": [f"{f.engine.steps}, {f.engine.lanes}" for f in found],
         })  # fmt: skip
     return rows
 

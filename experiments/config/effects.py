@@ -46,5 +46,5 @@ def effective(setup: Setup) -> Any:
         return setup
     plain = ModelConfig()
     kept = {field: getattr(plain, field) for field in ("momentum", "epsilon", "norm_scale", "norm_bias", "scale_init")}
-    kept |= {"virtual_batch_size": None, "norm_trainable": None}
+    kept |= {"virtual_batch_size": None, "norm_scope": "global", "norm_trainable": None}
     return setup._replace(model=replace(model, norm="none", placement="none", **kept))

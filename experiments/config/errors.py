@@ -39,6 +39,9 @@ class ConfigError(Exception):
     It is not a ValueError because pydantic and tyro would wrap a ValueError in long messages of their own.
     """
 
+    status = 2
+    """Exit status of the command line."""
+
 
 @dataclass_transform(frozen_default=True)
 def configuration(kind: type[T]) -> type[T]:

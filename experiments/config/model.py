@@ -62,6 +62,9 @@ class ModelConfig:
     """Initial scale of the norms: 1, or uniform in [0, 1), as Frankle et al. (2021) use to train only norms."""
     virtual_batch_size: int | None = None
     """Examples per virtual batch, each normalized by its own statistics (ghost batch norm)."""
+    norm_scope: Literal["global", "host"] | int = "global"
+    """Which examples of a batch share statistics if `--distributed` spreads it over devices: all (`global`), those on
+    the devices of one host (`host`), or those on so many devices. Running statistics follow the groups' mean."""
     r_max: float = 3.0
     """Limit of batch renormalization's r after the ramp."""
     d_max: float = 5.0
@@ -114,6 +117,18 @@ class ModelConfig:
         require(
             self.virtual_batch_size is None or self.norm in ("batch_norm", "batch_renorm"),
             f"model.virtual_batch_size is {self.virtual_batch_size}, but {self.norm} has no batches; leave it out",
+        )
+        require(
+            self.norm_scope in ("global", "host") or (isinstance(self.norm_scope, int) and self.norm_scope >= 1),
+            f"model.norm_scope is {self.norm_scope!r}; choose global, host, or a number of devices",
+        )
+        require(
+            self.norm_scope == "global" or self.norm in ("batch_norm", "batch_renorm"),
+            f"model.norm_scope is {self.norm_scope!r}, but {self.norm} has no batches; leave it out",
+        )
+        require(
+            self.norm_scope == "global" or self.virtual_batch_size is None,
+            f"model.norm_scope is {self.norm_scope!r}, and model.virtual_batch_size {self.virtual_batch_size}; set one",
         )
 
     @property

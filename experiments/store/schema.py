@@ -106,7 +106,7 @@ class Engine(TypedDict):
     """One entry of engine.json: how one kind of network runs."""
 
     steps: Literal["scan", "loop"]
-    lanes: Literal["vmap", "sequence"]
+    lanes: Literal["vmap", "sequence", "spread"]
     devices: NotRequired[Annotated[int, Field(ge=1)]]
     """The lanes are spread as over so many devices; older runs lack it."""
 

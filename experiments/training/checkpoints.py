@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.config import ConfigError
-from experiments.training.dispatch import dispatch
+from experiments.training.devices import put
 
 SUMS = "SHA256SUMS"
 # What a checkpoint takes beside its arrays: at most 3.6 KB for each array and 44 KB, measured with 14 to 400 arrays.
@@ -156,7 +156,7 @@ class Checkpoints:
             )
         arrays = {name: np.empty(shape, np.dtype(dtype)) for name, (dtype, shape) in leaves.items() if 0 in shape}
         if len(arrays) < len(leaves):
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            with _checkpointer() as checkpointer:
                 arrays |= checkpointer.restore(folder / "state", args=ocp.args.StandardRestore())
         return arrays
 
@@ -177,7 +177,7 @@ def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         with _orbax:  # so that two threads do not count on the same room
             _check_room(folder / "room", sum(array.nbytes for array in written.values()), len(written))
             try:
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                with _checkpointer() as checkpointer:
                     checkpointer.save(folder / "state", args=ocp.args.StandardSave(written))
             except Exception as error:
                 if code := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore writes it
@@ -199,6 +199,14 @@ def _check_room(path: Path, size: int, arrays: int) -> None:
             raise OSError(error.errno, error.strerror, str(path.parent)) from None
     finally:
         path.unlink(missing_ok=True)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """A checkpointer of this process alone; by itself, orbax would wait for all processes of a run."""
+    here = jax.process_index()
+    active = {here} if jax.process_count() > 1 else None
+    alone = ocp.options.MultiprocessingOptions(here, active, f"process {here}" if active else None)
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 class _BrokenError(Exception):
@@ -260,7 +268,7 @@ def _leaf(array: Any) -> list[Any]:
 
 
 def _put(array: np.ndarray, like: Any) -> Any:
-    return array if isinstance(like, np.ndarray | np.generic) else dispatch(jax.device_put, array, like.sharding)
+    return array if isinstance(like, np.ndarray | np.generic) else put(array, like.sharding)
 
 
 def _first_difference(theirs: dict[str, list[Any]], ours: dict[str, list[Any]]) -> str:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Setup
 from experiments.data.arrays import Source, Split, batches
-from experiments.training.devices import mesh_of, put_by_lane, put_on_all
+from experiments.training.devices import EXAMPLES, mesh_of, mesh_of_all, over_examples, put_by_lane, put_on_all
 from experiments.training.dispatch import dispatch, program
 from experiments.training.observe import measure_curvature, observe
 from experiments.training.optimizers import Tuned
@@ -39,7 +39,8 @@ class Engine(NamedTuple):
     steps: str
     """`scan` compiles an epoch as one loop; `loop` calls one compiled step from Python."""
     lanes: str
-    """`vmap` runs many lanes in one program; `sequence` runs one after another on each device."""
+    """`vmap` runs many lanes in one program; `sequence` runs one after another on each device; `spread` runs one after
+    another, each with its examples spread over the devices of all processes."""
     devices: int | None = None
     """The lanes are spread as over this many devices, however many there are; None is as many as there are."""
 
@@ -59,7 +60,7 @@ class Layout(NamedTuple):
 
     mesh: Mesh
     lanes: int
-    """Number of lanes of the compiled program, a multiple of the number of devices."""
+    """Number of lanes of the compiled program: a multiple of the number of devices, or 1 that all devices share."""
 
 
 def layout(setup: Setup, engine: Engine, width: int) -> Layout:
@@ -69,6 +70,8 @@ def layout(setup: Setup, engine: Engine, width: int) -> Layout:
     the same bits wherever and beside whatever other lanes it runs. They depend on the number of lanes on each device,
     but not on the number of devices, so that with `engine.devices` fewer or more devices give the same bits.
     """
+    if engine.lanes == "spread":
+        return Layout(mesh_of_all(), 1)
     each = lanes_on_each(setup, engine, width, jax.device_count())
     mesh = mesh_of(-(-width // each))
     return Layout(mesh, each * mesh.size)
@@ -131,11 +134,13 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any) -> Any:
     """Applies `function` to all lanes at once, with vmap within a device and shard_map across devices.
 
     The arguments have a leading axis of lanes, except those that are `Shared`. With one lane per device there is no
-    vmap, which would turn convolutions into grouped ones, slow on a CPU.
+    vmap, which would turn convolutions into grouped ones, slow on a CPU. If the devices share a lane, XLA partitions
+    the function by the examples (`over_examples`), and every device gets all of the result.
     """
     shared = [isinstance(argument, Shared) for argument in arguments]
     values = [argument.value if isinstance(argument, Shared) else argument for argument in arguments]
-    count = jax.tree.leaves(arguments[shared.index(False)])[0].shape[0] // mesh.size
+    spread = EXAMPLES in mesh.axis_names
+    count = jax.tree.leaves(arguments[shared.index(False)])[0].shape[0] // (1 if spread else mesh.size)
 
     def mapped(*local):
         if count > 1:
@@ -143,6 +148,8 @@ def over_lanes(function: Callable, mesh: Mesh, *arguments: Any) -> Any:
         only = (value if s else jax.tree.map(lambda a: a[0], value) for value, s in zip(local, shared, strict=True))
         return jax.tree.map(lambda a: a[None], function(*only))
 
+    if spread:
+        return jax.lax.with_sharding_constraint(mapped(*values), NamedSharding(mesh, PartitionSpec()))
     lanes, everywhere = PartitionSpec("lanes"), PartitionSpec()
     specs = tuple(everywhere if s else lanes for s in shared)
     return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=lanes)(*values)
@@ -167,6 +174,7 @@ def in_batches(size, mesh, split):
 def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def epoch(state, tuned, order, train):
         def step(state, indices):
+            indices = over_examples(indices, mesh)
             return train_step(setup, classes, steps, state, tuned, indices, train)
 
         state, losses = jax.lax.scan(step, state, order)
@@ -178,7 +186,7 @@ def scan_lanes(setup, classes, mesh, steps, state, tuned, order, train):
 @program(_OFTEN, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
     def step(state, tuned, order, train):
-        indices = order[state.step % len(order)]
+        indices = over_examples(order[state.step % len(order)], mesh)
         return train_step(setup, classes, steps, state, tuned, indices, train)
 
     return over_lanes(step, mesh, state, tuned, order, train)
@@ -186,12 +194,18 @@ def step_lanes(setup, classes, mesh, steps, state, tuned, order, train):
 
 @program(_OFTEN, static_argnums=(0, 1, 2, 3))
 def evaluate_lanes(setup, classes, mesh, by_batch, state, split):
-    return over_lanes(partial(evaluate, setup, classes, by_batch=by_batch), mesh, state, split)
+    def evaluated(state, split):
+        return evaluate(setup, classes, state, over_examples(split, mesh, axis=1), by_batch=by_batch)
+
+    return over_lanes(evaluated, mesh, state, split)
 
 
 @program(_OFTEN, static_argnums=(0, 1, 2))
 def population_lanes(setup, classes, mesh, state, train):
-    return over_lanes(partial(with_population_statistics, setup, classes), mesh, state, train)
+    def measured(state, train):
+        return with_population_statistics(setup, classes, state, over_examples(train, mesh, axis=1))
+
+    return over_lanes(measured, mesh, state, train)
 
 
 # One lane per call, because on a CPU a convolution's gradient is slow in a compiled loop and under vmap.

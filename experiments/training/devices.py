@@ -10,14 +10,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from experiments.store.environment import cores
 from experiments.training.dispatch import dispatch
 
+EXAMPLES = "examples"
+"""Axis of a mesh whose devices share each training; the axis is "lanes" if each training has one of the devices."""
+
 
 def use_all_cores() -> None:
-    """Makes one jax device per CPU core, so that the lanes of a sweep use all cores; does not affect accelerators."""
+    """Makes one jax device per CPU core, so that the lanes of a sweep use all cores; does not affect accelerators.
+
+    A number that the user has set (`JAX_NUM_CPU_DEVICES`) stays.
+    """
+    if "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
     with contextlib.suppress(RuntimeError):  # jax has started already, as in the tests
         jax.config.update("jax_num_cpu_devices", cores())
 
@@ -35,7 +43,7 @@ def device_name() -> str:
 
 def memory() -> int | None:
     """Bytes of memory for arrays: the accelerator's, or the limit of this process; None if unknown."""
-    limits = [(jax.devices()[0].memory_stats() or {}).get("bytes_limit")]
+    limits = [(jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")]
     if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         group = Path("/sys/fs/cgroup/memory.max")
@@ -61,14 +69,39 @@ def memory_errors() -> Iterator[None]:
 
 def mesh_of(lanes: int) -> Mesh:
     """A mesh of all devices, or of as many as there are lanes: more would train unused copies."""
-    return Mesh(np.array(jax.devices()[:lanes]), ("lanes",))
+    return Mesh(np.array(jax.local_devices()[:lanes]), ("lanes",))
+
+
+def mesh_of_all() -> Mesh:
+    """A mesh of the devices of all processes, over which the examples of one training are spread."""
+    return Mesh(np.array(jax.devices()), (EXAMPLES,))
 
 
 def put_by_lane(tree: Any, mesh: Mesh) -> Any:
-    """Spreads arrays with a leading axis of lanes over the devices."""
-    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec("lanes")))
+    """Spreads arrays with a leading axis of lanes over the devices; if these share each lane, all get all."""
+    return put(tree, NamedSharding(mesh, PartitionSpec(None if EXAMPLES in mesh.axis_names else "lanes")))
 
 
 def put_on_all(tree: Any, mesh: Mesh) -> Any:
     """Replicates arrays that all lanes share on every device."""
-    return dispatch(jax.device_put, tree, NamedSharding(mesh, PartitionSpec()))
+    return put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put(tree: Any, sharding: Sharding) -> Any:
+    """Arrays of this process as arrays on the devices of `sharding`; every process must have the same ones."""
+    if sharding.is_fully_addressable:
+        return dispatch(jax.device_put, tree, sharding)
+
+    def spread(array: Any) -> jax.Array:
+        values = np.asarray(array)
+        return dispatch(jax.make_array_from_callback, values.shape, sharding, values.__getitem__)
+
+    return jax.tree.map(spread, tree)
+
+
+def over_examples(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Within a program: splits the examples, along `axis`, over the devices, if these share each lane."""
+    if EXAMPLES not in mesh.axis_names:
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, EXAMPLES))
+    return jax.lax.with_sharding_constraint(tree, sharding)

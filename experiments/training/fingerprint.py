@@ -28,8 +28,11 @@ NOT_COMPUTED = re.compile(r"0x[0-9a-f]+|\x1b\[[0-9;]*m")
 """What a printed jaxpr says besides the computation."""
 
 
-def describe(config: Config, data: Source) -> dict[str, Any]:
+def describe(config: Config, data: Source, spread: bool = False) -> dict[str, Any]:
     """The content of arms.json: parameters, multiply-adds and a hash of the computation for every arm.
+
+    Args:
+      spread: whether each training is spread over all devices of all processes.
 
     Raises:
       ConfigError: a batch is larger than the data, or a network cannot be built, gives no logits or does not fit into
@@ -52,7 +55,7 @@ def describe(config: Config, data: Source) -> dict[str, Any]:
         )
         _refuse_missing_norms(config, arm)
         try:
-            found[str(arm)] = _describe(config, arm, data) | {"traced_by": traced_by}
+            found[str(arm)] = _describe(config, arm, data, spread) | {"traced_by": traced_by}
         except ConfigError as error:
             raise ConfigError(f"arm {arm} on {config.data.name}: {error}") from None
         except Exception as error:  # the user's network may raise anything
@@ -76,7 +79,7 @@ def _refuse_missing_norms(config: Config, arm: Arm) -> None:
         )
 
 
-def _describe(config: Config, arm: Arm, data: Source) -> dict[str, Any]:
+def _describe(config: Config, arm: Arm, data: Source, spread: bool) -> dict[str, Any]:
     setup, seeds = config.setup(arm), config.seeds(arm)
     first = data.of(seeds[0])
     shape = first.train.x.shape[1:]

@@ -40,6 +40,7 @@ from experiments.training.devices import put_by_lane
 from experiments.training.dispatch import dispatch
 from experiments.training.observe import layer_names
 from experiments.training.optimizers import Tuned
+from experiments.training.processes import first, same_arrays, told
 from experiments.training.serialize import as_json, at_end, series
 from experiments.training.step import State
 from experiments.vocabulary import Metric
@@ -91,9 +92,9 @@ def train_arm(
     """
     mesh, together = layout(setup, engine, width)
     records = []
-    for first in range(0, len(lanes), together):
-        some = lanes[first : first + together]
-        folder = checkpoints / f"lanes_{first}" if checkpoints else None
+    for begin in range(0, len(lanes), together):
+        some = lanes[begin : begin + together]
+        folder = checkpoints / f"lanes_{begin}" if checkpoints else None
         group = _LaneGroup(setup, data, filled(some, together), len(some), engine, mesh, metric, probe, folder, note)
         records += group.train(on_epoch)
     return records
@@ -223,6 +224,20 @@ class _LaneGroup:
     ) -> tuple[int, State, Curves, Observations]:
         if self.folder is None:
             return 0, state, curves, observations
+        kept = state
+
+        def read() -> tuple[int, Curves, Observations]:
+            nonlocal kept
+            done, kept, read_curves, read_observations = self._read_checkpoint(state, curves, observations)
+            return done, read_curves, read_observations
+
+        done, curves, observations = told(read)
+        return done, put_by_lane(same_arrays(jax.device_get(kept)), self.mesh), curves, observations
+
+    def _read_checkpoint(
+        self, state: State, curves: Curves, observations: Observations
+    ) -> tuple[int, State, Curves, Observations]:
+        assert self.folder is not None
         found = Checkpoints(self.folder, self.setup.training.keep_checkpoints).restore(state)
         for text in found.notes:
             self.note(text)
@@ -239,7 +254,7 @@ class _LaneGroup:
     def _save(self, epoch: int, state: State, curves: Curves, observations: Observations) -> None:
         every, last = self.setup.training.checkpoint_epochs, self.setup.training.epochs
         # The last state, too: these lanes may wait for hours until others of their stage are trained and all recorded.
-        if self.folder is None or not every or (epoch % every and epoch < last):
+        if self.folder is None or not first() or not every or (epoch % every and epoch < last):
             return
         write_past(self._past, curves, observations)
         Checkpoints(self.folder, self.setup.training.keep_checkpoints).save(epoch, state)

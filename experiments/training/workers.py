@@ -1,4 +1,4 @@
-"""Where a sweep trains. It asks a `Workers` to train stages: `Local` is this process."""
+"""Where a sweep trains. It asks a `Workers` to train stages: `Local` is this process, `Spread` is all together."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from experiments.training.compiled import Engine, Lane
 from experiments.training.devices import device_name
 from experiments.training.dispatch import dispatched
 from experiments.training.loop import train_arm
+from experiments.training.processes import told
 
 
 class Lost(Exception):
@@ -35,6 +36,9 @@ class Stopping(Exception):
 
 class Workers(Protocol):
     """Trains lanes for a sweep."""
+
+    spread: bool
+    """Whether each training is spread over all devices; otherwise it runs on one."""
 
     def device_name(self) -> str:
         """Kind and number of the devices, for env.json."""
@@ -81,6 +85,8 @@ class Local:
     (`experiments.training.dispatch`).
     """
 
+    spread = False
+
     def device_name(self) -> str:
         return device_name()
 
@@ -105,3 +111,25 @@ class Local:
 
     def stop(self) -> str:
         return "stopping at the end of the epoch"  # where `on_epoch` raises
+
+
+class Spread(Local):
+    """Spreads the examples of each training over the devices of all processes (`experiments.training.processes`).
+
+    Programs that span processes wait for each other, so all processes must run them in one order: one stage at a time.
+    They must agree on the engine, too, so nothing is measured. A step called from Python keeps the devices busy, since
+    it is dispatched before the one before it ends.
+    """
+
+    spread = True
+
+    def choose(self, setup: Setup, data: Source, lanes: Sequence[Lane]) -> Measured:
+        steps = setup.training.steps
+        return Measured(Engine("loop" if steps == "auto" else steps, "spread"), {})
+
+    def at_once(self) -> int:
+        return 1
+
+    def train(self, *arguments: Any, on_start: Callable[[], None], **options: Any) -> list[dict[str, Any]]:
+        trained = super().train(*arguments, on_start=on_start, **options)
+        return told(lambda: trained)  # of process 0, so that all plan the same

@@ -15,6 +15,7 @@ ROOMS = {
     "formatting": set(),
     "palette": set(),
     "progress": {"formatting"},
+    "supervise": set(),
     "config": {"formatting", "vocabulary"},
     "store": {"config", "palette", "vocabulary"},
     "analysis": {"config", "formatting", "vocabulary"},
@@ -30,7 +31,10 @@ ROOMS = {
     "cluster": {"config", "data", "store", "training"},
     "forecast": {"analysis", "config", "data", "formatting", "store", "sweep", "training"},
     "python": {"config", "progress", "report", "results", "store", "sweep", "training"},
-    "__main__": {"cluster", "commands", "config", "forecast", "progress", "report", "store", "sweep", "training"},
+    "__main__": {
+        *("cluster", "commands", "config", "forecast", "formatting", "progress", "report", "store", "supervise"),
+        *("sweep", "training"),
+    },
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]
