@@ -107,6 +107,15 @@ COMMANDS = {
         ),
         {"JAX_NUM_CPU_DEVICES": "4"},  # for the rows that split a batch over devices
     ),
+    "sweep": Command(
+        "benchmarks.sweep_size",
+        "what the laboratory itself adds to a sweep of 10,000 trainings, and how the sweep grows with the devices",
+        "Nothing is trained: scores are invented, and the seconds of a training assumed.",
+        (
+            _out("sweep"),
+            ("--trainings", {"type": int, "default": 10_000, "help": "about how many; default: %(default)s"}),
+        ),
+    ),
     "folding": Command(
         "benchmarks.folding",
         "what batch norm costs at inference, by placement, before and after it is folded into the layers",

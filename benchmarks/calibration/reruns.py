@@ -39,9 +39,9 @@ def repeat(config: Config, runs: int, folder: Path, console: Console) -> list[di
             f"run {k + 1} of {runs}: seeds {first} to {first + config.sweep.seeds - 1}", highlight=False, soft_wrap=True
         )
         again = replace(config, sweep=replace(config.sweep, first_seed=first), probes=replace(config.probes, seeds=0))
-        found = sweep.run(again, folder / f"{config.name}_{first}").result
-        assert found is not None
-        results.append(found)
+        found = sweep.run(again, folder / f"{config.name}_{first}")
+        assert found is not None and found.result is not None
+        results.append(found.result)
     return results
 
 

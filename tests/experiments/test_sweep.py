@@ -72,7 +72,7 @@ def needs_more(classes, norm, placement, secret):
         ),
         ({"model": ModelConfig(network=f"{__name__}:Plain")}, "model.activation is 'tanh', but .*takes no activation"),
         ({"model": ModelConfig(virtual_batch_size=7)}, r"arm before/tanh on digits: .*7"),
-        ({"augmentation": AugmentationConfig(flip=True)}, r"arm before/tanh on digits: .*images"),
+        ({"augmentation": AugmentationConfig(flip=True)}, "arm before/tanh: augmentation changes images"),
         ({"data": DataConfig(train_examples=2), "training": TrainingConfig(batch_size=2)}, "data.train_examples is 2"),
     ],
 )  # fmt: skip
