@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import platform
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -72,6 +74,11 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[Clus
     Raises:
       ConfigError: ray is not installed, no cluster answers, or no task would ever run.
     """
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30
+        # Despite its name: at 0, Ray uses the loopback address alone, on any system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray = _ray()
     jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are the tasks'
     # Ray would repeat a task without end if it is always ended for lack of memory.
@@ -79,11 +86,11 @@ def connected(address: str | None, cpus: int, gpus: int | None) -> Iterator[Clus
     passed = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON) and k != "JAX_PLATFORMS"}
     options: dict[str, Any] = {"address": address}
     if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options = {"address": "local", "num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(**options, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": passed})
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start"
         raise ConfigError(f"{where} ({reason}); start one with: ray start --head") from None
@@ -189,7 +196,10 @@ class Cluster:
             return Shared({seed: self._shared[key] for seed, key in seeds.items()}, data.classes, data.each_seed)
 
     def _ask(self, function: Callable, *arguments: Any) -> Any:
-        return self._get(self._remote(function).remote(self._needs, *arguments))
+        try:
+            return self._get(self._remote(function).remote(self._needs, *arguments))
+        except Lost as lost:
+            raise lost.cause from None
 
     def _submit(self, function: Callable, *arguments: Any) -> Any:
         with self._lock:
@@ -234,6 +244,13 @@ class Cluster:
             ) from None
 
 
+def _knock(address: str | None) -> None:
+    """Raises OSError if nobody listens at HOST:PORT; Ray itself would try for many minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def _times() -> str:
     return f"{int(os.environ[OOM_RETRIES]) + 1} times"
 
@@ -259,17 +276,17 @@ def _prepare(needs: Needs) -> None:
     Raises:
       ConfigError: this node has other versions, which would give other numbers.
     """
+    for name, theirs in needs.versions.items():
+        if (ours := version(name)) != theirs:
+            raise ConfigError(
+                f"a node of the cluster ({platform.node()}) has {name} {ours}, and this process {theirs}; install the "
+                "same versions everywhere"
+            )
     if not needs.gpus:
         os.environ["NPROC"] = str(needs.threads)
         with contextlib.suppress(RuntimeError):  # jax has started in an earlier task, which was given the same
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", needs.cpus)
-    for name, theirs in needs.versions.items():
-        if (ours := version(name)) != theirs:
-            raise ConfigError(
-                f"a node of the cluster ({os.uname().nodename}) has {name} {ours}, and this process {theirs}; install "
-                "the same versions everywhere"
-            )
 
 
 def _device_kind(needs: Needs) -> str:

@@ -16,41 +16,34 @@ from helpers import ROOT
 
 from experiments import report, sweep
 from experiments.__main__ import main
-from experiments.cluster import OOM_RETRIES, connected
+from experiments.cluster import OOM_RETRIES, Needs, _prepare, connected
 from experiments.commands import parse
+from experiments.config import ConfigError
 from experiments.store import record
-from experiments.store.environment import cores
-from experiments.training.workers import Local
 
+# As `experiments.cluster` sets them for a Ray of its own, but with more patience.
+os.environ["RAY_USAGE_STATS_ENABLED"] = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_raylet_start_wait_time_s"] = "200"  # noqa: SIM112
 pytest.importorskip("ray", reason="ray is not installed; make test-cluster installs it")
 from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of ray are not ours
-SECONDS = 300
-"""A limit for each test; on two free cores each takes a tenth of it."""
+SECONDS = 600
+"""A limit for each test; on two free cores each takes a small part of it."""
 STORE = 80 * 2**20
+PROGRAM = [sys.executable, "-m", "experiments"]
 SMOKE = [str(ROOT / "configs/smoke.py"), "--sweep.seeds", "3", "--sweep.learning-rate-points", "2"]
 # Epochs of milliseconds, and so many that a task runs for a while.
 COMMAND = ["run", *SMOKE, "--placements", "before", "after", "--training.epochs", "150"]
 CONFIG = parse(COMMAND).config
-DIVERGING = parse(["run", *SMOKE, "--placements", "before", "--sweep.lowest-learning-rate", "1e28"]).config
-
-
-class AsAlone(Local):
-    """The local engine as it is without pytest, which has more devices than cores."""
-
-    def device_name(self):
-        return f"cpu x {cores()}"
-
-    def devices(self):
-        return cores()
+DIVERGING = ["run", *SMOKE, "--placements", "before", "--sweep.lowest-learning-rate", "1e28"]
 
 
 def comparable(run):
     """What must not depend on where a run was trained: its records in order, its result, its report."""
     report.write(run.folder)
     page = (run.folder / "report.md").read_text()
-    page = re.sub(r"^\| (started|wall time) \|.*$", "", page, flags=re.M)
+    page = re.sub(r"^\| (started|wall time|trainings) \|.*$", "", page, flags=re.M)  # they say how long it took
     return [r | {"seconds": None} for r in run.records], run.result, page
 
 
@@ -60,23 +53,26 @@ def trained(cluster, folder, config=CONFIG, cpus=1, **callbacks):
         return sweep.run(config, folder, progress, workers)
 
 
+def trained_locally(command, folder):
+    """In a process of its own: under pytest jax has more devices than cores, and XLA as many threads."""
+    done = subprocess.run([*PROGRAM, *command, "--out", str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return comparable(record.read(folder))
+
+
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    return comparable(sweep.run(CONFIG, tmp_path_factory.mktemp("local") / "run", workers=AsAlone()))
+    return trained_locally(COMMAND, tmp_path_factory.mktemp("local") / "run")
 
 
 @contextlib.contextmanager
 def two_nodes(second_cpus=1, **second):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {"num_cpus": 1, "object_store_memory": STORE, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        try:
-            options = {"object_store_memory": STORE, "node_ip_address": "127.0.0.1", **second}
-            other = cluster.add_node(num_cpus=second_cpus, **options)
-            yield cluster, other
-        finally:
-            cluster.shutdown()
+    small = {"object_store_memory": STORE, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small})
+    try:
+        yield cluster, cluster.add_node(num_cpus=second_cpus, **small, **second)
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +124,9 @@ def test_the_command_trains_on_a_cluster_as_the_local_engine_does(cluster, local
 
 
 def test_a_training_that_diverges_is_a_record_as_on_the_local_engine(cluster, tmp_path):
-    notes = []
-    run = trained(cluster, tmp_path / "ray", DIVERGING, note=notes.append)
+    run = trained(cluster, tmp_path / "ray", parse(DIVERGING).config)
     assert all(r["diverged"] is not None for r in run.records if r["phase"] == "train")
-    assert comparable(run) == comparable(sweep.run(DIVERGING, tmp_path / "local", workers=AsAlone()))
+    assert comparable(run) == trained_locally(DIVERGING, tmp_path / "local")
 
 
 def test_a_worker_that_is_killed_loses_nothing_and_reports_no_epoch_twice(cluster, local, tmp_path):
@@ -176,7 +171,7 @@ def test_tasks_out_of_memory_are_repeated_elsewhere_and_the_run_ends_if_there_is
 
 def test_a_run_that_is_interrupted_leaves_no_process_and_goes_on(local, tmp_path):
     temporary = tempfile.mkdtemp(prefix="jbn", dir="/tmp")  # short, because paths of sockets are
-    command = [sys.executable, "-m", "experiments", *COMMAND, "--engine", "ray", "--out", str(tmp_path / "run")]
+    command = [*PROGRAM, *COMMAND, "--engine", "ray", "--out", str(tmp_path / "run")]
     options = {"cwd": ROOT, "env": os.environ | {"RAY_TMPDIR": temporary}, "text": True, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, **options)
     try:
@@ -204,6 +199,11 @@ def test_a_run_that_is_interrupted_leaves_no_process_and_goes_on(local, tmp_path
     assert len({sweep._key(r) for r in run.records}) == len(run.records) == 2 * (2 * 3 + 3)
     assert run.result == local[1]
     assert sorted(map(str, comparable(run)[0])) == sorted(map(str, local[0]))
+
+
+def test_a_node_with_other_versions_is_refused():
+    with pytest.raises(ConfigError, match=r"a node of the cluster \(.*\) has jax .*, and this process 0.0.1; install"):
+        _prepare(Needs(1, 0, 1, {"jax": "0.0.1"}))
 
 
 def test_a_cluster_that_does_not_answer_and_a_task_that_is_too_large_are_one_line(tmp_path, capsys):
