@@ -89,11 +89,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def moments(seed: int, count: int, stages: Collection[str] = tuple(LATEST)) -> list[tuple[str, float]]:
-    """Stages, each about equally often, and seconds into them; in a random order, but for the last ones of a run."""
+    """Stages, each about equally often, and seconds into them; in a random order, but for those a run has only once."""
     rng = random.Random(seed)
     some = [stage for stage, _ in zip(itertools.cycle(stages), range(count), strict=False)]
     rng.shuffle(some)
-    some.sort(key=lambda stage: ("probe", "report").index(stage) if stage in ("probe", "report") else -1)
+    some.sort(key=lambda stage: {"measure": -1, "probe": 1, "report": 2}.get(stage, 0))
     return [(stage, rng.uniform(0, LATEST[stage])) for stage in some]
 
 

@@ -1,6 +1,6 @@
 """Trains a tiny network for many epochs, and prints after each: memory, compilations, sizes of the run folder's files.
 
-    PYTHONPATH=. python tests/long_run.py FOLDER EPOCHS
+    PYTHONPATH=. python tests/long_run.py FOLDER EPOCHS CHECKPOINT_EPOCHS
 
 One line of JSON per epoch: {"memory": bytes, "compiled": programs, "traced": functions, "files": {name: bytes}}.
 """
@@ -22,14 +22,16 @@ COMPILED, TRACED = "/jax/core/compile/backend_compile_duration", "/jax/core/comp
 LANES = 4
 
 
-def config(epochs: int) -> Config:
-    """One arm, two learning rates and two seeds, which are trained together; a checkpoint after every epoch."""
+def config(epochs: int, checkpoint_epochs: int) -> Config:
+    """One arm, two learning rates and two seeds, which are trained together."""
     return Config(
         "long",
         placements=("before",),
         activations=("tanh",),
         model=ModelConfig(hidden=(5,)),
-        training=TrainingConfig(batch_size=10, epochs=epochs, checkpoint_epochs=1, steps="scan", lanes="vmap"),
+        training=TrainingConfig(
+            batch_size=10, epochs=epochs, checkpoint_epochs=checkpoint_epochs, steps="scan", lanes="vmap"
+        ),
         probes=ProbesConfig(seeds=0),
         sweep=SweepConfig(learning_rate_points=2, learning_rate_extension=0, seeds=2),
     )
@@ -51,7 +53,7 @@ def files(folder: Path) -> dict[str, int]:
     return dict(found)
 
 
-def main(folder: Path, epochs: int) -> None:
+def main(folder: Path, epochs: int, checkpoint_epochs: int) -> None:
     seen: Counter[str] = Counter()
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.update([event]))
 
@@ -59,8 +61,8 @@ def main(folder: Path, epochs: int) -> None:
         now = {"memory": memory(), "compiled": seen[COMPILED], "traced": seen[TRACED], "files": files(folder)}
         print(json.dumps(now), flush=True)
 
-    sweep.run(config(epochs), folder, sweep.SILENT._replace(advance=advance))
+    sweep.run(config(epochs, checkpoint_epochs), folder, sweep.SILENT._replace(advance=advance))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
