@@ -87,9 +87,9 @@ def put_on_all(tree: Any, mesh: Mesh) -> Any:
     return put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def put(tree: Any, sharding: Sharding) -> Any:
+def put(tree: Any, sharding: Sharding | None) -> Any:
     """Arrays of this process as arrays on the devices of `sharding`; every process must have the same ones."""
-    if sharding.is_fully_addressable:
+    if sharding is None or sharding.is_fully_addressable:
         return dispatch(jax.device_put, tree, sharding)
 
     def spread(array: Any) -> jax.Array:

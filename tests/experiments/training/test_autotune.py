@@ -26,7 +26,7 @@ def test_the_fastest_of_all_ways_that_the_config_leaves_open_is_taken(monkeypatc
 
     def measure(setup, data, lanes, way):
         tried.append(way)
-        return cost[", ".join(way)]
+        return cost[f"{way.steps}, {way.lanes}"]
 
     monkeypatch.setattr(autotune, "milliseconds", measure)
     data, lanes = one_split(make_data()), [lane(0.1, 0)]
