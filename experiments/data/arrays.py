@@ -69,10 +69,11 @@ def load(config: DataConfig, first_seed: int = 0) -> Source:
       first_seed: the first training seed; the description is about its split.
 
     Raises:
-      ConfigError: there is no such data set, or a part of it would be too small.
+      ConfigError: there is no such data set, a part of it would be too small, or it holds NaN or inf.
     """
     found = read(config)
     raw = found.parts(first_seed)
+    _refuse_not_finite(config, raw)
     first = _standardized(config, raw)
 
     @lru_cache(maxsize=KEPT)
@@ -81,6 +82,17 @@ def load(config: DataConfig, first_seed: int = 0) -> Source:
 
     of = own if config.split_each_seed else lambda seed: first
     return Source(of, found.classes, config.split_each_seed, _description(config, found, raw, first))
+
+
+def _refuse_not_finite(config: DataConfig, raw: Parts) -> None:
+    """Refuses NaN and inf: through the moments of one example they would reach all, and every training."""
+    for name, part in raw._asdict().items():
+        bad = np.flatnonzero(~np.isfinite(part.x).reshape(len(part.x), -1).all(axis=1))
+        if bad.size:
+            raise ConfigError(
+                f"{config.name} has {bad.size} examples with NaN or inf, the first at place {bad[0]} of its {name} "
+                "part; repair them, or take them out of the set"
+            )
 
 
 def _moments(config: DataConfig, train: Part) -> jbn.Moments:

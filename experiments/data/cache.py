@@ -30,6 +30,7 @@ from experiments.config.errors import near
 from experiments.data.hub import FULL, KNOWN, Request, decode, line, mirrored
 
 FORMAT = 1
+DTYPES = {"train_x": "|u1", "train_y": "<i4", "test_x": "|u1", "test_y": "<i4"}
 CHECKED_BYTES = 2**31  # for larger arrays, a start reads only every k-th block
 _BLOCK = 8192  # words of 8 bytes
 
@@ -177,6 +178,8 @@ def _open(folder: Path, files: Stamps, verify: bool) -> Images:
             raise _Unusable(f"the cache {folder} was decoded from other files than those in the mirror")
         arrays = {}
         for name, stored in meta["arrays"].items():
+            if stored["dtype"] != DTYPES[name]:  # above all no objects: they would be read as addresses of memory
+                raise ValueError(f"{name}.npy: dtype {stored['dtype']}, not {DTYPES[name]}")
             file, shape = folder / f"{name}.npy", tuple(stored["shape"])
             arrays[name] = array = np.memmap(file, stored["dtype"], "r", stored["offset"], shape)
             if fast_checksum(array) != stored["fast"] or (verify and _sha256(array) != stored["sha256"]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 import shutil
 import sys
@@ -93,8 +94,12 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
             # Without hf://, datasets would prefer a folder of that name in the working directory.
             place = f"hf://datasets/{request.name}"
             builder = datasets.load_dataset_builder(place, request.subset, cache_dir=str(scratch))
+            for file in sorted({file for part in (builder.config.data_files or {}).values() for file in part}):
+                _download(request, file)
         builder.download_and_prepare()
         found = builder.as_dataset()
+    except ConfigError:
+        raise
     except Exception as error:  # the disk, the network and four libraries may raise anything
         raise _unreadable(request, error, mirror, bool(files)) from error
     finally:
@@ -111,6 +116,36 @@ def _read(request: Request, mirror: Path | None, scratch: Path, progress: bool) 
             "files": [builder.base_path],
         }  # its base_path contains the commit
     return found, origin | {"datasets": datasets.__version__}
+
+
+def _download(request: Request, url: str) -> None:
+    """Downloads a file, hf://datasets/owner/name@commit/path, and compares it with the checksum that the hub lists.
+
+    `datasets` finds it where this leaves it. The checksum is SHA-256 of a large file, or the blob's of git of a small
+    one; neither the hub's client nor `datasets` compares them.
+
+    Raises:
+      ConfigError: the file is another one; it is deleted.
+    """
+    from huggingface_hub import HfFileSystem, hf_hub_download
+
+    hub = HfFileSystem()
+    place: Any = hub.resolve_path(url)
+    listed = hub.info(url)
+    file = Path(hf_hub_download(place.repo_id, place.path_in_repo, repo_type="dataset", revision=place.revision))
+    digest, stated = hashlib.sha1(b"blob %d\0" % file.stat().st_size), listed["blob_id"]
+    if listed.get("lfs"):
+        digest, stated = hashlib.sha256(), listed["lfs"]["sha256"]
+    with file.open("rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    if digest.hexdigest() != stated:
+        for path in (file.resolve(), file):
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{place.path_in_repo} of {request.name} differs from its checksum on the hub, and was deleted; run again, "
+            "and if it happens again, check the disk and the network"
+        )
 
 
 def mirrored(request: Request, mirror: Path | None) -> dict[str, list[Path]]:

@@ -16,7 +16,7 @@ from experiments.formatting import duration, join
 from experiments.report import exports, settings, tables, tables_of_arms
 from experiments.report.answer import explorations, finished_result
 from experiments.report.groups import confidence, grouped, lead, primary
-from experiments.report.table import Table, csv_text, markdown
+from experiments.report.table import Table, csv_text, escape_markdown, markdown
 from experiments.store.record import LAST_OF_REPORT, Run, read, write_files
 
 PRINTED = ("contrasts", "explorations", "power", "published", "by_statistics", "arms", "learned", "shares", "race")
@@ -50,7 +50,8 @@ def write(folder: Path) -> list[Path]:
     first = int(bool(drawings) and drawings[0].name == "differences")
     context = facts(run, result) | {"tables": made, "first": shown[:first], "figures": shown[first:]}
     environment = templates()
-    texts = {name: environment.get_template(f"{name}.j2").render(context) for name in ("report.html", "report.md")}
+    contexts = {"report.html": context, "report.md": _literal(context)}
+    texts = {name: environment.get_template(f"{name}.j2").render(of) for name, of in contexts.items()}
     texts |= {"summary.csv": csv_text(result["arms"]), "scores.csv": exports.scores(run, result)}
     texts |= exports.tables(result, {name: made[name] for name in PRINTED})
     files = {name: text.encode() for name, text in texts.items()}
@@ -87,6 +88,15 @@ def templates() -> jinja2.Environment:
     environment.filters["join_words"] = lambda words: join([str(word) for word in words])
     environment.filters["rates"] = lambda rates: join([f"{rate:g}" for rate in rates])
     return environment
+
+
+def _literal(value: Any) -> Any:
+    """The value with all text escaped for Markdown, but that of tables, which `markdown` escapes, and of the config."""
+    if isinstance(value, str):
+        return escape_markdown(value)
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
 def _tables(run: Run, result: dict[str, Any]) -> dict[str, Any]:

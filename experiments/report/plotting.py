@@ -46,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.markersize": 5,
     "figure.constrained_layout.h_pad": 0.08,
+    "text.parse_math": False,  # a name may hold $, which would begin a formula, or fail to
     "svg.hashsalt": "jbn",  # a fixed salt makes the files reproducible byte for byte
 }
 

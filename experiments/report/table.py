@@ -34,6 +34,9 @@ LATEX = {
 }
 MINUS = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
+# What would be markup in Markdown: elements, code, emphasis, the targets of links and images, and escapes of all these.
+MARKDOWN = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|<(?=[A-Za-z/!?])|[`*]|(?<=\])(?=[(:\[])")
+
 
 class Table(NamedTuple):
     """Cells of text. The first `names` columns name the row, the last `words` ones are text; the rest are numbers."""
@@ -61,6 +64,11 @@ def markdown(table: Table) -> str:
     lines = [[f" {_markdown_cell(cell)} " for cell in row] for row in [table.header, *table.rows]]
     lines.insert(1, ends)
     return "".join(f"|{'|'.join(line)}|\n" for line in lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Escapes `text`, which is one line, so that Markdown shows it literally, in renderers that allow HTML, too."""
+    return MARKDOWN.sub(lambda found: f"\\{found[0]}", text)
 
 
 def latex(table: Table) -> str:
@@ -122,4 +130,4 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
 
 
 def _markdown_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return escape_markdown(" ".join(text.split())).replace("|", "\\|")

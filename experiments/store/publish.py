@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.config import ConfigError
 from experiments.palette import GREY, OTHERS, PLACEMENTS, TEST_COLOUR, TRAIN_COLOUR
 from experiments.store.bits import right_npz
+from experiments.store.files import refuse_link
 from experiments.store.record import read
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -29,7 +30,8 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
     in formats other than PNG.
 
     Raises:
-      ConfigError: `folder` is not a run folder, is not finished or has no report, or the target is not a published run.
+      ConfigError: `folder` is not a run folder, is not finished, has no report or holds symbolic links; or the target
+        is no published run.
     """
     run = read(Path(folder))
     missing = [name for name in (*KEPT, "tables") if not (run.folder / name).exists()]
@@ -44,6 +46,9 @@ def publish(folder: Path, target: Path = PUBLISHED) -> Path:
     if to.exists() and (there - published or not to.is_dir() or to.samefile(run.folder)):
         what = "the run itself" if to.samefile(run.folder) else "no published run, which could be replaced"
         raise ConfigError(f"{to} is {what}; nothing was changed; choose another folder with --to FOLDER")
+    copied = [*(run.folder / name for name in KEPT), *(run.folder / name for name in ("tables", "figures"))]
+    for path in (*copied, *(run.folder / "tables").rglob("*"), *(run.folder / "figures").glob("*.png")):
+        refuse_link(path)
     right = right_npz(run)
     partial = target / f".{run.config.name}.partial"  # a published run that is replaced stays until this one is whole
     shutil.rmtree(partial, ignore_errors=True)

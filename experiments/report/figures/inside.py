@@ -307,4 +307,4 @@ def _scale_note(probes: Probes, name: str, layers: int, layer: int) -> str:
     if len(inside) != 1:
         return ""
     first, last = values[[0, -1], inside[0]]
-    return rf"mean $|\gamma|$: {first:.2f} → {last:.2f}"
+    return f"mean |γ|: {first:.2f} → {last:.2f}"

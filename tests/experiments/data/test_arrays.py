@@ -10,6 +10,7 @@ import jbn
 from experiments.config import DATA_SETS, ConfigError, DataConfig, TrainingConfig
 from experiments.data import cache
 from experiments.data.arrays import Split, batch_order, batches, load, standardize
+from experiments.data.parts import read
 
 SPLITS = ("one", "each seed")
 
@@ -263,3 +264,18 @@ def test_a_wrong_set_is_refused_before_anything_is_read(options, says):
 
 def test_the_config_knows_the_sets_that_can_be_loaded():
     assert ("digits", *cache.KNOWN) == DATA_SETS
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_data_with_nan_or_inf_are_refused_with_their_place(monkeypatch, bad, part):
+    raw = read(DataConfig())
+
+    def spoiled(seed):
+        parts = raw.parts(seed)
+        getattr(parts, part).x[[5, 7], 3] = bad
+        return parts
+
+    monkeypatch.setattr("experiments.data.arrays.read", lambda config: raw._replace(parts=spoiled))
+    with pytest.raises(ConfigError, match=f"digits has 2 examples with NaN or inf, the first at place 5 of its {part}"):
+        load(DataConfig())

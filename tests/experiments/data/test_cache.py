@@ -1,5 +1,7 @@
 """experiments.data.cache: sets are decoded once, damage is detected, and a failed write gives a one-line error."""
 
+import hashlib
+import json
 import os
 import resource
 import shutil
@@ -72,6 +74,25 @@ def test_a_damaged_cache_that_cannot_be_decoded_again_says_both(mirror, cache):
         "is damaged .train_x.npy: wrong checksum.; it cannot be decoded again: cannot read some/set from the hub"
     )
     assert "check the network" in message and f"put its parquet files into the mirror {mirror}" in message
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype"),
+    [("train_x", "|O"), ("train_y", "|O"), ("test_x", "O,u1"), ("test_y", "<f4"), ("../../x", "|u1")],
+)
+def test_a_cache_whose_description_was_forged_is_not_opened_as_objects_or_elsewhere(mirror, cache, capfd, array, dtype):
+    """An array of objects would be read as addresses of memory. The forger knows how to compute the checksum."""
+    drawn = put_set(mirror)
+    load("some/set")
+    file = next(cache.glob("*/meta.json"))
+    meta = json.loads(file.read_bytes())
+    del meta["checksum"]
+    meta["arrays"][array] = meta["arrays"].get(array, meta["arrays"]["train_x"]) | {"dtype": dtype}
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(meta | {"checksum": digest}))
+    np.testing.assert_array_equal(load("some/set").train_x, drawn[0])
+    said = capfd.readouterr().err
+    assert f"the cache {file.parent} is damaged" in said and array in said and "decoding some/set again" in said
 
 
 @hypothesis.given(st.integers(1, 200_000), st.data())

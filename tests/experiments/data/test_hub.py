@@ -1,12 +1,14 @@
 """experiments.data.hub: image sets decode to exactly their pixels; what cannot be read gives a one-line error."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 
 import datasets
 import numpy as np
+import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -124,7 +126,14 @@ def test_two_files_of_a_split_are_read_in_order_and_one_missing_is_an_error(mirr
     refused("has 1 of 2 files of train; copy the rest")
 
 
+def tiff(pixels):
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "TIFF")
+    return {"bytes": file.getvalue(), "path": None}
+
+
 PICTURES = [png(p) for p in draw(4)]
+NO_NUMBERS = tiff(np.full((6, 7), np.nan, np.float32))
 SIXTEEN_BITS = png(np.ones((6, 7, 1), np.uint16))
 GOOD = {"image": PICTURES, "label": [0, 1, 2, 0]}
 
@@ -146,6 +155,7 @@ GOOD = {"image": PICTURES, "label": [0, 1, 2, 0]}
             "image 2 of test is 9 x 5",
         ),
         (GOOD | {"image": [SIXTEEN_BITS] * 4}, GOOD, {}, "image 0 of train has pixels of PIL's mode I;16"),
+        (GOOD | {"image": [NO_NUMBERS] * 4}, GOOD, {}, "image 0 of train has pixels of PIL's mode F, not of 8 bits"),
         (
             GOOD | {"image": [*PICTURES[:3], {"bytes": b"\x89PNG nonsense"}]},
             GOOD,

@@ -16,7 +16,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """The part of the hub's protocol that reading one set needs. Sends only half of the file `stall`."""
+    """The part of the hub's protocol that reading one set needs.
+
+    Sends only half of the file `stall`, and the files `spoiled` with a bit flipped. Files `large` have a SHA-256.
+    """
 
     daemon_threads = True
 
@@ -25,6 +28,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.name, self.files = name, {str(f.relative_to(root / name)): f.read_bytes() for f in root.rglob("*.parquet")}
         self.requests: list[tuple[str, str, str | None]] = []
         self.cut: set[str] = set()
+        self.spoiled: set[str] = set()
+        self.large: set[str] = set()
         self.stall: str | None = None
         self.half_sent, self.go_on = threading.Event(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -75,10 +80,18 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def tree(self, folder, recursive):
         inside = [f for f in self.server.files if f.startswith(f"{folder}/" if folder else "")]
         deep = [f for f in inside if recursive or str(Path(f).parent) == (folder or ".")]
-        entries = [{"type": "file", "path": f, "size": len(self.server.files[f]), "oid": "0" * 40} for f in deep]
+        entries = [self.entry(f) for f in deep]
         folders = {f.split("/")[0] for f in inside if "/" in f} if not folder else set()
         entries += [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)]
         self.json(*((entries, 200) if entries else ({}, 404, "EntryNotFound")))
+
+    def entry(self, name):
+        body = self.server.files[name]
+        large = {"lfs": {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}}
+        oid = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+        return {"type": "file", "path": name, "size": len(body), "oid": oid} | (
+            large if name in self.server.large else {}
+        )
 
     def file(self, name):
         if name not in self.server.files:
@@ -95,6 +108,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return None
         half = len(body) // 2
+        if name in self.server.spoiled:
+            body = body[:half] + bytes([body[half] ^ 4]) + body[half + 1 :]
         if name in self.server.cut:
             self.server.cut.remove(name)
             self.wfile.write(body[:half])
@@ -189,3 +204,25 @@ def test_without_a_network_the_way_round_is_said_and_the_mirror_needs_none(mirro
     assert out.split() == [str(x.sum()), *map(str, y)]
     error = err.strip().splitlines()[-1]
     assert "cannot read ylecun/mnist from the hub" in error and f"parquet files into the mirror {mirror}" in error
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_download_that_differs_from_its_checksum_is_refused_and_read_again(hub, tmp_path, cache, large):
+    server, (x, y, _, _) = hub
+    file = "plain/train-00000-of-00001.parquet"
+    server.spoiled, server.large = {file}, {file} if large else set()
+    error = finish(start(LOAD.format(name="some/set"), **server.environment(tmp_path)), status=1)
+    assert f"{file} of some/set differs from its checksum on the hub, and was deleted; run again" in error
+    assert {path.suffix for path in cache.iterdir()} == {".lock"}
+    server.spoiled = set()
+    out = finish(start(LOAD.format(name="some/set"), **server.environment(tmp_path)))
+    assert out.split() == [str(x.sum()), *map(str, y)]
+
+
+def test_code_in_a_set_of_the_hub_is_refused_and_not_executed(hub, tmp_path, cache):
+    server, _ = hub
+    mark = tmp_path / "executed"
+    server.files["set.py"] = f"import pathlib; pathlib.Path({str(mark)!r}).touch()".encode()
+    error = finish(start(LOAD.format(name="some/set"), **server.environment(tmp_path)), status=1)
+    assert "cannot read some/set from the hub: " in error and "found set.py" in error
+    assert not mark.exists() and {path.suffix for path in cache.iterdir()} == {".lock"}

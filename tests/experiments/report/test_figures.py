@@ -29,9 +29,7 @@ def test_the_scale_beside_a_layer_is_that_of_the_norm_in_its_block():
         [text.get_text() for text in axes.texts] for axes in drawings(config, made)["percentiles_relu"].figure.axes
     ]
     # Two layers of two placements. If a block has two norms, neither is the norm of the layer.
-    assert notes == [
-        [rf"mean $|\gamma|$: {k}.00 → {k + times}.00"] if col == 0 else [] for k in (0, 1) for col in (0, 1)
-    ]
+    assert notes == [[f"mean |γ|: {k}.00 → {k + times}.00"] if col == 0 else [] for k in (0, 1) for col in (0, 1)]
 
 
 def test_statistics_at_test_shows_all_three_means_of_every_arm():

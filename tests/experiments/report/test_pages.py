@@ -132,7 +132,7 @@ def test_page_and_markdown_hold_the_answer_word_for_word(drawn):
         *(row["sentence"] for row in result["contrasts"] + result["published"]),
     ):
         assert words in page
-        assert words in markdown.replace("**", "").replace("`", "")
+        assert words in markdown.replace("**", "").replace("`", "").replace("\\<", "<")
     commit = synthetic.environment()["commit"]
     for text in (page, markdown):
         assert f"commit {commit}, with uncommitted changes" in text

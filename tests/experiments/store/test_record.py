@@ -181,3 +181,43 @@ def test_other_data_than_those_of_the_folder_are_refused(tmp_path):
     run = open_and_close(tmp_path / "run")[0]._replace(data={"checksum": "c"})
     with pytest.raises(ConfigError, match=r"me/mine holds other data than those that .* was trained on"):
         record.refuse_another(run, {"name": "me/mine", "checksum": "d"}, {})
+
+
+def test_a_bit_that_is_flipped_in_a_record_is_found_or_changes_nothing(tmp_path):
+    open_and_close(tmp_path / "run")
+    record.append(tmp_path / "run", ROWS)
+    path = tmp_path / "run" / "records.jsonl"
+    whole, there = path.read_bytes(), record.read(tmp_path / "run").records
+    first = whole.index(b"\n")
+    silent = []
+    for place in range(0, 8 * first, 7):  # of every seven, so that each bit of a byte has its turn
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = record.read(tmp_path / "run").records
+        except ConfigError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert found[1:] == there[1:] and found[0].items() >= there[0].items()
+            silent.append(place // 8)
+    assert len(silent) < 64 and min(silent) > whole.index(b"crc32") - 4, "only the name of the checksum may differ"
+
+
+def test_a_record_that_was_edited_is_named_and_deleting_its_line_is_enough(tmp_path):
+    open_and_close(tmp_path / "run")
+    record.append(tmp_path / "run", ROWS)
+    path = tmp_path / "run" / "records.jsonl"
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second.replace("0.25", "0.26"))
+    with pytest.raises(ConfigError, match=r"line 2 of 2 differs from its checksum, .*; delete that line"):
+        record.read(tmp_path / "run")
+    path.write_text(first)
+    assert [found["seed"] for found in record.read(tmp_path / "run").records] == [0]
+
+
+def test_records_of_older_versions_have_no_checksum_and_are_read(tmp_path):
+    open_and_close(tmp_path / "run")
+    (tmp_path / "run" / "records.jsonl").write_text(json.dumps(TRAINED) + "\n")
+    record.append(tmp_path / "run", [TRAINED | {"seed": 1}])
+    assert [found["seed"] for found in record.read(tmp_path / "run").records] == [0, 1]
