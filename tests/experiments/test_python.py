@@ -19,6 +19,7 @@ from experiments import python, report
 from experiments.__main__ import main
 from experiments.config import ConfigError, DataConfig, Published, vary
 from experiments.report import exports
+from experiments.report.table import escape_markdown
 from experiments.store import record
 from experiments.store.publish import publish
 from experiments.store.reported import SCORES
@@ -181,7 +182,7 @@ def check_printed(results):
         head, _, *lines = path.read_text(encoding="utf-8").splitlines()
         rows = [frame.columns, *frame.itertuples(index=False)]
         for line, row in zip([head, *lines], rows, strict=True):
-            assert line == f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in row)} |"
+            assert line == f"| {' | '.join(escape_markdown(' '.join(cell.split())) for cell in row)} |"
 
 
 def test_the_frames_of_a_run_hold_the_numbers_of_its_files(results):
