@@ -21,6 +21,7 @@ from experiments.store.environment import version
 from experiments.training.devices import memory
 from experiments.training.observe import LANCZOS_STEPS, layer_names
 from experiments.training.optimizers import Tuned
+from experiments.training.scope import scoped
 from experiments.training.step import evaluate, init, train_step
 
 TRACERS = ("jbn", "jax", "flax", "optax")
@@ -80,7 +81,7 @@ def _refuse_missing_norms(config: Config, arm: Arm) -> None:
 
 
 def _describe(config: Config, arm: Arm, data: Source, spread: bool) -> dict[str, Any]:
-    setup, seeds = config.setup(arm), config.seeds(arm)
+    setup, seeds = scoped(config.setup(arm), spread), config.seeds(arm)
     first = data.of(seeds[0])
     shape = first.train.x.shape[1:]
     steps = setup.steps_per_epoch(len(first.train.y)) * setup.training.epochs

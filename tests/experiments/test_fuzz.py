@@ -29,9 +29,11 @@ from experiments.analysis.plan import plan
 from experiments.config import Config, ConfigError
 from experiments.data.arrays import Source, batch_order
 from experiments.store import record
+from experiments.training import processes
 from experiments.training.fingerprint import describe
 from experiments.training.optimizers import Tuned
 from experiments.training.step import init, train_step
+from experiments.training.workers import Workers
 
 SMALL = source({"name": "small", "placements": ("before",), "activations": ("tanh",), "model.hidden": (5,)})
 ACCEPTED = "accepted"
@@ -44,10 +46,10 @@ class Lab:
         self.folder, self.counts = folder, Counter[str]()
         self.every, self.whole = 1, 0
 
-    def begin(self, config: Config, folder: Path, progress: sweep.Progress) -> record.Run:
+    def begin(self, config: Config, folder: Path, progress: sweep.Progress, workers: Workers | None) -> record.Run:
         """Takes the place of `sweep.run`: traces every arm, and runs a step of the first one now and then."""
         data = sweep.load(config.data, first_seed=config.sweep.first_seed)
-        describe(config, data)
+        describe(config, data, workers is not None and workers.spread)
         assert plan(config, [], config.sweep.seeds).missing
         self.counts[ACCEPTED] += 1
         if self.counts[ACCEPTED] % self.every == 0:
@@ -123,6 +125,7 @@ def lab(tmp_path_factory):
     made = Lab(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "run", made.begin)
+        patch.setattr(processes, "join", lambda cluster: None)  # would wait for minutes for others
         patch.setenv("JBN_DATA", str(folder / "mirror"))
         patch.setenv("JBN_CACHE", str(folder / "cache"))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -20,6 +20,7 @@ from experiments.analysis.plan import plan
 from experiments.config import ConfigError
 from experiments.report import figures
 from experiments.store import record
+from experiments.training import processes
 from experiments.training.fingerprint import describe
 
 SMOKE = str(ROOT / "configs" / "smoke.py")
@@ -40,13 +41,14 @@ CONFIG = Config(
 def until_training(tmp_path_factory):
     """A sweep counts as accepted once its training would begin; no image sets are available."""
 
-    def run(config, folder, progress):
+    def run(config, folder, progress, workers):
         describe(config, sweep.load(config.data, first_seed=config.sweep.first_seed))
         assert plan(config, [], config.sweep.seeds).missing
         raise ConfigError("accepted")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "run", run)
+        patch.setattr(processes, "join", lambda cluster: None)  # would wait for minutes for others
         patch.setenv("JBN_DATA", str(tmp_path_factory.mktemp("mirror")))
         patch.setenv("JBN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

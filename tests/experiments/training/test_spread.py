@@ -7,12 +7,14 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from small_arms import BEFORE, lane, make_data, one_split
+from small_arms import BEFORE, TINY, lane, make_data, one_split
 
+from experiments import sweep
 from experiments.config import AugmentationConfig, ConfigError, ModelConfig
-from experiments.data.arrays import Data, Split
+from experiments.data.arrays import Data, Split, load
 from experiments.training.compiled import Engine, layout, place, start, step_lanes
 from experiments.training.devices import put_by_lane
+from experiments.training.fingerprint import describe
 from experiments.training.loop import train_arm
 from experiments.training.scope import scoped
 
@@ -107,6 +109,23 @@ def start_parameters():
 def test_a_scope_that_cannot_be_is_refused(scope, batch, spread, words):
     with pytest.raises(ConfigError, match=re.escape(words)):
         scoped(changed(batch, norm_scope=scope), spread)
+
+
+def test_a_run_with_a_scope_that_cannot_be_is_refused_before_anything_is_written(tmp_path):
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, norm_scope=2))
+    with pytest.raises(ConfigError, match="start with --distributed"):
+        sweep.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_number_of_groups_is_another_program():
+    config = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, batch_size=64))
+    data = load(config.data)
+    programs = [
+        describe(dataclasses.replace(config, model=dataclasses.replace(config.model, norm_scope=scope)), data, True)
+        for scope in ("global", 2, 4)
+    ]
+    assert len({about["before/tanh"]["program"] for about in programs}) == 3
 
 
 @pytest.mark.parametrize(
