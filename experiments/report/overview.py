@@ -24,7 +24,10 @@ def listing(root: Path) -> Table:
     Raises:
       ConfigError: there is no run folder.
     """
-    folders = [root] if (root / "config.json").is_file() else sorted(p.parent for p in root.glob("*/config.json"))
+    try:
+        folders = [root] if (root / "config.json").is_file() else sorted(p.parent for p in root.glob("*/config.json"))
+    except OSError as error:  # such as a name that is too long
+        raise ConfigError(f"{root} cannot be read ({error.strerror}); give another folder of runs") from None
     if not folders:
         raise ConfigError(f"{root} holds no run folder; give a folder of runs, such as runs, or a run folder")
     rows = []

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzzed import BASES, COMMON, Drawn, Written, command_lines, configs, source
+from fuzzed import BASES, BOUNDARY, COMMON, Drawn, Written, command_lines, configs, source
 
 from experiments import sweep
 from experiments.__main__ import main
@@ -173,6 +173,20 @@ def lines(lab: Lab) -> st.SearchStrategy[list[str]]:
 def test_whatever_is_asked_for_trains_or_is_refused_in_one_line(lab, capsys, drawn):
     lab.every = 4
     fuzz(lab, capsys, drawn(lab), 50)
+
+
+def test_other_commands_refuse_what_is_no_run_folder_in_one_line(lab, capsys):
+    names = [text.replace("\0", "0") for text in BOUNDARY[str]]  # no word of a command line has a NUL
+    words = st.sampled_from(
+        [*names, "~", "/dev/null", "/dev/zero", "..", "small.py", "x" * 5000, "--to", "--out", "-h2"]
+    )
+
+    @hypothesis.settings(max_examples=100, suppress_health_check=UNHURRIED, database=None)
+    @hypothesis.given(st.sampled_from(["report", "list", "publish", "compare", "rnu", ""]), st.lists(words, max_size=3))
+    def judged(command: str, arguments: list[str]) -> None:
+        lab.judge([command, *arguments], capsys)
+
+    judged()
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+from pathlib import Path
 
 import pytest
 from published_folders import published_folder
@@ -68,6 +69,11 @@ def test_unfinished_and_broken_runs_are_listed_with_what_is_the_matter(runs, tmp
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run folder; give a folder of runs"):
         listing(tmp_path)
+
+
+def test_a_name_that_no_folder_can_have_is_refused():
+    with pytest.raises(ConfigError, match=r"^x+ cannot be read \(File name too long\); give another folder of runs"):
+        listing(Path(300 * "x"))
 
 
 def test_two_runs_side_by_side_differ_in_exactly_what_was_changed(runs):
