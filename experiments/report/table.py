@@ -34,8 +34,8 @@ LATEX = {
 }
 MINUS = re.compile(r"(?<![\w.])-(?=\d)|(?<= )-(?= )")
 
-# What would be markup in Markdown: elements, code, emphasis, the targets of links and images, and escapes of all these.
-MARKDOWN = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|<(?=[A-Za-z/!?])|[`*]|(?<=\])(?=[(:\[])")
+# What is markup in Markdown: elements, entities, code, emphasis, targets of links and images, and escapes of all these.
+MARKDOWN = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|[`*]|(?<=\])(?=[(:\[])")
 
 
 class Table(NamedTuple):
