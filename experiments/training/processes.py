@@ -137,8 +137,8 @@ def watched() -> Iterator[None]:
             raise
         reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
         raise GoneError(
-            f"another process of this run has ended ({reason}), so that process {jax.process_index()} cannot go on; what "
-            "is in the run folder is kept: start all processes again, as many as you like, to go on from there"
+            f"another process of this run has ended ({reason}), so that process {jax.process_index()} cannot go on; "
+            "what is in the run folder is kept: start all processes again, as many as you like, to go on from there"
         ) from None
 
 
