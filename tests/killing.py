@@ -99,7 +99,10 @@ def moments(seed: int, count: int, stages: Collection[str] = tuple(LATEST)) -> l
 
 def content(folder: Path) -> dict[str, Any]:
     """All that a run found out, without the times that it took and the order in which its threads told of epochs."""
-    records = [{k: v for k, v in record.items() if k != "seconds"} for record in read_lines(folder / "records.jsonl")]
+    records = [
+        {k: v for k, v in record.items() if k not in ("seconds", "crc32")}
+        for record in read_lines(folder / "records.jsonl")
+    ]
     told = (folder / "metrics.jsonl").read_text().splitlines()
     return {
         "records": records,
