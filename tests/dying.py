@@ -48,9 +48,9 @@ def main(chosen: str, seconds: float, arguments: list[str]) -> int:
         threading.Timer(seconds, die).start()
     import jax
 
-    from experiments import __main__, report, sweep
+    from experiments import __main__, report
     from experiments.store import record
-    from experiments.training import autotune, checkpoints, loop
+    from experiments.training import autotune, checkpoints, loop, workers
 
     for holder, name, stage in (
         (autotune, "choose", "measure"),
@@ -62,14 +62,14 @@ def main(chosen: str, seconds: float, arguments: list[str]) -> int:
         (report, "write", "report"),
     ):
         setattr(holder, name, watched(getattr(holder, name), stage, chosen, seconds))
-    train = sweep.train_arm
+    train = workers.train_arm
 
     def train_arm(*arguments: Any, **options: Any) -> Any:
         if "set-up" in ENTERED:
             ENTERED.remove("set-up")
         return train(*arguments, **options)
 
-    sweep.train_arm = train_arm
+    workers.train_arm = train_arm
     return __main__.main(arguments)
 
 
