@@ -10,7 +10,7 @@ from small_arms import BEFORE, OWN_SPLITS, lane, make_data, one_split
 
 from experiments import sweep
 from experiments.config import ConfigError, TrainingConfig, load
-from experiments.training import autotune, compiled
+from experiments.training import autotune
 from experiments.training.compiled import Engine
 from experiments.training.step import init
 from experiments.training.workers import Local
@@ -51,11 +51,10 @@ def test_a_way_that_does_not_fit_into_memory_is_not_taken(monkeypatch):
 def test_a_way_whose_states_have_no_room_is_not_even_tried(monkeypatch):
     tried = []
     monkeypatch.setattr(autotune, "milliseconds", lambda *a: tried.append(a[-1]) or 5.0)
-    data, lanes = make_data(), [lane(0.1, seed) for seed in range(8)]
+    data, lanes = make_data(), [lane(0.1, seed) for seed in range(2 * jax.device_count())]
     state = init(BEFORE, 3, jax.numpy.int32(0), data.train.x)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    monkeypatch.setattr(compiled, "mesh_of", lambda count: jax.sharding.Mesh(jax.devices()[:2], ("lanes",)))
-    monkeypatch.setattr(autotune, "memory", lambda: 2 * size)  # two devices, one lane each
+    monkeypatch.setattr(autotune, "memory", lambda: jax.device_count() * size)  # one lane on each device
     found = autotune.choose(fixed(), one_split(data), lanes)
     assert {way.lanes for way in tried} == {"sequence"} and found.milliseconds["scan, vmap"] is None
     with pytest.raises(ConfigError, match=r"fits into memory; .* training.lanes='sequence'"):
