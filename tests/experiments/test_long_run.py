@@ -17,9 +17,7 @@ STEPS_PER_EPOCH = 107
 # engine.json says, so 160,000 steps.
 TWO_HOURS = -(-160_000 // STEPS_PER_EPOCH)
 WARM = 8 * 2**20
-"""Bytes by which memory may grow after the first quarter; measured without checkpoints: 2.8 MB in 1400 epochs."""
-PER_CHECKPOINT = 24 * 2**10
-"""Bytes by which it may grow with each checkpoint; measured: 17 KB. Orbax's `save` alone keeps 7 KB outside Python."""
+"""Bytes by which memory may grow after the first quarter."""
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,7 @@ def test_a_long_training_takes_no_more_memory_or_room_than_a_short_one_and_compi
     print(
         f"{growth / 2**20:.1f} MB more after {epochs} epochs than after {warm}, of {rows[warm]['memory'] / 2**20:.0f}"
     )
-    assert growth < WARM + every * (epochs - warm) * PER_CHECKPOINT
+    assert growth < WARM
 
     early, late = rows[warm]["files"], rows[-1]["files"]
     assert early.keys() == late.keys()

@@ -38,10 +38,10 @@ ROOMS = {
 }
 WITHOUT_JAX = [room for room in ROOMS if list(ROOMS).index(room) < list(ROOMS).index("data")]
 WITHOUT_JAX += ["data.hub", "data.cache", "data.carve", "data.parts"]
-JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jbn"}
+JAX = {"jax", "jaxlib", "flax", "optax", "jbn"}
 OPENS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "mkdir", "touch", "rename", "unlink"}
 OPENS |= {"rmtree", "copyfile", "copytree"}
-# Files outside of run folders; the exception is checkpoints, which orbax writes.
+# Files outside of run folders; the exception is checkpoints.
 OUTSIDE = {
     "quoting.pages": "pages, and the docstrings of configs",
     "data.hub": "the cache of image sets",
