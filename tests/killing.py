@@ -15,6 +15,13 @@ from typing import Any
 
 from helpers import ROOT
 
+AS_IN_A_TERMINAL = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+"""
+PROGRAM = [sys.executable, "-c", AS_IN_A_TERMINAL]
+"""`python -m experiments` that handles Ctrl-C; a program started in the background ignores it."""
 LATEST = {
     "set-up": 4.0,
     "measure": 1.0,

@@ -6,13 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from killing import PROGRAM
 
 from experiments import report, sweep
 from experiments.__main__ import main
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.filterwarnings("default")  # those of ray are not ours
 SECONDS = 600
 """A limit for each test; on two free cores each takes a small part of it."""
 STORE = 80 * 2**20
-PROGRAM = [sys.executable, "-m", "experiments"]
 SMOKE = [str(ROOT / "configs/smoke.py"), "--sweep.seeds", "3", "--sweep.learning-rate-points", "2"]
 # Epochs of milliseconds, and so many that a task runs for a while.
 COMMAND = ["run", *SMOKE, "--placements", "before", "after", "--training.epochs", "150"]

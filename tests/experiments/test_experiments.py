@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from killing import PROGRAM
 from rich.console import Console
 
 from experiments import sweep
@@ -20,12 +21,6 @@ from experiments.__main__ import main, shown
 from experiments.config import SweepConfig, load, vary
 
 SMOKE = "configs/smoke.py"
-# `python -m experiments` that handles Ctrl-C as in a terminal: a program started in the background ignores SIGINT.
-PROGRAM = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("experiments", run_name="__main__", alter_sys=True)
-"""
 
 
 def start(*arguments, cache, **options):
@@ -33,7 +28,7 @@ def start(*arguments, cache, **options):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
