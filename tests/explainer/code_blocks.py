@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import shell_blocks
+import yaml
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
 OPTIONAL = ("equinox", "haiku", "keras", "torch")
 RUN = "<!-- run by the tests -->"
-LANGUAGES = {"python", "text", "sh", "mermaid", "toml", "json"}
+LANGUAGES = {"python", "text", "sh", "yaml", "mermaid", "toml", "json"}
 FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*?)\n.*?^ *\1 *$", re.M | re.S)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
@@ -40,7 +41,7 @@ class Page:
         self.text, self.skipped = path.read_text(encoding="utf-8"), dict[int, str]()
         self._printed: tuple[int, str] | None = None
         self._missing = dict[str, str]()  # names that skipped blocks would have assigned -> the library
-        runners = {"python": self._python, "text": self._output, "sh": self._shell}
+        runners = {"python": self._python, "text": self._output, "sh": self._shell, "yaml": self._yaml}
         self._document = Document.parse(str(path), *(CodeBlockParser(*runner) for runner in runners.items()))
         self._module = types.ModuleType("page")
 
@@ -109,6 +110,20 @@ class Page:
         if self.text[: example.start].rstrip().endswith(RUN):
             return shell_blocks.run(example.parsed)
         return shell_blocks.complaint(example.parsed)
+
+    def _yaml(self, example: Example) -> str | None:
+        """Of the file, the commands of the laboratory are checked."""
+        texts = [yaml.safe_load(example.parsed)]
+        while texts:
+            match texts.pop():
+                case dict() as found:
+                    texts += found.values()
+                case list() as found:
+                    texts += found
+                case str() as found if command := re.search(r"python -m experiments [^\"&|;]*", found):
+                    if wrong := shell_blocks.complaint(command[0]):
+                        return wrong
+        return None
 
 
 def agree(expected: str, printed: str) -> bool:
