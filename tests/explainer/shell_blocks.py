@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 import tomllib
@@ -66,7 +67,9 @@ def _python(words: Sequence[str]) -> None:
         case ["-m", "experiments", *rest]:
             from experiments.commands import parse
 
-            _exits(parse, rest)
+            of_the_repository = any((ROOT / word).is_file() and not Path(word).exists() for word in rest)
+            with contextlib.chdir(ROOT if of_the_repository else "."):
+                _exits(parse, rest)
         case ["-m", "benchmarks", *rest]:
             from benchmarks.commands import parse
 
@@ -128,4 +131,9 @@ CHECKERS: dict[str, Callable[[Sequence[str]], None]] = {
     "cat": _files,
     "cd": _anything,
     "pre-commit": _anything,
+    "srun": lambda words: CHECKERS[Path(words[0]).name](words[1:]),
+    **dict.fromkeys(
+        ("docker", "export", "kubectl", "ray", "sbatch", "sleep", "gcloud", "set", "mpirun", "uv", "trap", "("),
+        _anything,
+    ),
 }
