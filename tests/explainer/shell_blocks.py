@@ -133,7 +133,7 @@ CHECKERS: dict[str, Callable[[Sequence[str]], None]] = {
     "pre-commit": _anything,
     "srun": lambda words: CHECKERS[Path(words[0]).name](words[1:]),
     **dict.fromkeys(
-        ("docker", "export", "kubectl", "ray", "sbatch", "sleep", "gcloud", "set", "mpirun", "uv", "trap", "("),
+        ("docker", "export", "kubectl", "ray", "sbatch", "sleep", "gcloud", "set", "mpirun", "uv", "trap", "(", "head"),
         _anything,
     ),
 }
