@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -114,6 +115,12 @@ class BatchStats(NamedTuple):
     pending_var: jax.Array | None = None
     pending_count: jax.Array | None = None
     pending_steps: jax.Array | None = None
+
+
+def average_weight(count: Any, momentum: Any) -> np.ndarray:
+    """1 - momentum^count: the total weight of so many batches in a debiased average; 1 for infinitely many."""
+    count = np.asarray(count, np.float64)
+    return np.where(np.isinf(count), 1.0, 1 - np.float64(momentum) ** np.where(np.isinf(count), 1, count))
 
 
 def init_stats(

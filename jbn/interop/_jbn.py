@@ -10,7 +10,7 @@ import numpy as np
 
 from jbn._running_stats import BatchStats
 from jbn.interop._arrays import array
-from jbn.interop._layer import Layer, average_weight, batch_count, known_count, make_layer
+from jbn.interop._layer import Layer, batch_count, debiased_weight, known_count, make_layer
 
 
 def from_jbn(scale: Any, bias: Any, stats: BatchStats | None, **options: Any) -> Layer:
@@ -80,7 +80,7 @@ def to_jbn(layer: Layer) -> tuple[jax.Array | None, jax.Array | None, BatchStats
     stats = BatchStats(mean, var)
     if layer.momentum is None or layer.debias:
         weight = known_count(layer, "momentum=None" if layer.momentum is None else "debias=True")
-        weight = average_weight(weight, layer.momentum) if layer.debias else weight
+        weight = debiased_weight(weight, layer.momentum) if layer.debias else weight
         stats = stats._replace(weight=jnp.broadcast_to(jnp.asarray(weight, jnp.float32), mean.shape))
     if callable(layer.momentum):
         stats = stats._replace(step=jnp.asarray(batch_count(layer, "a schedule"), jnp.int32))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jbn._running_stats import Momentum, Variance
+from jbn._running_stats import Momentum, Variance, average_weight
 from jbn.interop._arrays import array
 
 # As many batches as leave nothing to debias; an int32 counter can still count on from here.
@@ -107,15 +107,14 @@ def known_count(layer: Layer, what: str) -> np.ndarray:
     return np.asarray(layer.count, np.float64)
 
 
-def average_weight(count: Any, momentum: Any) -> np.ndarray:
-    """1 - momentum^count: the total weight of the batches in a debiased average."""
+def debiased_weight(count: Any, momentum: Any) -> np.ndarray:
+    """The total weight of the batches in a debiased average."""
     if callable(momentum):
         raise ValueError(
             "the momentum is a schedule, which does not determine the weight of a debiased average; use "
             "layer._replace(debias=False) to go on from the statistics as they are, or set momentum to a number"
         )
-    count = np.asarray(count, np.float64)
-    return np.where(np.isinf(count), 1.0, 1 - np.float64(momentum) ** np.where(np.isinf(count), 1, count))
+    return average_weight(count, momentum)
 
 
 def debias_counter(layer: Layer, library: str) -> tuple[int, float]:
@@ -123,4 +122,4 @@ def debias_counter(layer: Layer, library: str) -> tuple[int, float]:
     if not layer.debias:
         return MANY_BATCHES, 1.0
     count = batch_count(layer, library)
-    return count, float(average_weight(count, layer.momentum))
+    return count, float(debiased_weight(count, layer.momentum))

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from jbn._paths import path_name
-from jbn._running_stats import BatchStats
+from jbn._running_stats import BatchStats, average_weight
 from jbn.nnx._batch_norm import BatchNorm
 from jbn.nnx._variants import AdaptiveBatchNorm, BatchRenorm, DomainBatchNorm, FrozenBatchNorm
 
@@ -35,12 +35,15 @@ _FLAX = {
     if name not in ("self", "num_features", "rngs", "bias_init", "scale_init", "bias_metadata", "scale_metadata")
 }
 # What decides about scale and bias, which are kept as they are.
-_KEPT = ("num_features", "use_scale", "use_bias", "param_dtype", "rngs", "bias_init", "scale_init")
-# Options that change nothing once a model is trained, or with the defaults that Flax's layer has.
+_KEPT = (
+    *("num_features", "use_scale", "use_bias", "param_dtype", "rngs"),
+    *("bias_init", "scale_init", "bias_metadata", "scale_metadata"),
+)
+# Options that Flax lacks and that change what a layer computes, with the defaults that compute as Flax's does.
 _BEYOND = {
     name: parameter.default
     for name, parameter in inspect.signature(BatchNorm.__init__).parameters.items()
-    if name not in (*_FLAX, *_KEPT, "self", "bias_metadata", "scale_metadata", "sow_info", "ragged_groups")
+    if name not in (*_FLAX, *_KEPT, "self", "sow_info", "ragged_groups")
 }
 
 
@@ -87,6 +90,8 @@ def convert(
         raise ValueError(f"kind is {kind!r}; use {', '.join(map(repr, _KINDS))}")
     if kept := sorted(options.keys() & set(_KEPT)):
         raise ValueError(f"{', '.join(kept)} would change scale and bias, which are kept; leave it out")
+    if batches_seen is not None and not batches_seen >= 0:
+        raise ValueError(f"batches_seen is {batches_seen}; pass a number of batches, at least 0")
     result = nnx.clone(model)
     for path, layer in _chosen(result, nnx.BatchNorm, only, "flax.nnx.BatchNorm"):
         given = {name: getattr(layer, name) for name in _FLAX} | options
@@ -107,7 +112,8 @@ def revert(model: Model, *, only: Callable[[str], bool] = lambda path: True, exa
     Args:
       model: any nnx module, which is not changed.
       only: as in `convert`.
-      exact: False drops options that Flax lacks. At inference nothing changes; training goes on without them.
+      exact: False drops options that Flax lacks: training goes on without them. At inference nothing changes, except
+        in an `AdaptiveBatchNorm`, which no longer adapts.
 
     Returns:
       A new model of the same class.
@@ -121,7 +127,7 @@ def revert(model: Model, *, only: Callable[[str], bool] = lambda path: True, exa
       >>> layer = jbn.nnx.BatchNorm(4, virtual_batch_size=32, rngs=nnx.Rngs(0))
       >>> jbn.nnx.revert(nnx.List([layer]))
       Traceback (most recent call last):
-      ValueError: 0 has virtual_batch_size=32, which Flax lacks; pass exact=False to drop it (inference stays the same)
+      ValueError: 0 has virtual_batch_size=32, which Flax lacks; pass exact=False to drop it
       >>> type(jbn.nnx.revert(nnx.List([layer]), exact=False)[0]) is nnx.BatchNorm
       True
     """
@@ -134,10 +140,7 @@ def revert(model: Model, *, only: Callable[[str], bool] = lambda path: True, exa
         variant = next(c for c in layer.__class__.__mro__ if c in _KINDS.values())
         names = [f"the class {variant.__name__}", *names] if variant is not BatchNorm else names
         if names and exact:
-            raise ValueError(
-                f"{path} has {', '.join(names)}, which Flax lacks; pass exact=False to drop it (inference stays the "
-                "same)"
-            )
+            raise ValueError(f"{path} has {', '.join(names)}, which Flax lacks; pass exact=False to drop it")
         given = {name: getattr(layer, name) for name in _FLAX if name not in lacking}
         new = nnx.BatchNorm(layer.num_features, rngs=nnx.Rngs(0), **given)
         _become(layer, new)
@@ -217,5 +220,9 @@ def _counted(name: str, path: str, layer: Any, new: BatchNorm, batches_seen: flo
             )
     if name == "step" or new.momentum is None:
         return batches_seen
-    assert isinstance(new.momentum, float | int)
-    return 1 - new.momentum**batches_seen
+    if batches_seen and callable(new.momentum):
+        raise ValueError(
+            f"{path}: a momentum that depends on the step does not say which weight {batches_seen} batches have in a "
+            "debiased average; leave out debias, or set momentum to a number"
+        )
+    return float(average_weight(batches_seen, 0.0 if callable(new.momentum) else new.momentum))

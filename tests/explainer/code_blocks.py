@@ -3,6 +3,7 @@
     python   is executed; if its first line is a comment with the name of a file, it is written to that file, too
     text     directly below a block of Python, it is what that block prints; elsewhere it is not code
     sh       its commands are checked (`shell_blocks`), or, below the comment RUN, executed
+    yaml     is parsed, and the commands of the laboratory in it are checked
 
 A comment `<!-- invisible-code-block: python ... -->` is executed like a block that can be seen.
 """

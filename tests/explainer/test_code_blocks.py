@@ -96,6 +96,8 @@ def test_outputs_agree_up_to_one_unit_of_the_last_digit(expected, printed, same)
         (sh("python -m experiments run nothing.py"), r"nothing\.py"),
         (sh("python -m benchmarks speed --quickly"), "SystemExit"),
         (sh("python -m pytest tests/nothing.py"), r"tests/nothing\.py: no such file"),
+        (sh("srun python -m experiments run configs/smoke.py --sheds 3"), "--sheds is no option"),
+        ("```yaml\na: [{b: 'cd /c && python -m experiments run nothing.py'}]\n```\n\n", r"nothing\.py"),
         (code_blocks.RUN + "\n" + sh("make test"), "only commands of the laboratory are executed"),
     ],
 )

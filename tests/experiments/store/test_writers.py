@@ -228,7 +228,7 @@ def test_a_run_that_goes_on_keeps_the_events_it_had(tmp_path):
     assert events(tmp_path / "a") == [(step, "loss", step) for step in range(3)]
 
 
-@pytest.mark.parametrize("run", ["../elsewhere", "/tmp/elsewhere", ""])
+@pytest.mark.parametrize("run", ["../elsewhere", "/elsewhere", ""])
 def test_a_run_cannot_leave_the_folder(tmp_path, run):
     pytest.importorskip("tensorboardX", reason="an extra: pip install 'jbn[writers]'")
     with pytest.raises(ValueError, match="use one that names a folder below"):
