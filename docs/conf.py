@@ -29,7 +29,7 @@ root_doc = "index"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"jax\.jaxlib\._jax\.Array"),  # as jax.Array calls itself
-    ("py:class", r"jbn\.\w+\._nnx\.Model"),  # a type variable
+    ("py:class", r"jbn\.\w+\._(nnx|convert)\.Model"),  # type variables
     ("py:class", r"Run|Drawing"),  # what Results and Picture of experiments are made of
     ("py:obj", r"eqx\..*"),  # Equinox is not installed
 ]
