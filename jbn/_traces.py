@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 
 from jbn._typed import make_user_context
@@ -29,3 +30,8 @@ def own_traces() -> AbstractContextManager[None]:
       traced
     """
     return _purpose(object())
+
+
+def traces_of(key: Hashable) -> AbstractContextManager[None]:
+    """A context whose traces are reused in each context of the same key, and nowhere else."""
+    return _purpose(key)
