@@ -4,8 +4,8 @@ Pure functions, in the order in which `batch_norm` calls them: `moments` (and `m
 statistics (`init_stats`, `update_stats`). `batch_norm` composes them. Beside it are its variants.
 
 Flax modules are in `jbn.linen` and `jbn.nnx`. Whole models: `jbn.placement` (before or after the activation),
-`jbn.population` (statistics of a data set), `jbn.fold` (inference without batch norm), `jbn.interop` (other libraries)
-and `jbn.optim` (masks for optax).
+`jbn.population` (statistics of a data set), `jbn.fold` (inference without batch norm), `jbn.interop` (other libraries),
+`jbn.optim` (masks for optax) and `diagnose` (why evaluation is worse than training).
 """
 
 from jbn import _export as _export
@@ -26,6 +26,7 @@ from jbn._variants.domains import init_domain_stats as init_domain_stats
 from jbn._variants.frozen import frozen_batch_norm as frozen_batch_norm
 from jbn._variants.renorm import batch_renorm as batch_renorm
 from jbn._variants.renorm import renorm_ramp as renorm_ramp
+from jbn.diagnosis._diagnose import diagnose as diagnose
 
 __version__ = "0.2.0"
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "adaptive_batch_norm",
     "batch_norm",
     "batch_renorm",
+    "diagnose",
     "domain_batch_norm",
     "frozen_batch_norm",
     "init_domain_stats",

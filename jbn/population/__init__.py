@@ -16,8 +16,8 @@ layer on the longest path.
 """
 
 from jbn import _needs_flax as _needs_flax  # first
+from jbn._models._layer import Mode as Mode
 from jbn.population._algorithm import Batches as Batches
-from jbn.population._layer import Mode as Mode
 from jbn.population._linen import estimate_linen as estimate_linen
 from jbn.population._nnx import estimate_nnx as estimate_nnx
 

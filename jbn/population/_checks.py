@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jbn._models._layer import Measurement
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats
 from jbn._typed import keystr, leaves_with_path
-from jbn.population._layer import Measurement
 
 
 class Skipped(NamedTuple):
@@ -40,7 +40,7 @@ def check_options(mode: Any, variance: Any, batches: Any) -> None:
 
 
 def check_has_norms(measurement: Measurement) -> None:
-    if not measurement.skips:
+    if not measurement.layers:
         raise ValueError(
             "the model calls no batch norm (jbn.linen, jbn.nnx or Flax's own), so there is nothing to estimate; pass "
             "a model that has one"
@@ -76,8 +76,8 @@ def check_batch(batch: Any, number: int) -> None:
 
 def report_skipped(measurement: Measurement, skipped: dict[Path, Skipped], count: int) -> None:
     """An error if a layer without skip_nonfinite=True skipped batches, or one skipped all; else a warning."""
-    nonfinite = {path: skipped[path] for path in measurement.skips if skipped[path].batches}
-    refusing = {path: int(s.first) for path, s in nonfinite.items() if not measurement.skips[path]}
+    nonfinite = {path: skipped[path] for path in measurement.layers if skipped[path].batches}
+    refusing = {path: int(s.first) for path, s in nonfinite.items() if not measurement.layers[path].skips}
     if refusing:
         path = min(refusing, key=refusing.__getitem__)
         raise ValueError(

@@ -1,0 +1,188 @@
+"""Rules about the data: what reaches the layers in training and at inference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jbn._paths import path_name
+from jbn._typed import finfo
+from jbn.diagnosis._evidence import Evidence, Finding, batch_noise, found
+from jbn.diagnosis._layers import LayerReport
+from jbn.diagnosis._measure import root_mean_square
+
+# Limits, in standard deviations of the data unless said otherwise.
+_SHIFTED = 0.2  # rms over features of how far outputs of evaluation data are off
+_NOISY = 0.4  # scatter of the means of batches: 6 independent examples
+_ROUNDED = 0.05  # rounding of the input
+_SOME = 0.1  # share of the features of a layer
+
+
+def bad_batches(e: Evidence) -> Iterator[Finding]:
+    for data, which in ((e.train, "training"), (e.evaluation, "evaluation")):
+        bad = [(path_name(path), sums) for path, sums in data.sums.items() if sums.skipped]
+        if bad and (data is e.train or e.has_evaluation):
+            name, sums = bad[0]
+            remedy = "look for NaN or infinity in these data"
+            if int(sums.skipped) == data.batches:
+                remedy = "look for NaN or infinity in the parameters and in the data"
+            yield Finding(
+                "bad_batch",
+                tuple(name for name, _ in bad),
+                int(sums.skipped),
+                f"{int(sums.skipped)} of {data.batches} {which} batches are not finite at {name}, the first of them "
+                f"number {int(sums.first)}, counted from 0; they are left out here; {remedy}",
+            )
+
+
+def input_precision(e: Evidence) -> Iterator[Finding]:
+    rounded = [
+        (math.sqrt(float(np.max(layer.cancellation, initial=0))) * float(finfo(facts.dtype).eps) / 2, layer, facts)
+        for layer, facts in zip(e.layers, e.facts, strict=True)
+        if jnp.issubdtype(facts.dtype, jnp.inexact)
+    ]
+    bad = [entry for entry in rounded if entry[0] > _ROUNDED]
+    if bad:
+        off, layer, facts = max(bad, key=lambda entry: entry[0])
+        yield found(
+            "input_precision",
+            [layer, *(other for _, other, _ in bad if other is not layer)],
+            off,
+            f"{layer.name}: its input is {facts.dtype} with a mean so large that rounding it costs {off:.2g} standard "
+            "deviations; compute in float32 ahead of it, or take the mean off earlier",
+        )
+
+
+def small_batches(e: Evidence) -> Iterator[Finding]:
+    noisy = _noisy(e)
+    if noisy:
+        layer = max(noisy, key=lambda layer: layer.mean_noise)
+        yield found(
+            "small_batches",
+            [layer, *(other for other in noisy if other is not layer)],
+            layer.mean_noise,
+            f"{layer.name}: the means of single batches of {e.size} examples scatter by {layer.mean_noise:.2g} "
+            "standard deviations, so that training and inference compute different functions; use larger batches, "
+            "share statistics between devices by axis_name, use jbn's BatchRenorm, or freeze the layer "
+            "(FrozenBatchNorm)",
+        )
+
+
+def _noisy(e: Evidence) -> list[LayerReport]:
+    return [
+        layer for layer, facts in zip(e.layers, e.facts, strict=True) if layer.mean_noise > _NOISY and not facts.frozen
+    ]
+
+
+def masks(e: Evidence) -> Iterator[Finding]:
+    differs = [
+        (layer, facts.masked)
+        for layer, (path, facts) in zip(e.layers, e.train.facts.items(), strict=True)
+        if path in e.evaluation.facts and facts.masked != e.evaluation.facts[path].masked
+    ]
+    for masked, given, lacking in ((True, "training", "inference"), (False, "inference", "training")):
+        layers = [layer for layer, m in differs if m is masked]
+        if layers:
+            path = next(p for p in e.train.facts if path_name(p) == layers[0].name)
+            counts = [float(np.max(data.sums[path].population.count)) for data in (e.train, e.evaluation)]
+            share = 1 - min(counts) / max(counts)
+            yield found(
+                "mask",
+                layers,
+                share,
+                f"{layers[0].name} is given a mask at {given} and none at {lacking}, where {share:.0%} more elements "
+                f"count (padding); pass the mask at {lacking}, too",
+            )
+
+
+def evaluation_data(e: Evidence) -> Iterator[Finding]:
+    # Of the batches that the noise was measured with, in both data.
+    n = 1 / e.train.batches + e.train.size / (e.evaluation.size * e.evaluation.batches)
+    shifted = [
+        layer
+        for layer, (path, facts) in zip(e.layers, e.train.facts.items(), strict=True)
+        if path in e.evaluation.facts and facts.masked == e.evaluation.facts[path].masked
+        if root_mean_square(layer.shift) > math.hypot(_SHIFTED, 2 * math.sqrt(n) * batch_noise(layer))
+    ]
+    if not shifted or any(e.layers.index(layer) < e.layers.index(shifted[0]) for layer in _noisy(e)):
+        return  # behind a layer with noisy statistics, training and inference differ by that noise
+    layer, off = shifted[0], root_mean_square(shifted[0].shift)
+    path = next(p for p in e.train.facts if path_name(p) == layer.name)
+    scale = _one_scale(e, path)
+    if layer is e.layers[0] and scale is not None:
+        yield found(
+            "evaluation_scale",
+            shifted,
+            scale,
+            f"evaluation data are scaled otherwise than training data: at {layer.name}, the first layer, their "
+            f"standard deviation is {scale:.2g} times as large in all features; prepare both alike (range, mean and "
+            "variance of the inputs)",
+        )
+        return
+    what = (
+        "evaluation data are otherwise distributed than training data"
+        if e.has_evaluation
+        else "the same data are otherwise distributed at inference"
+    )
+    yield found(
+        "evaluation_shift",
+        shifted,
+        off,
+        f"{what}: first at {layer.name}, by {off:.2g} standard deviations; training has something ahead of it that "
+        "inference has not, such as augmentation or dropout, or the data differ; estimate the statistics from data as "
+        "inference gets them (jbn.population), or adapt to them (AdaptiveBatchNorm)",
+    )
+
+
+def _one_scale(e: Evidence, path: Any) -> float | None:
+    """The factor between the standard deviations of both data, if it is the same in all features."""
+    train, evaluation = (data.sums[path].population.var for data in (e.train, e.evaluation))
+    live = (train > 0) & (evaluation > 0)
+    if not np.any(live):
+        return None
+    logs = np.log(evaluation[live] / train[live]) / 2
+    scale = float(np.median(logs))
+    return math.exp(scale) if abs(scale) > 0.1 and np.std(logs) < max(0.05, 0.1 * abs(scale)) else None
+
+
+def features(e: Evidence) -> Iterator[Finding]:
+    for kind, what, remedy in (
+        ("dead", "have a single value in all data", "their output is bias: look for dead units ahead of the layer"),
+        ("below_epsilon", "have a variance below epsilon", "they are not brought to variance 1: use a smaller epsilon"),
+    ):
+        bad = [(float(np.mean(getattr(layer, kind))), layer) for layer in e.layers]
+        bad = [entry for entry in bad if entry[0] >= _SOME]
+        if bad:
+            share, layer = max(bad, key=lambda entry: entry[0])
+            count = int(np.sum(getattr(layer, kind)))
+            yield found(
+                "dead_features" if kind == "dead" else kind,
+                [layer, *(other for _, other in bad if other is not layer)],
+                share,
+                f"{layer.name}: {count} of {layer.mean.size} features {what}; {remedy}",
+            )
+
+
+def whole_model(e: Evidence) -> Iterator[Finding]:
+    scores = {name: e.evaluation.scores[name] for name in ("running", "population", "batch") if e.evaluation.scores}
+    bad = [name for name, score in scores.items() if not math.isfinite(score)]
+    if bad and any(layer.finite for layer in e.layers):
+        yield Finding(
+            "metric_not_finite",
+            (),
+            len(bad),
+            f"the metric is not finite with {' and '.join(bad)} statistics; look for NaN in parameters, statistics and "
+            "data, and for a metric that divides by 0",
+        )
+    if e.train.batches == 1:
+        yield Finding(
+            "one_batch",
+            (),
+            1,
+            "there is one batch of training data, from which the noise between batches cannot be told, and population "
+            "statistics are that batch's; pass more batches",
+        )
