@@ -40,4 +40,4 @@ checkpoint: Callable[..., Callable[..., Any]] = jax.checkpoint
 checkpoint_name: Callable[[Any, str], Any] = _checkpoint_name
 custom_jvp: Callable[..., Any] = jax.custom_jvp
 finfo: Callable[[DTypeLike], Any] = jnp.finfo
-keystr: Callable[[KeyPath], str] = jax.tree_util.keystr
+keystr: Callable[..., str] = jax.tree_util.keystr
