@@ -24,30 +24,69 @@ Mode = Literal["together", "layer by layer"]
 MEASURED = ("population_mean", "population_var", "population_count")
 
 
+class LayerOptions(NamedTuple):
+    """What a batch norm was made with, whatever its library.
+
+    Attributes:
+      kind: name of its class, such as "flax.linen.BatchNorm".
+      momentum: weight kept on the old running statistics.
+      debias: whether the running statistics are free of their start value.
+      epsilon: added to the variance.
+      skips: whether it leaves batches that are not finite out of its statistics.
+      fast_variance: whether it computes E[x²] - E[x]², which cancels.
+      frozen: whether its statistics are constants.
+      adapts: the weight of the running statistics in a blend with those of the batch; None if it does not blend.
+      axis: the feature axis or axes.
+      axis_name: mapped axes that the batch is spread over.
+      axis_index_groups: groups of their indices.
+      groups: options of virtual batches.
+    """
+
+    kind: str
+    momentum: Any
+    debias: bool
+    epsilon: float
+    skips: bool
+    fast_variance: bool
+    frozen: bool
+    adapts: Any
+    axis: Any
+    axis_name: Any
+    axis_index_groups: Any
+    groups: dict[str, Any]
+
+
+def layer_options(layer: Any, **options: Any) -> LayerOptions:
+    """The options of a layer of Flax, of jbn's linen or nnx, or of another library that names them in `options`."""
+    kinds: tuple[type[Any], ...] = layer.__class__.__mro__
+    known = next(c for c in kinds if c.__module__.startswith(("flax.", "jbn.", "equinox.")))
+    given: dict[str, Any] = dict(
+        kind=f"{'.'.join(known.__module__.split('.')[:2])}.{known.__name__}",
+        momentum=layer.momentum,
+        debias=layer.momentum is None or getattr(layer, "debias", False),
+        skips=getattr(layer, "skip_nonfinite", False),
+        fast_variance=not known.__module__.startswith("jbn.") and getattr(layer, "use_fast_variance", False),
+        frozen=is_variant(layer, "FrozenBatchNorm"),
+        adapts=layer.source_weight if is_variant(layer, "AdaptiveBatchNorm") else None,
+        axis_name=layer.axis_name,
+        axis_index_groups=getattr(layer, "axis_index_groups", None),
+        groups={name: getattr(layer, name) for name in ("virtual_batch_size", "ragged_groups") if hasattr(layer, name)},
+    )
+    if not options:
+        options = dict(epsilon=layer.epsilon, axis=layer.axis)
+    return LayerOptions(**given | options)
+
+
 class Facts(NamedTuple):
     """What the trace of a model says about one of its batch norms.
 
     Attributes:
-      kind: name of its class, such as "flax.linen.BatchNorm".
-      skips: whether it leaves batches that are not finite out of its statistics.
-      momentum: weight kept on the old running statistics.
-      debias: whether the running statistics are free of their start value.
-      epsilon: added to the variance.
-      frozen: whether its statistics are constants.
-      fast_variance: whether it computes E[x²] - E[x]², which cancels.
-      running: whether the model asked it to normalize by the running statistics; None where nobody said.
+      options: what it was made with.
       masked: whether it was given a mask.
       dtype: of its input.
     """
 
-    kind: str
-    skips: bool
-    momentum: Any
-    debias: bool
-    epsilon: float
-    frozen: bool
-    fast_variance: bool
-    running: bool | None
+    options: LayerOptions
     masked: bool
     dtype: jnp.dtype
 
@@ -134,19 +173,18 @@ def zero_moments(stats: BatchStats) -> Moments:
 def measure(
     measurement: Measurement,
     path: Path,
-    layer: Any,
+    layer: LayerOptions,
     variables: LayerVariables,
     dtype: Any,
     x: jax.Array,
-    running: bool | None,
     mask: jax.Array | None,
     activation: Activation | None,
     placement: Side,
 ) -> tuple[jax.Array, Moments]:
     """The output of a layer, and the moments of what it has normalized in this batch, with this call."""
-    measurement.layers[path] = _facts(layer, x, running, mask)
     scale, bias, stats, total = variables
     x = jnp.asarray(x)
+    measurement.layers[path] = Facts(layer, mask is not None, x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.inexact):  # integers are cast as the layers cast them
         x = x.astype(dtype)
     axis_name = _mapped_axes(layer.axis_name)
@@ -156,45 +194,22 @@ def measure(
         axis_name=axis_name,
         axis_index_groups=layer.axis_index_groups if axis_name else None,
     )
-    options: dict[str, Any] = dict(
-        reduction, epsilon=layer.epsilon, activation=activation, placement=placement, dtype=dtype
-    )
-    if measurement.mode == "together" and not is_variant(layer, "FrozenBatchNorm"):
-        groups: dict[str, Any] = {
-            name: getattr(layer, name) for name in ("virtual_batch_size", "ragged_groups") if hasattr(layer, name)
-        }
-        if measurement.as_it_is:
-            groups["ragged_groups"] = "exact"
+    within: dict[str, Any] = dict(epsilon=layer.epsilon, activation=activation, placement=placement, dtype=dtype)
+    options = reduction | within
+    if measurement.mode == "together" and not layer.frozen:
+        groups: dict[str, Any] = layer.groups | ({"ragged_groups": "exact"} if measurement.as_it_is else {})
         y, _, info = batch_norm(x, scale, bias, None, train=True, **options, **groups)
         batch = info.moments
         assert batch is not None
     else:
         norm: Any = batch_norm
-        if is_variant(layer, "AdaptiveBatchNorm"):
-            norm = functools.partial(adaptive_layer, source_weight=layer.source_weight)
+        if layer.adapts is not None:
+            norm = functools.partial(adaptive_layer, source_weight=layer.adapts)
         given = stats if measurement.as_it_is else finite_or_initial(stats)
         y = norm(x, scale, bias, promote_stats(given, x.dtype), train=False, **options)[0]
         batch = moments(activate(activation, x, mask) if activation and placement == "after" else x, **reduction)
     both = merge(total, batch)
     return y, both._replace(count=jnp.broadcast_to(both.count, total.count.shape))
-
-
-def _facts(layer: Any, x: jax.Array, running: bool | None, mask: jax.Array | None) -> Facts:
-    kind: type[Any] = layer.__class__
-    known = next(c for c in kind.__mro__ if c.__module__.startswith(("flax.", "jbn.", "equinox.")))
-    ours = known.__module__.startswith("jbn.")
-    return Facts(
-        kind=f"{'.'.join(known.__module__.split('.')[:2])}.{known.__name__}",
-        skips=getattr(layer, "skip_nonfinite", False),
-        momentum=layer.momentum,
-        debias=getattr(layer, "debias", False) or layer.momentum is None,
-        epsilon=layer.epsilon,
-        frozen=is_variant(layer, "FrozenBatchNorm"),
-        fast_variance=not ours and getattr(layer, "use_fast_variance", False),
-        running=layer.use_running_average if running is None else running,
-        masked=mask is not None,
-        dtype=jnp.asarray(x).dtype,
-    )
 
 
 def _mapped_axes(axis_name: str | Sequence[str] | None) -> tuple[str, ...] | None:

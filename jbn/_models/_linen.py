@@ -13,7 +13,16 @@ from flax.core import meta
 
 import jbn.linen
 from jbn._activation import Activation, Side
-from jbn._models._layer import MEASURED, LayerVariables, MeasuredModel, Measurement, is_measured, measure, zero_moments
+from jbn._models._layer import (
+    MEASURED,
+    LayerVariables,
+    MeasuredModel,
+    Measurement,
+    is_measured,
+    layer_options,
+    measure,
+    zero_moments,
+)
 from jbn._moments import Moments
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats
@@ -128,8 +137,9 @@ def _measured_call(
     total = Moments(*(layer.get_variable("batch_stats", name) for name in MEASURED))
     dtype = canonicalize_dtype(*(a for a in (x, scale, bias) if a is not None), dtype=layer.dtype)
     variables = LayerVariables(scale, bias, stats, total)
-    running = layer.use_running_average if use_running_average is None else use_running_average
-    y, new_total = measure(measurement, layer.path, layer, variables, dtype, x, running, mask, activation, placement)
+    y, new_total = measure(
+        measurement, layer.path, layer_options(layer), variables, dtype, x, mask, activation, placement
+    )
     for name, value in zip(MEASURED, new_total, strict=True):
         layer.put_variable("batch_stats", name, value)
     return y

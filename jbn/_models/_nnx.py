@@ -11,7 +11,16 @@ from flax import nnx
 
 import jbn.nnx
 from jbn._activation import Activation, Side
-from jbn._models._layer import MEASURED, LayerVariables, MeasuredModel, Measurement, is_measured, measure, zero_moments
+from jbn._models._layer import (
+    MEASURED,
+    LayerVariables,
+    MeasuredModel,
+    Measurement,
+    is_measured,
+    layer_options,
+    measure,
+    zero_moments,
+)
 from jbn._moments import Moments
 from jbn._paths import Path
 from jbn._running_stats import BatchStats
@@ -121,14 +130,11 @@ def _measured_call(
     total = Moments(*(getattr(self, name)[...] for name in MEASURED))
     dtype = jbn.nnx.result_dtype(self, x, stats, scale, bias)
     variables = LayerVariables(scale, bias, stats, total)
-    running = self.use_running_average if use_running_average is None else use_running_average
-    y, new_total = measure(measurement, path, self, variables, dtype, x, running, mask, activation, placement)
+    y, new_total = measure(measurement, path, layer_options(self), variables, dtype, x, mask, activation, placement)
     for name, value in zip(MEASURED, new_total, strict=True):
         getattr(self, name).set_value(value)
     return y
 
 
-def _set_view(self: Any, use_running_average: bool | None = None, **_: Any) -> None:
-    """Notes what was asked; how the layer normalizes is decided by the mode of the measurement."""
-    if use_running_average is not None:
-        self.use_running_average = use_running_average
+def _set_view(self: Any, **_: Any) -> None:
+    """Does nothing: the mode of the measurement decides how the layer normalizes."""

@@ -73,9 +73,8 @@ def small_batches(e: Evidence) -> Iterator[Finding]:
 
 
 def _noisy(e: Evidence) -> list[LayerReport]:
-    return [
-        layer for layer, facts in zip(e.layers, e.facts, strict=True) if layer.mean_noise > _NOISY and not facts.frozen
-    ]
+    both = zip(e.layers, e.facts, strict=True)
+    return [layer for layer, facts in both if layer.mean_noise > _NOISY and not facts.options.frozen]
 
 
 def masks(e: Evidence) -> Iterator[Finding]:
@@ -154,17 +153,22 @@ def features(e: Evidence) -> Iterator[Finding]:
         ("dead", "have a single value in all data", "their output is bias: look for dead units ahead of the layer"),
         ("below_epsilon", "have a variance below epsilon", "they are not brought to variance 1: use a smaller epsilon"),
     ):
-        bad = [(float(np.mean(getattr(layer, kind))), layer) for layer in e.layers]
+        bad: list[tuple[float, LayerReport]] = [(_share(layer, kind), layer) for layer in e.layers]
         bad = [entry for entry in bad if entry[0] >= _SOME]
         if bad:
             share, layer = max(bad, key=lambda entry: entry[0])
-            count = int(np.sum(getattr(layer, kind)))
+            count = round(share * layer.mean.size)
             yield found(
                 "dead_features" if kind == "dead" else kind,
                 [layer, *(other for _, other in bad if other is not layer)],
                 share,
                 f"{layer.name}: {count} of {layer.mean.size} features {what}; {remedy}",
             )
+
+
+def _share(layer: LayerReport, kind: str) -> float:
+    chosen: np.ndarray = getattr(layer, kind)
+    return float(np.mean(chosen))
 
 
 def whole_model(e: Evidence) -> Iterator[Finding]:

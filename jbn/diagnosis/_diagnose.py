@@ -44,8 +44,9 @@ def diagnose(
         function that returns one. A batch is an array or a pytree of arrays.
       evaluation: evaluation batches; by default `batches`, which then cannot be an iterator that is used up.
       metric: `metric(outputs, batch)`, the mean over a batch of anything, such as the loss or the accuracy.
-      call: `call(model, batch)` as at inference; by default `model(batch)`. In Equinox `call(model, state, batch)`, by
-        default the model mapped over the batch. Which statistics normalize is decided here, whatever the call says.
+      call: `call(model, batch)` as at inference; by default `model(batch)`. In Equinox `call(model, state, batch)`,
+        which returns outputs and state; by default the model mapped over the batch. Which statistics normalize is
+        decided here, whatever the call says.
       train_call: the same as in training (dropout, masks); by default `call`.
       steps: training steps so far: tells how much of the start value is left in the running statistics.
       batch_size: examples of a batch in training, if `batches` have another size.
@@ -140,6 +141,12 @@ def _measured(model: Any, variables: Any, params: Any, rngs: Any) -> MeasuredMod
         if variables is not None:
             raise ValueError("an nnx model holds its variables; use jbn.diagnose(model, None, batches)")
         return nnx_model(model, params, as_keys(rngs or {}), as_it_is=True)
+    if any(m.startswith("equinox.") for m in modules):
+        from jbn._models._equinox import equinox_model
+
+        if variables is None:
+            raise ValueError("variables is None; pass the model's state: jbn.diagnose(model, state, batches)")
+        return equinox_model(model, variables, params, as_it_is=True)
     raise ValueError(
         f"model is a {type(model).__name__}; pass a linen module with its variables, an nnx module, or an Equinox "
         "module with its state"

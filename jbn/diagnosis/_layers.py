@@ -12,6 +12,9 @@ from jbn._models._layer import Facts
 from jbn._running_stats import BatchStats
 from jbn.diagnosis._measure import Sums, difference, real, root_mean_square
 
+# Its mode "batch" debiases, but as if the variance began at 0, not at 1; jbn.equinox begins at 0.
+EQUINOX = "equinox.nn.BatchNorm"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerReport:
@@ -31,7 +34,8 @@ class LayerReport:
       difference: `[features]`, how far outputs at inference lie from those by the data's statistics.
       mean_noise: how far the means of single batches scatter, at the batch size in use; NaN if there is one batch.
       variance_noise: the same of their variances, relative to the data's.
-      start: share of the running statistics that is still their start value, momentum^steps; NaN if unknown.
+      start: share of the running statistics that is still their start value, momentum^steps; NaN if unknown. In
+        `eqx.nn.BatchNorm` of mode "batch" only the variance has one.
       dead: `[features]`, bool, True where the data have a single value.
       below_epsilon: `[features]`, bool, True where the variance is below epsilon.
       cancellation: `[features]`, |mean|²/(var + epsilon), by which E[x²] - E[x]² loses precision.
@@ -116,28 +120,28 @@ def layer_report(
     with np.errstate(divide="ignore", invalid="ignore"):
         drift = np.where(dead, 0.0, np.abs(kept.mean - data.mean) / spread)
         ratio = np.where(dead, 1.0, kept.var / data.var)
-        cancellation = np.abs(data.mean) ** 2 / (data.var + facts.epsilon)
+        cancellation = np.abs(data.mean) ** 2 / (data.var + facts.options.epsilon)
     base = scores.get("running", math.nan)
     alone, up_to = (scores[f"{how} {name}"] - base if f"{how} {name}" in scores else None for how in ("alone", "up to"))
     return LayerReport(
         name=name,
-        kind=facts.kind,
-        momentum=facts.momentum,
-        epsilon=facts.epsilon,
+        kind=facts.options.kind,
+        momentum=facts.options.momentum,
+        epsilon=facts.options.epsilon,
         mean=data.mean,
         var=data.var,
         running_mean=kept.mean,
         running_var=kept.var,
         drift=drift,
         variance_ratio=ratio,
-        difference=difference(kept, data, facts.epsilon),
+        difference=difference(kept, data, facts.options.epsilon),
         mean_noise=_noise(train.means, spread, dead) * math.sqrt(smaller),
         variance_noise=_noise(train.variances, data.var, dead) * math.sqrt(smaller),
         start=_start(facts, steps),
         dead=dead,
-        below_epsilon=(data.count > 0) & ~dead & (data.var < facts.epsilon),
+        below_epsilon=(data.count > 0) & ~dead & (data.var < facts.options.epsilon),
         cancellation=cancellation,
-        shift=difference(data, evaluation.population, facts.epsilon),
+        shift=difference(data, evaluation.population, facts.options.epsilon),
         alone=alone,
         up_to=up_to,
     )
@@ -152,8 +156,8 @@ def _noise(batches: Any, unit: np.ndarray, dead: np.ndarray) -> float:
 
 
 def _start(facts: Facts, steps: int | None) -> float:
-    if facts.frozen or facts.debias:
+    if facts.options.frozen or (facts.options.debias and facts.options.kind != EQUINOX):
         return 0.0
-    if steps is None or not isinstance(facts.momentum, int | float):
+    if steps is None or not isinstance(facts.options.momentum, int | float):
         return math.nan
-    return float(facts.momentum) ** steps
+    return float(facts.options.momentum) ** steps

@@ -158,7 +158,7 @@ def corrections(
     up_to = dict(running)
     for path, fact in facts.items():
         new = population[path]
-        worst = difference(real(running[path]), real(new), fact.epsilon).max(initial=0)
+        worst = difference(real(running[path]), real(new), fact.options.epsilon).max(initial=0)
         if worst <= _NEGLIGIBLE:
             continue
         up_to = {**up_to, path: new}

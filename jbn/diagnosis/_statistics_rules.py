@@ -13,7 +13,7 @@ from jbn._models._layer import Facts
 from jbn._paths import path_name
 from jbn._typed import finfo
 from jbn.diagnosis._evidence import ESTIMATE, Evidence, Finding, batch_noise, found
-from jbn.diagnosis._layers import LayerReport
+from jbn.diagnosis._layers import EQUINOX, LayerReport
 from jbn.diagnosis._measure import Values, difference, root_mean_square
 
 # Limits, in standard deviations of the data unless said otherwise.
@@ -51,11 +51,11 @@ def running_statistics(e: Evidence) -> Iterator[Finding]:
 
 def _fault(layer: LayerReport, facts: Facts) -> str | None:
     off = root_mean_square(layer.difference)
-    if not facts.debias and np.all(layer.running_mean == 0) and np.all(layer.running_var == 1) and off > _NEAR:
+    if not facts.options.debias and np.all(layer.running_mean == 0) and np.all(layer.running_var == 1) and off > _NEAR:
         return "never_updated"
-    if facts.fast_variance and not facts.frozen and lost(layer, facts) > _LOST:
+    if facts.options.fast_variance and not facts.options.frozen and lost(layer, facts) > _LOST:
         return "cancellation"
-    if isinstance(facts.momentum, int | float) and facts.momentum < 0.5 and not facts.frozen:
+    if isinstance(facts.options.momentum, int | float) and facts.options.momentum < 0.5 and not facts.options.frozen:
         return "momentum_convention"
     if off > _NEAR and _starts(layer, off):
         return "start_value"
@@ -99,14 +99,18 @@ def _start_value(e: Evidence, layer: LayerReport) -> tuple[str, float]:
     after = f" after {e.steps} steps" if known else " after as few steps as there were"
     if not known and isinstance(layer.momentum, int | float) and 0 < layer.momentum < 1 and 0 < share < 1:
         after = f" after about {max(1, round(math.log(share) / math.log(layer.momentum)))} steps"
-    better = ""
+    remedies = [ESTIMATE]
+    if layer.kind == EQUINOX:
+        what, better = "their start value (variance 1, which this layer does not take out)", "jbn.equinox.convert"
+    else:
+        what, better = "their start value (mean 0, variance 1)", "debias=True"
+    remedies.insert(0, better)
     if e.steps is not None:
         fitting = [m for m in (0.99, 0.9, 0.5) if m**e.steps < 0.01 and m < float(layer.momentum)]
-        better = f"momentum {fitting[0]:g}, " if fitting else ""
+        remedies[:0] = [f"momentum {fitting[0]:g}"] if fitting else []
     return (
         f"{layer.name}: running variance is {ratio:.2g} of the data's, and {share:.0%} of the running statistics is "
-        f"still their start value (mean 0, variance 1), as left by {cause}{after}; use {better}debias=True, or "
-        f"{ESTIMATE}"
+        f"still {what}, as left by {cause}{after}; use {', '.join(remedies[:-1])}, or {remedies[-1]}"
     ), share
 
 
@@ -141,25 +145,30 @@ def start_share(layer: LayerReport) -> tuple[float, float]:
     ::
 
         mean = (1 - s)·data's,   var = (1 - s)·data's + s      by least squares over features, relative to the spread
+        Equinox divides both by 1 - s, so that:   mean = data's,   var = data's + s / (1 - s)
     """
     seen = (layer.var > 0) & ~layer.dead
     if not np.any(seen):
         return 0.0, 1.0
     mean, var = layer.mean[seen], layer.var[seen]
     spread = np.sqrt(var)
-    toward = np.concatenate([-mean / spread, (1 - var) / var])
     off = np.concatenate([(layer.running_mean[seen] - mean) / spread, (layer.running_var[seen] - var) / var])
+    debiased = layer.kind == EQUINOX
+    toward = np.concatenate([0 * mean, 1 / var] if debiased else [-mean / spread, (1 - var) / var])
     share = float(np.real(np.vdot(toward, off)) / max(np.real(np.vdot(toward, toward)), 1e-30))
     left = float(np.sum(np.abs(off - share * toward) ** 2) / max(np.sum(np.abs(off) ** 2), 1e-30))
-    return share, left
+    return (share / (1 + share) if debiased and share > 0 else share), left
 
 
 def _starts(layer: LayerReport, off: float) -> bool:
     """Whether the running statistics are off, for the most part, by what is left of their start value."""
     share, left = (layer.start, 0.0) if not math.isnan(layer.start) else start_share(layer)
+    if not (0 < share < 0.98 and left < 0.3):
+        return False
     mixed = Values((1 - share) * layer.mean, (1 - share) * layer.var + share)
-    predicted = root_mean_square(difference(mixed, Values(layer.mean, layer.var), layer.epsilon))
-    return 0 < share < 0.98 and left < 0.3 and predicted > off / 2
+    if layer.kind == EQUINOX:
+        mixed = Values(layer.mean, layer.var + share / (1 - share))
+    return root_mean_square(difference(mixed, Values(layer.mean, layer.var), layer.epsilon)) > off / 2
 
 
 def _expected_noise(layer: LayerReport) -> float:
@@ -192,7 +201,7 @@ def half_precision(e: Evidence) -> Iterator[Finding]:
 
 def epsilons(e: Evidence) -> Iterator[Finding]:
     """A layer whose epsilon is not that of most others, where that changes its output."""
-    trained = [layer.epsilon for layer, f in zip(e.layers, e.facts, strict=True) if not f.frozen]
+    trained = [layer.epsilon for layer, f in zip(e.layers, e.facts, strict=True) if not f.options.frozen]
     usual = collections.Counter(trained or [layer.epsilon for layer in e.layers]).most_common(1)[0][0]
     odd: list[tuple[float, LayerReport, bool]] = []
     for layer, facts in zip(e.layers, e.facts, strict=True):
@@ -202,7 +211,7 @@ def epsilons(e: Evidence) -> Iterator[Finding]:
         ratio = np.sqrt((layer.running_var[live] + usual) / (layer.running_var[live] + layer.epsilon))
         change = float(np.max(np.abs(ratio - 1)))
         if change > _OTHER_EPSILON:
-            odd.append((change, layer, facts.frozen))
+            odd.append((change, layer, facts.options.frozen))
     if odd:
         change, layer, frozen = max(odd, key=lambda entry: entry[0])
         yield found(

@@ -179,7 +179,7 @@ class BatchNorm(eqx.nn.StatefulLayer):
         _axes.check_static(inference=running)
         running, update = self._switches(running, update_running_average)
         stats, x = state.get(self.state_index), jnp.asarray(x)
-        dtype = _result_dtype(x, self.weight, self.bias)
+        dtype = result_dtype(x, self.weight, self.bias)
         x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(dtype)
         if update and jnp.iscomplexobj(x) and not jnp.iscomplexobj(stats.mean):
             raise ValueError(
@@ -218,7 +218,7 @@ class BatchNorm(eqx.nn.StatefulLayer):
         return batch_norm
 
 
-def _result_dtype(*arrays: jax.Array | None) -> Any:
+def result_dtype(*arrays: jax.Array | None) -> Any:
     """Of input and parameters together, and floating."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*(a for a in arrays if a is not None))

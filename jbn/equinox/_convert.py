@@ -162,7 +162,7 @@ def _replaced(
         return isinstance(node, kind)
 
     leaves, tree = flatten_with_path(model, is_leaf=is_layer)
-    there = [(i, _name(path), leaf) for i, (path, leaf) in enumerate(leaves) if isinstance(leaf, kind)]
+    there = [(i, layer_name(path), leaf) for i, (path, leaf) in enumerate(leaves) if isinstance(leaf, kind)]
     chosen = [(i, path, layer) for i, path, layer in there if only(path)]
     if not chosen:
         found = f"{', '.join(path for _, path, _ in there)}, all left out by `only`" if there else "none"
@@ -171,7 +171,7 @@ def _replaced(
     items, moved, markers = state_items(state), dict[Any, Any](), dict[Any, Any]()
     result = [leaf for _, leaf in leaves]
     for i, path, layer in chosen:
-        _check_own(path, layer, kind)
+        check_own(path, layer, kind)
         new, old = replace(path, layer), _indices(path, layer)
         if missing := [name for name, index in old.items() if index.marker not in items]:
             raise ValueError(f"the state has no entry for {path}/{missing[0]}; pass the state of this model")
@@ -197,7 +197,7 @@ def _replaced(
     return model, state_from({k: moved[k] for k in order})
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def layer_name(path: tuple[Any, ...]) -> str:
     """A path as `only` and error messages see it."""
     return keystr(path, simple=True, separator="/") or "the model itself"
 
@@ -220,7 +220,7 @@ def _renamed(marker: Any, old: str, new: str) -> Any:
     return marker.removesuffix(old) + new if isinstance(marker, str) and marker.endswith(f".{old}") else object()
 
 
-def _check_own(path: str, layer: Any, base: type[Any]) -> None:
+def check_own(path: str, layer: Any, base: type[Any]) -> None:
     """Refuses a subclass whose methods or fields would be lost."""
     own = [c for c in type(layer).__mro__ if not issubclass(base, c) and not c.__module__.startswith("jbn.")]
     methods = {

@@ -20,7 +20,7 @@ from jbn._running_stats import BatchStats, average_weight
 from jbn.equinox._batch_norm import BatchNorm
 
 # As many batches as leave nothing to debias; a counter of 32 bits can still count on from here.
-_MANY = 2**30
+MANY = 2**30
 
 
 def to_stats(path: str, layer: Any, new: BatchNorm, found: list[Any], batches_seen: float | None) -> BatchStats:
@@ -28,7 +28,7 @@ def to_stats(path: str, layer: Any, new: BatchNorm, found: list[Any], batches_se
     counted, (mean, var) = found
     start: Any = new.state_index.init
     if layer.mode == "batch":
-        total = jnp.expand_dims(_total(layer, counted), -1)
+        total = jnp.expand_dims(total_weight(layer, counted), -1)
         mean, var, seen = mean / total, var / total, counted
     else:
         first = jnp.expand_dims(counted, -1)  # then the averages are not yet anything
@@ -60,15 +60,15 @@ def to_stats(path: str, layer: Any, new: BatchNorm, found: list[Any], batches_se
 
 def to_equinox(path: str, layer: BatchNorm, new: Any, stats: BatchStats) -> list[Any]:
     """Counter and hidden averages, from which Equinox computes these running statistics."""
-    lead, count = stats.mean.shape[:-1], np.full(stats.mean.shape[:-1], _MANY)
+    lead, count = stats.mean.shape[:-1], np.full(stats.mean.shape[:-1], MANY)
     if stats.weight is not None:
         weight = concrete(stats.weight)
         if weight is None:
             raise ValueError(f"{path}: the number of batches has no value here; call revert outside of jit")
         with np.errstate(divide="ignore", invalid="ignore"):  # the n of weight = 1 - momentum^n
             n = np.log1p(-np.float64(weight)) / np.log(np.float64(new.momentum))
-        n = np.float64(weight) if layer.momentum is None else np.where(weight >= 1, _MANY, np.where(weight <= 0, 0, n))
-        n = np.minimum(np.round(n), _MANY)
+        n = np.float64(weight) if layer.momentum is None else np.where(weight >= 1, MANY, np.where(weight <= 0, 0, n))
+        n = np.minimum(np.round(n), MANY)
         if np.any(np.ptp(n, -1) > 0):
             raise ValueError(
                 f"some features of {path} have seen {n.min():.0f} batches, others {n.max():.0f} (masks), but Equinox "
@@ -76,12 +76,12 @@ def to_equinox(path: str, layer: BatchNorm, new: Any, stats: BatchStats) -> list
             )
         count = n[..., 0].astype(int)
     counter = jnp.asarray(count) if lead else jnp.asarray(int(count))
-    total = jnp.expand_dims(_total(new, counter), -1)
+    total = jnp.expand_dims(total_weight(new, counter), -1)
     hidden = new.batch_state_index.init
     return [counter, tuple((a * total).astype(h.dtype) for a, h in zip(stats[:2], hidden, strict=True))]
 
 
-def _total(layer: Any, count: Any) -> jax.Array:
+def total_weight(layer: Any, count: Any) -> jax.Array:
     """What Equinox divides by at inference, rounded as it rounds; 1 before the first step."""
     return jnp.where(count == 0, 1, 1 - layer.momentum**count)
 

@@ -1,4 +1,4 @@
-"""Statistics of a whole data set for every batch norm of a Flax model, instead of the running ones ("precise BN").
+"""Statistics of a whole data set for every batch norm of a model, instead of the running ones ("precise BN").
 
 Running statistics are a moving average over batches that older weights have seen. After training, or after weights were
 averaged, the exact ones of the data set are better::
@@ -15,10 +15,24 @@ The second is a fixed point: on the data as one batch, training and inference gi
 layer on the longest path.
 """
 
-from jbn import _needs_flax as _needs_flax  # first
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from jbn._models._layer import Mode as Mode
 from jbn.population._algorithm import Batches as Batches
-from jbn.population._linen import estimate_linen as estimate_linen
-from jbn.population._nnx import estimate_nnx as estimate_nnx
 
-__all__ = ["Batches", "Mode", "estimate_linen", "estimate_nnx"]
+if TYPE_CHECKING:
+    from jbn.population._equinox import estimate_equinox as estimate_equinox
+    from jbn.population._linen import estimate_linen as estimate_linen
+    from jbn.population._nnx import estimate_nnx as estimate_nnx
+
+__all__ = ["Batches", "Mode", "estimate_equinox", "estimate_linen", "estimate_nnx"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the library of a function only where it is used: each of them is optional."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    library = name.removeprefix("estimate_")
+    import_module("jbn._needs_equinox" if library == "equinox" else "jbn._needs_flax")
+    return getattr(import_module(f"{__name__}._{library}"), name)

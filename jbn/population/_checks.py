@@ -77,7 +77,7 @@ def check_batch(batch: Any, number: int) -> None:
 def report_skipped(measurement: Measurement, skipped: dict[Path, Skipped], count: int) -> None:
     """An error if a layer without skip_nonfinite=True skipped batches, or one skipped all; else a warning."""
     nonfinite = {path: skipped[path] for path in measurement.layers if skipped[path].batches}
-    refusing = {path: int(s.first) for path, s in nonfinite.items() if not measurement.layers[path].skips}
+    refusing = {path: int(s.first) for path, s in nonfinite.items() if not measurement.layers[path].options.skips}
     if refusing:
         path = min(refusing, key=refusing.__getitem__)
         raise ValueError(
