@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -169,7 +169,7 @@ def _mapped(model: Any, norms: dict[Any, tuple[Path, Any]]) -> Callable[..., Any
     names: set[Any] = set()
     for _, layer in norms.values():
         given: Any = layer.axis_name
-        names.update(given if isinstance(given, tuple) else (given,))
+        names.update(cast("tuple[Any, ...]", given) if isinstance(given, tuple) else (given,))
     names.discard(None)
     if len(names) > 1:
         raise ValueError(
