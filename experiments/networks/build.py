@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.config import ModelConfig
-from experiments.networks import NETWORKS, Network, no_norm
+from experiments.networks import NETWORKS, no_norm
 from experiments.networks.nnx_network import NNXNetwork
 from experiments.networks.norms import KINDS, LINEN, norm_options
 from experiments.networks.own import own_network
@@ -43,7 +43,7 @@ INITIALIZERS: Mapping[Initialization, Any] = MappingProxyType(
 )
 
 
-def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
+def build(config: ModelConfig, classes: int, *, train: bool) -> Any:
     """The network of a config.
 
     Args:

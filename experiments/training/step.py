@@ -20,6 +20,7 @@ from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
 from experiments.networks import whiten
 from experiments.networks.build import as_plain_batch_norm, build, layers, without_virtual_batches
+from experiments.networks.nnx_network import NNXNetwork
 from experiments.training.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # number of training images from which a whitening layer is computed
@@ -167,7 +168,9 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
     return state._replace(batch_stats=unflatten_dict(flat))
 
 
-def apply(model: nn.Module, state: State, x: Array, *mutable: str, **options: Any) -> tuple[Array, dict[str, Any]]:
+def apply(
+    model: nn.Module | NNXNetwork, state: State, x: Array, *mutable: str, **options: Any
+) -> tuple[Array, dict[str, Any]]:
     """Logits, and the updated mutable collections."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     return cast(tuple[Array, dict[str, Any]], model.apply(variables, x, mutable=list(mutable), **options))
