@@ -1,8 +1,9 @@
 """Gathers small arrays from all devices along a mapped axis, with a single collective.
 
-The collective is a psum, not an all_gather: each device writes its arrays into its own slot of a table of zeros, and
-the tables are summed. JAX knows that the result of a psum is equal on every device, which the replication check of
-shard_map requires; and psum also works under vmap.
+Between devices the collective is a psum, not an all_gather: each device writes its arrays into its own slot of a table
+of zeros, and the tables are summed. JAX knows that the result of a psum is equal on every device, which the replication
+check of shard_map requires. Under vmap, where n slots of n tables would take n² additions, it is an all_gather, which
+there only names an array that exists.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import get_abstract_mesh
 
 from jbn._axes import one_hot
-from jbn._typed import psum, vmap
+from jbn._typed import all_gather, psum, vmap
 
 AxisName = str | Sequence[str] | None
 Groups = Sequence[Sequence[int]] | None
@@ -28,13 +30,27 @@ def gather(arrays: Arrays, axis_name: AxisName, axis_index_groups: Groups) -> tu
     Raises:
       ValueError: an axis name that is not bound, or groups that do not fit the axis.
     """
-    names, size, index = _bound(axis_name)
+    _, size, index = _bound(axis_name)
     flat, unflatten = _flatten(arrays)
-    table = psum(jnp.where(one_hot(index, size)[:, None], flat, 0), names)
+    table = _table(flat, axis_name)
     if axis_index_groups is None:
         return vmap(unflatten)(table), jnp.ones(size, bool)
     same_group = jnp.asarray(_same_group(axis_index_groups, size))
     return vmap(unflatten)(table), jnp.any(same_group & one_hot(index, size)[:, None], 0)
+
+
+def mapped_axes(axis_name: AxisName) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which of these axes are over devices, and which are an axis of an array, under vmap (or the old pmap)."""
+    manual = get_abstract_mesh().manual_axes
+    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    return tuple(n for n in names if n in manual), tuple(n for n in names if n not in manual)
+
+
+def stacked(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """The `x` of every index of these axes, which are of vmap: `[*indices, *x.shape]`."""
+    for name in reversed(names):  # JAX has no all_gather over two axes of vmap
+        x = all_gather(x, name)
+    return x
 
 
 def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
@@ -43,6 +59,20 @@ def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
         return 1
     size = _bound(axis_name)[1]
     return size if axis_index_groups is None else min(map(len, axis_index_groups))
+
+
+def _table(flat: jax.Array, axis_name: AxisName) -> jax.Array:
+    """`flat` of every index of these axes, `[indices, ...]`."""
+    devices, arrays = mapped_axes(axis_name)
+    flat = stacked(flat, arrays)
+    if devices:
+        _, size, index = _bound(devices)
+        flat = psum(jnp.where(one_hot(index, size).reshape(size, *[1] * flat.ndim), flat, 0), devices)
+    there = (*devices, *arrays)
+    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    flat = flat.reshape(*(_bound(name)[1] for name in there), -1)
+    flat = flat.transpose(*map(there.index, names), len(names))
+    return flat.reshape(-1, flat.shape[-1])
 
 
 def _bound(axis_name: AxisName) -> tuple[Any, int, jax.Array]:

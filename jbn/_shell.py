@@ -1,4 +1,4 @@
-"""What the linen and the nnx modules share: the options that they hand on, and what a call decides."""
+"""What the modules of Flax and Equinox share: the options that they hand on, and what a call decides."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _OPTIONS = (
 )
 
 
-def options(layer: Any) -> dict[str, Any]:
-    """The options of `batch_norm` that a layer was made with."""
-    return {name: getattr(layer, name) for name in _OPTIONS}
+def options(layer: Any, **others: Any) -> dict[str, Any]:
+    """The options of `batch_norm` that a layer was made with; `others` are not among its attributes."""
+    return {name: getattr(layer, name) for name in _OPTIONS if name not in others} | others
 
 
 def switches(running: bool, update: bool | None) -> tuple[bool, bool]:

@@ -32,6 +32,7 @@ jvp: Callable[[Callable[[jax.Array], jax.Array], tuple[jax.Array], tuple[jax.Arr
     jax.jvp
 )
 psum: Callable[[jax.Array, Any], jax.Array] = jax.lax.psum
+all_gather: Callable[[jax.Array, Any], jax.Array] = jax.lax.all_gather
 vmap: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.vmap
 pad: Callable[[jax.Array, list[tuple[int, int]]], jax.Array] = jnp.pad
 platform_dependent: Callable[..., Any] = jax.lax.platform_dependent
@@ -39,4 +40,4 @@ checkpoint: Callable[..., Callable[..., Any]] = jax.checkpoint
 checkpoint_name: Callable[[Any, str], Any] = _checkpoint_name
 custom_jvp: Callable[..., Any] = jax.custom_jvp
 finfo: Callable[[DTypeLike], Any] = jnp.finfo
-keystr: Callable[[KeyPath], str] = jax.tree_util.keystr
+keystr: Callable[..., str] = jax.tree_util.keystr

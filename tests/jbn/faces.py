@@ -3,9 +3,14 @@
 Each makes options, train -> (x, keep, scale, bias, mean, var) -> y, new mean, new var
 """
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import get_abstract_mesh
 
 import jbn
+import jbn.equinox
 import jbn.linen
 import jbn.nnx
 
@@ -50,10 +55,38 @@ def by_nnx(options, train):
     return apply
 
 
+def by_equinox(options, train):
+    options, call = in_the_call(options)
+    kind = jbn.equinox.BatchRenorm if "r_max" in options else jbn.equinox.BatchNorm
+    devices = options.pop("axis_name", None)
+
+    def apply(x, keep, scale, bias, mean, var):
+        # JAX refuses every collective of vmap within a shard_map that checks replication.
+        whole, given = bool(get_abstract_mesh().manual_axes), dict(options)
+        names = devices if whole else ("n", devices) if devices else "n"
+        if devices and not whole and "virtual_batch_size" in given:  # devices of vmap hold examples of one batch
+            given["virtual_batch_size"] *= jax.lax.axis_size(devices)
+        make = eqx.nn.make_with_state(kind)
+        layer, state = make(SHAPE[-1], names, inference=not train, debias=False, **given)
+        layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (scale, bias))
+        state = state.set(layer.state_index, state.get(layer.state_index)._replace(mean=mean, var=var))
+
+        def one(x, keep):
+            y, new = layer(x, state, mask=keep, **call)
+            return y, new.get(layer.state_index)[:2]
+
+        front = 0 if whole else 1
+        x, keep = (None if a is None else jnp.moveaxis(a, -1, front) for a in (x, keep))
+        y, stats = (one if whole else jax.vmap(one, axis_name="n", out_axes=(0, None)))(x, keep)
+        return jnp.moveaxis(y, front, -1), *stats
+
+    return apply
+
+
 def in_the_call(options):
-    """The options of a Flax layer, and those of its call."""
+    """The options of a layer, and those of its call."""
     call = {name: value for name, value in options.items() if name in ("activation", "placement")}
     return {name: value for name, value in options.items() if name not in call}, call
 
 
-FACES = {"functional": functional, "linen": linen, "nnx": by_nnx}
+FACES = {"functional": functional, "linen": linen, "nnx": by_nnx, "equinox": by_equinox}

@@ -240,6 +240,37 @@ def test_every_device_masked_has_seen_nothing():
     jax.tree.map(lambda a: np.testing.assert_array_equal(a, np.zeros(a.shape)), m)
 
 
+def test_the_work_under_vmap_over_examples_grows_with_their_number():
+    """Not with its square, as it would if each example made a table of all."""
+
+    def flops(n):
+        call = jax.vmap(lambda x: jbn.moments(x, axis=0, axis_name="n"), axis_name="n")
+        return jax.jit(call).lower(jnp.ones((n, 8))).compile().cost_analysis()["flops"]
+
+    assert flops(256) < 5 * flops(64)
+
+
+@pytest.mark.parametrize("names", [("d", "n"), ("n", "d")])
+def test_examples_under_vmap_on_several_devices_equal_one_batch(names):
+    """Also their order, which groups depend on."""
+    x, groups = batch((4, 6, 3)), [[*range(0, 24, 2)], [*range(1, 24, 2)]]
+
+    def device(x):
+        one = functools.partial(jbn.moments, axis=0, axis_name=names, axis_index_groups=groups)
+        return jax.vmap(one, axis_name="n")(x[0])
+
+    # JAX refuses every collective of vmap within a shard_map that checks replication.
+    m = jax.jit(jax.shard_map(device, mesh=mesh(d=4), in_specs=P("d"), out_specs=P("d"), check_vma=False))(x)
+    order = x if names == ("d", "n") else jnp.swapaxes(x, 0, 1)
+    for parity in (0, 1):
+        want = reference.moments(order.reshape(24, 3)[parity::2])
+        of = np.arange(24).reshape(order.shape[:2]) % 2 == parity
+        got = jax.tree.map(lambda a: a.reshape(4, 6, *a.shape[1:]), m)
+        at = of if names == ("d", "n") else of.T
+        for i in zip(*np.nonzero(at), strict=True):
+            assert_moments(jax.tree.map(lambda a: a[i], got), want)  # noqa: B023
+
+
 def test_two_axis_names_equal_one_device():
     x, keep = batch((2, 3, 11, 3), mean=1e4), mask((2, 3, 11, 1))
     both = functools.partial(jbn.moments, axis_name=("a", "b"))
