@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from experiments.config import ModelConfig
 from experiments.networks import NETWORKS, no_norm
-from experiments.networks.nnx_network import NNXNetwork
+from experiments.networks.adapter import Adapter
 from experiments.networks.norms import KINDS, LINEN, norm_options
 from experiments.networks.own import own_network
 from experiments.vocabulary import RESIDUAL, Activation, Initialization
@@ -88,8 +88,8 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Any:
 
 
 def layers(network: Any, x: jax.Array) -> tuple[Any, ...]:
-    """What tells `jbn.optim` about the layers of a network: a linen module with its input, or an nnx module."""
-    return (network.abstract(x),) if isinstance(network, NNXNetwork) else (network, x)
+    """What tells `jbn.optim` about the layers of a network, such as a linen module and its input."""
+    return network.layers(x) if isinstance(network, Adapter) else (network, x)
 
 
 def as_plain_batch_norm(config: ModelConfig) -> ModelConfig:

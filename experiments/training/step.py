@@ -19,8 +19,8 @@ from experiments.config import Setup
 from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
 from experiments.networks import whiten
+from experiments.networks.adapter import Adapter
 from experiments.networks.build import as_plain_batch_norm, build, layers, without_virtual_batches
-from experiments.networks.nnx_network import NNXNetwork
 from experiments.training.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # number of training images from which a whitening layer is computed
@@ -169,7 +169,7 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
 
 
 def apply(
-    model: nn.Module | NNXNetwork, state: State, x: Array, *mutable: str, **options: Any
+    model: nn.Module | Adapter, state: State, x: Array, *mutable: str, **options: Any
 ) -> tuple[Array, dict[str, Any]]:
     """Logits, and the updated mutable collections."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
