@@ -13,11 +13,13 @@ from flax import nnx
 
 from experiments.config import ConfigError, ModelConfig
 from experiments.config.errors import raised, require
-from experiments.networks.nnx import norm_factory
+from experiments.networks.nnx import norm_factory as nnx_norm
 from experiments.networks.nnx_network import NNXNetwork
 from experiments.networks.norms import AFFINE, OPTIONS, refuse_without_effect
 
 FIELDS = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")
+SEEDED = {"rngs": "nnx", "key": "equinox"}
+"""The library that an argument for random numbers stands for; functions without one return linen modules."""
 FIELD_OF = {"kernel_init": "init"}
 """The field of the config that decides about an argument, where its name is another."""
 
@@ -38,21 +40,26 @@ def own_network(config: ModelConfig, options: dict[str, Any], train: bool) -> An
     named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     needed = {p.name for p in parameters if p.name in named and p.default is p.empty}
     options = options | {field: getattr(config, field) for field in FIELDS}
-    later = named & {"rngs", "input_shape"} if "rngs" in named else set()
+    library = next((SEEDED[name] for name in SEEDED if name in named), "linen")
+    later = named & {*SEEDED, "input_shape"} if library != "linen" else set()
     if unknown := sorted(needed - options.keys() - later):
         raise ConfigError(
             f"{config.network} needs {', '.join(unknown)}, which a config does not have; write a function of some of "
-            f"{', '.join(options)} (with rngs, of an nnx module, also of input_shape), or give a default"
+            f"{', '.join(options)} (for an nnx module, also of rngs and input_shape; for one of Equinox, of key and "
+            "input_shape), or give a default"
         )
     for option in () if takes_all else sorted(options.keys() - named - {"norm"}):
         refuse_without_effect(config, [FIELD_OF.get(option, option)], f"takes no {option}", "add it to the function")
     takes_norm = takes_all or "norm" in named
-    if later:
-        options["norm"] = norm_factory(config)
+    adapter: Any = None
+    if library == "nnx":
+        adapter, options["norm"] = NNXNetwork, nnx_norm(config)
+    elif library == "equinox":
+        adapter, options["norm"] = _equinox(config, takes_norm)
     said = {key: value for key, value in options.items() if value is not None or key in needed}
     make = partial(function, **{key: value for key, value in said.items() if takes_all or key in named})
-    if later:
-        return NNXNetwork(config, make, later, train=train, takes_norm=takes_norm)
+    if adapter is not None:
+        return adapter(config, make, later, train=train, takes_norm=takes_norm)
     if not takes_norm:
         refuse_without_effect(config, ["norm", *AFFINE, *OPTIONS], "takes no norm", "add norm to the function")
     network = make()
@@ -64,7 +71,7 @@ def own_network(config: ModelConfig, options: dict[str, Any], train: bool) -> An
     require(
         isinstance(network, nn.Module),
         f"{config.network} returns a {type(network).__name__}; expected a linen module, or, of a function that takes "
-        "rngs, an nnx module",
+        "rngs, an nnx module, or, of one that takes key, an Equinox module",
     )
     return network
 
@@ -79,3 +86,15 @@ def _function(config: ModelConfig) -> Callable[..., Any]:
             f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds, "
             "such as a file in the folder from which you run"
         ) from None
+
+
+def _equinox(config: ModelConfig, takes_norm: bool) -> Any:
+    """Adapter and norm for Equinox, which is imported only where a network needs it."""
+    try:
+        import equinox as equinox
+    except ImportError:
+        raise ConfigError(f"{config.network} takes key, as functions for Equinox do; pip install equinox") from None
+    from experiments.networks.equinox import norm_factory
+    from experiments.networks.equinox_network import EquinoxNetwork
+
+    return EquinoxNetwork, norm_factory(config) if takes_norm else None
