@@ -110,21 +110,19 @@ def seeing() -> Iterator[dict[int, dict[str, Any]]]:
         _seen.reset(token)
 
 
-class Stateless(eqx.nn.StatefulLayer):
-    """A norm without state, called as one that has state: `norm(x, state)`; without a layer it is the identity."""
-
-    layer: Any
-
-    def __call__(self, x: jax.Array, state: eqx.nn.State, *, key: Any = None) -> tuple[jax.Array, eqx.nn.State]:
-        return x if self.layer is None else self.layer(x), state
-
-
 class LayerNorm(eqx.nn.LayerNorm):
     """Layer norm over the features, the first axis, at each position of an image, as Flax's."""
 
-    def __call__(self, x: jax.Array, *_: Any, **__: Any) -> Any:
-        call = super().__call__
-        return jax.vmap(call, 1, 1)(x.reshape(len(x), -1)).reshape(x.shape)
+    def __call__(self, x: jax.Array, *state: Any, key: Any = None) -> Any:
+        y = jax.vmap(super().__call__, 1, 1)(x.reshape(len(x), -1)).reshape(x.shape)
+        return (y, *state) if state else y
+
+
+class NoNorm(eqx.Module):
+    """The identity, called as a norm, with a state or without."""
+
+    def __call__(self, x: jax.Array, *state: Any, key: Any = None) -> Any:
+        return (x, *state) if state else x
 
 
 def norm_factory(config: ModelConfig) -> Callable[..., Any]:
@@ -144,15 +142,14 @@ def norm_factory(config: ModelConfig) -> Callable[..., Any]:
         "scale_init" not in options,
         f"model.scale_init is {config.scale_init!r}, but scales of Equinox begin at 1; leave it out",
     )
-    eps = {"eps": options.pop("epsilon")} if "epsilon" in options else {}
+    eps: dict[str, Any] = {"eps": options.pop("epsilon")} if "epsilon" in options else {}
     if config.norm in KINDS:
         # Averages as in the other libraries, not debiased.
         made = partial(_EQUINOX[config.norm], axis_name=AXIS, channelwise_affine=scale, debias=False)
         return partial(made, **options, **eps)
     eps = {"eps": 1e-6} | eps  # Flax's
     if config.norm == "layer_norm":
-        return lambda features: Stateless(LayerNorm(features, use_weight=scale, use_bias=scale, **eps))
+        return partial(LayerNorm, use_weight=scale, use_bias=scale, **eps)
     if config.norm == "group_norm":
-        groups = config.groups
-        return lambda features: Stateless(eqx.nn.GroupNorm(groups, features, channelwise_affine=scale, **eps))
-    return lambda features: Stateless(None)
+        return partial(eqx.nn.GroupNorm, config.groups, channelwise_affine=scale, **eps)
+    return lambda features: NoNorm()

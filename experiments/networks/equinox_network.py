@@ -83,6 +83,12 @@ class EquinoxNetwork(Adapter):
         )
         theirs, ours = (["/".join(names) for names, _ in _nodes(model, kind)] for kind in _NORMS[:: len(_NORMS) - 1])
         if self._to_convert(theirs, ours):
+            other = ["/".join(names) for names, layer in _nodes(model, eqx.nn.BatchNorm) if layer.mode != "batch"]
+            require(
+                not other,
+                f"{network} has {self.library} at {', '.join(other)} of mode 'ema', which trains by moving averages, "
+                "unlike jbn's norms; make it with mode='batch'",
+            )
             options = conversion(self.config)
             options |= {"eps": options.pop("epsilon")} if "epsilon" in options else {}
             model, state = self._converted(jbn.equinox.convert, model, state, axis_name=AXIS, **options)

@@ -1,7 +1,7 @@
 """An nnx module in the laboratory: it trains as the same network in linen, and what it cannot give is refused."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import chex
 import jax
@@ -10,63 +10,19 @@ import numpy as np
 import own_networks
 import pytest
 from flax import linen, nnx
-from small_arms import CONFIG, SCAN, TINY, lane, make_data, one_split
+from followed import CLASSES, DATA, config_of, followed, initial_params, model_of, setup_of
+from small_arms import SCAN, TINY, lane, one_split
 
 import jbn.nnx
 from experiments import report, sweep
-from experiments.config import Arm, ConfigError, ModelConfig, OptimizerConfig, vary
-from experiments.data.arrays import batches
+from experiments.config import ConfigError, ModelConfig, OptimizerConfig, vary
 from experiments.networks import multiply_adds, parameter_count
 from experiments.networks.build import build
 from experiments.training.fingerprint import describe
 from experiments.training.loop import train_arm
 from experiments.training.observe import layer_names, observe
 from experiments.training.optimizers import Tuned
-from experiments.training.step import evaluate, init, train_step, with_population_statistics
-
-DATA = make_data()
-CLASSES, STEPS = 3, 6
-
-
-def model_of(network, **fields):
-    name = network if ":" in network else f"own_networks:{network}"
-    return ModelConfig(network=name, **fields)
-
-
-def config_of(network, placement="before", **fields):
-    return replace(CONFIG, activations=("relu",), placements=(placement,), model=model_of(network, **fields))
-
-
-def setup_of(network, optimizer, **fields):
-    setup = CONFIG.setup(Arm("before", "tanh"))
-    return setup._replace(model=model_of(network, activation="tanh", **fields), optimizer=optimizer)
-
-
-@cache
-def initial_params():
-    return init(setup_of("Linen", OptimizerConfig()), CLASSES, jnp.int32(1), DATA.train.x).params
-
-
-def followed(network, optimizer, **fields):
-    """Losses, the last state and three evaluations of some steps of the laboratory's own training."""
-    setup = setup_of(network, optimizer, **fields)
-    state = init(setup, CLASSES, jnp.int32(1), DATA.train.x)
-    chex.assert_trees_all_equal_shapes(state.params, initial_params())
-    state = state._replace(params=initial_params())
-    losses = []
-    step = jax.jit(partial(train_step, setup, CLASSES, STEPS))
-    for i in range(STEPS):
-        rows = jnp.arange(10) + 7 * i % 37
-        state, loss = step(state, Tuned(0.3, 0.1, True), rows, DATA.train)
-        losses.append(loss)
-    test, train = batches(DATA.test, 8), batches(DATA.train, 9)
-    run = jax.jit(partial(evaluate, setup, CLASSES), static_argnames="by_batch")
-    found, population = [run(state, test)], state
-    if state.batch_stats:
-        population = jax.jit(partial(with_population_statistics, setup, CLASSES))(state, train)
-        found += [run(population, test), run(state, test, by_batch=True)]
-    return losses, state, population.batch_stats, [(one.loss, one.correct) for one in found]
-
+from experiments.training.step import init, train_step
 
 ADAM = OptimizerConfig(name="adamw")
 
@@ -86,19 +42,11 @@ ADAM = OptimizerConfig(name="adamw")
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
-def test_a_network_trains_as_in_linen(network, optimizer, fields, monkeypatch):
-    if fields.get("placement", "before") != "before":
-        monkeypatch.setitem(globals(), "initial_params", other_params(fields))
+def test_a_network_trains_as_in_linen(network, optimizer, fields):
     expected, found = (followed(name, optimizer, **fields) for name in ("Linen", network))
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
     assert float(np.abs(expected[0][0] - expected[0][-1])) > 1e-3, "it has trained"
-
-
-def other_params(fields):
-    """Initial parameters of another placement, whose norms are others."""
-    params = init(setup_of("Linen", OptimizerConfig(), **fields), CLASSES, jnp.int32(1), DATA.train.x).params
-    return lambda: params
 
 
 def variables(network, seed=0, shape=(5,), **fields):
@@ -133,7 +81,7 @@ def test_what_is_observed_and_counted_is_that_of_linen():
     described = {}
     for name in ("Linen", "Named"):
         setup = setup_of(name, OptimizerConfig(), placement="after")
-        params = other_params({"placement": "after"})()
+        params = initial_params(placement="after")
         state = init(setup, CLASSES, jnp.int32(0), DATA.train.x)._replace(params=params)
         seen = jax.jit(partial(observe, setup, CLASSES))(state, DATA.train)
         network = build(setup.model, CLASSES, train=True)
