@@ -53,9 +53,9 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Any:
 
     A user's function, `module:function`, must return a linen module of one argument. Of classes, activation, norm,
     placement, final_norm, dtype, unit, depth, width, use_bias, hidden, padding, pooling and kernel_init it receives
-    those that its signature names and the config sets. A function that takes rngs must return an nnx module; it may
-    take input_shape, the shape of one example, too. If it takes no norm, the `flax.nnx.BatchNorm` in its module become
-    jbn's, with the options of the config.
+    those that its signature names and the config sets. A function that takes rngs must return an nnx module, one that
+    takes key an Equinox module of one example; both may take input_shape, the shape of one example, too. If they take
+    no norm, the batch norms of Flax or Equinox in the module become jbn's, with the options of the config.
 
     Raises:
       ConfigError: there is no such function, it needs another argument, or it lacks an argument that the config sets.

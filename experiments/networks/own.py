@@ -93,7 +93,9 @@ def _equinox(config: ModelConfig, takes_norm: bool) -> Any:
     try:
         import equinox as equinox
     except ImportError:
-        raise ConfigError(f"{config.network} takes key, as functions for Equinox do; pip install equinox") from None
+        raise ConfigError(
+            f"{config.network} takes key, as functions for Equinox do: pip install 'jbn[equinox]'"
+        ) from None
     from experiments.networks.equinox import norm_factory
     from experiments.networks.equinox_network import EquinoxNetwork
 

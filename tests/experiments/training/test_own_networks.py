@@ -18,6 +18,12 @@ Tiny = documented_network("my_nnx_networks", "Tiny")
 Existing = documented_network("my_nnx_networks", "Existing")
 
 
+def InEquinox(classes, activation, norm, placement, input_shape, key):
+    pytest.importorskip("equinox")
+    kind = documented_network("my_equinox_networks", "Tiny")
+    return kind(classes, activation, norm, placement, input_shape, key)
+
+
 def images():
     """Bright pixels in one of three columns, by class."""
     rng = np.random.default_rng(0)
@@ -51,7 +57,7 @@ def test_the_documented_network_trains_and_is_probed_on_images_and_on_vectors(da
     [("Tiny", images(), ["hidden"]), ("Existing", make_data(), [])],
     ids=["named", "plain"],
 )
-def test_the_documented_networks_in_nnx_train_and_are_probed(network, data, layers):
+def test_the_documented_networks_in_nnx_and_equinox_train_and_are_probed(network, data, layers):
     config, source = config_of(network), one_split(data)
     features = int(np.prod(data.train.x.shape[1:]))
     assert describe(config, source)["before/relu"]["multiply_adds"] == 64 * (features + 3)
