@@ -31,7 +31,6 @@ nitpick_ignore_regex = [
     ("py:class", r"jax\.jaxlib\._jax\.Array"),  # as jax.Array calls itself
     ("py:class", r"jbn\.\w+\._(nnx|convert)\.Model"),  # type variables
     ("py:class", r"Run|Drawing"),  # what Results and Picture of experiments are made of
-    ("py:obj", r"eqx\..*"),  # Equinox is not installed
 ]
 default_role = "py:obj"
 

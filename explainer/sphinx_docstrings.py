@@ -34,7 +34,7 @@ from experiments.vocabulary import NETWORK_NAMES
 BACKTICKS = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
 NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 BEYOND = re.compile(r"(Args|Attributes) (beyond .*)")
-SHORT = {"nn": "flax.linen", "nnx": "flax.nnx", "np": "numpy"}
+SHORT = {"eqx": "equinox", "nn": "flax.linen", "nnx": "flax.nnx", "np": "numpy"}
 COLON = "\N{RATIO}"  # hides a colon from napoleon, which takes what stands before one for the type of an attribute
 COLLECTIONS = {"params", "batch_stats", "intermediates"}  # of Flax, which are no Python objects
 OPTIONS = dict.fromkeys(jbn.BatchStats._fields, "jbn.BatchStats") | dict.fromkeys(

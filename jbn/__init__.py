@@ -3,9 +3,9 @@
 Pure functions, in the order in which `batch_norm` calls them: `moments` (and `merge`), `normalize`, and the running
 statistics (`init_stats`, `update_stats`). `batch_norm` composes them. Beside it are its variants.
 
-Flax modules are in `jbn.linen` and `jbn.nnx`. Whole models: `jbn.placement` (before or after the activation),
-`jbn.population` (statistics of a data set), `jbn.fold` (inference without batch norm), `jbn.interop` (other libraries)
-and `jbn.optim` (masks for optax).
+Modules of Flax are in `jbn.linen` and `jbn.nnx`, those of Equinox in `jbn.equinox`. Whole models: `jbn.placement`
+(before or after the activation), `jbn.population` (statistics of a data set), `jbn.fold` (inference without batch
+norm), `jbn.interop` (other libraries) and `jbn.optim` (masks for optax).
 """
 
 from jbn import _export as _export

@@ -8,7 +8,7 @@ there only names an array that exists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import get_abstract_mesh
 from jbn._axes import one_hot
 from jbn._typed import all_gather, psum, vmap
 
-AxisName = str | Sequence[str] | None
+AxisName = str | Sequence[Hashable] | None
 Groups = Sequence[Sequence[int]] | None
 Arrays = tuple[jax.Array, ...]
 
@@ -39,14 +39,14 @@ def gather(arrays: Arrays, axis_name: AxisName, axis_index_groups: Groups) -> tu
     return vmap(unflatten)(table), jnp.any(same_group & one_hot(index, size)[:, None], 0)
 
 
-def mapped_axes(axis_name: AxisName) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def mapped_axes(axis_name: AxisName) -> tuple[tuple[Hashable, ...], tuple[Hashable, ...]]:
     """Which of these axes are over devices, and which are an axis of an array, under vmap (or the old pmap)."""
     manual = get_abstract_mesh().manual_axes
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     return tuple(n for n in names if n in manual), tuple(n for n in names if n not in manual)
 
 
-def stacked(x: jax.Array, names: tuple[str, ...]) -> jax.Array:
+def stacked(x: jax.Array, names: tuple[Hashable, ...]) -> jax.Array:
     """The `x` of every index of these axes, which are of vmap: `[*indices, *x.shape]`."""
     for name in reversed(names):  # JAX has no all_gather over two axes of vmap
         x = all_gather(x, name)
@@ -70,7 +70,7 @@ def _table(flat: jax.Array, axis_name: AxisName) -> jax.Array:
         flat = psum(jnp.where(one_hot(index, size).reshape(size, *[1] * flat.ndim), flat, 0), devices)
     there = (*devices, *arrays)
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    flat = flat.reshape(*(_bound(name)[1] for name in there), -1)
+    flat = flat.reshape(*(_bound((name,))[1] for name in there), -1)
     flat = flat.transpose(*map(there.index, names), len(names))
     return flat.reshape(-1, flat.shape[-1])
 

@@ -1,6 +1,6 @@
-"""One call of every public module of an installed jbn: `python check_wheel.py [flax]`, run outside of the checkout.
+"""One call of every public module of an installed jbn: `python check_wheel.py [EXTRA ...]`, run outside of the checkout.
 
-Without `flax`, only the core may work, and the other modules have to say what to install. See `make test-wheel`.
+Without these extras only the core may work, and the modules that need one have to say so. See `make test-wheel`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jbn
 
 X = jnp.asarray([[1.0, 10.0], [3.0, 30.0], [8.0, 20.0]])
-NEED_FLAX = {"linen", "nnx", "placement", "population", "fold"}
+NEED = {"flax": {"linen", "nnx", "placement", "population", "fold"}, "equinox": {"equinox"}}
 
 
 def check_core() -> None:
@@ -55,21 +55,36 @@ def check_flax() -> None:
     assert block.apply(block.init(jax.random.key(0), X), X).shape == (3, 3)
 
 
-def main(extra: str = "") -> None:
+def check_equinox() -> None:
+    import equinox as eqx
+    import jax
+
+    import jbn.equinox
+
+    make = eqx.nn.make_with_state(eqx.nn.BatchNorm)
+    layer, state = jbn.equinox.convert(*make(2, "batch", mode="batch"))
+    y, state = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(X, state)
+    assert jnp.allclose(y.mean(0), 0, atol=1e-6) and jnp.allclose(state.get(layer.state_index).mean, X.mean(0))
+
+
+def main(*extras: str) -> None:
     public = {m.name for m in pkgutil.iter_modules(jbn.__path__) if not m.name.startswith("_")}
-    assert public == NEED_FLAX | {"interop", "optim"}, f"a public module that is not called here: {public}"
+    assert public == set().union(*NEED.values(), {"interop", "optim"}), (
+        f"a public module that is not called here: {public}"
+    )
     assert "experiments" not in {m.name for m in pkgutil.iter_modules()}, "the wheel brings a package `experiments`"
     check_core()
-    if extra:
-        check_flax()
-        return
-    for name in sorted(NEED_FLAX):
-        try:
-            importlib.import_module(f"jbn.{name}")
-        except ImportError as error:
-            assert "pip install 'jbn[flax]'" in str(error), error
-        else:
-            raise AssertionError(f"jbn.{name} was imported without Flax")
+    for extra, check in {"flax": check_flax, "equinox": check_equinox}.items():
+        if extra in extras:
+            check()
+            continue
+        for name in sorted(NEED[extra]):
+            try:
+                importlib.import_module(f"jbn.{name}")
+            except ImportError as error:
+                assert f"pip install 'jbn[{extra}]'" in str(error), error
+            else:
+                raise AssertionError(f"jbn.{name} was imported without {extra}")
 
 
 if __name__ == "__main__":

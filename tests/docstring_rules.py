@@ -18,6 +18,7 @@ MODULES = (
     "jbn",
     "jbn.linen",
     "jbn.nnx",
+    "jbn.equinox",
     "jbn.placement",
     "jbn.population",
     "jbn.fold",

@@ -49,7 +49,9 @@ def test_a_colon_in_the_explanation_of_a_field_is_hidden_from_napoleon_and_comes
     assert lines == ["Contexts: every treatment."]
 
 
-@pytest.mark.parametrize("name", ["jax.nn.relu", "nn.Dense", "nnx.State", "optax.MultiSteps", "ValueError"])
+@pytest.mark.parametrize(
+    "name", ["jax.nn.relu", "nn.Dense", "nnx.State", "eqx.nn.State", "optax.MultiSteps", "ValueError"]
+)
 def test_a_name_of_another_library_is_known(name):
     assert docstrings.exists(name)
 

@@ -62,14 +62,17 @@ def by_equinox(options, train):
 
     def apply(x, keep, scale, bias, mean, var):
         # JAX refuses every collective of vmap within a shard_map that checks replication.
-        whole, given = bool(get_abstract_mesh().manual_axes), dict(options)
+        manual, given = get_abstract_mesh().manual_axes, dict(options)
+        whole = bool(manual)
         names = devices if whole else ("n", devices) if devices else "n"
         if devices and not whole and "virtual_batch_size" in given:  # devices of vmap hold examples of one batch
             given["virtual_batch_size"] *= jax.lax.axis_size(devices)
         make = eqx.nn.make_with_state(kind)
         layer, state = make(SHAPE[-1], names, inference=not train, debias=False, **given)
         layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (scale, bias))
-        state = state.set(layer.state_index, state.get(layer.state_index)._replace(mean=mean, var=var))
+        if whole and not devices:  # a state that differs between devices has to do so from the start
+            mean, var = (jax.lax.pcast(a, manual, to="varying") for a in (mean, var))
+        state = jax.tree.unflatten(jax.tree.structure(state), (mean, var))
 
         def one(x, keep):
             y, new = layer(x, state, mask=keep, **call)

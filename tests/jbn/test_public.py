@@ -63,11 +63,23 @@ def imported_by(module: str) -> set[str]:
 
 
 def test_the_core_needs_jax_alone():
-    assert not imported_by("jbn") & {"flax", "optax", "experiments", "chex", "jaxtyping", "beartype"}
+    assert not imported_by("jbn") & {"flax", "equinox", "optax", "experiments", "chex", "jaxtyping", "beartype"}
 
 
 def test_the_flax_shell_does_not_need_the_laboratory():
     assert not imported_by("jbn.linen, jbn.placement") & {"experiments", "tyro", "pydantic"}
+
+
+@pytest.mark.parametrize(("module", "other"), [("linen, jbn.nnx, jbn.interop", "equinox"), ("equinox", "flax")])
+def test_the_shell_of_one_library_does_not_need_the_other(module, other):
+    assert other not in imported_by(f"jbn.{module}")
+
+
+@pytest.mark.parametrize(("module", "extra"), [("linen", "flax"), ("equinox", "equinox")])
+def test_a_shell_without_its_library_says_what_to_install(module, extra):
+    code = f"import sys; sys.modules[{extra!r}] = None; import jbn.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and f"pip install 'jbn[{extra}]'" in done.stderr.splitlines()[-1]
 
 
 def test_the_config_which_imports_no_jax_knows_the_same_names_as_the_library():

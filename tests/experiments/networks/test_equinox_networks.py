@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +12,13 @@ import pytest
 from followed import CLASSES, DATA, config_of, followed, initial_params, setup_of, transposed
 from small_arms import SCAN, lane, one_split
 
-eqx = pytest.importorskip("equinox")
-
-from experiments.config import ConfigError, OptimizerConfig  # noqa: E402
-from experiments.networks import multiply_adds, parameter_count  # noqa: E402
-from experiments.networks.build import build  # noqa: E402
-from experiments.training.fingerprint import describe  # noqa: E402
-from experiments.training.loop import train_arm  # noqa: E402
-from experiments.training.observe import layer_names, observe  # noqa: E402
-from experiments.training.step import init  # noqa: E402
+from experiments.config import ConfigError, OptimizerConfig
+from experiments.networks import multiply_adds, parameter_count
+from experiments.networks.build import build
+from experiments.training.fingerprint import describe
+from experiments.training.loop import train_arm
+from experiments.training.observe import layer_names, observe
+from experiments.training.step import init
 
 ADAM = OptimizerConfig(name="adamw")
 NAMED, CONVERTED = "own_equinox:OneExample", "own_equinox:ConvertedExample"
