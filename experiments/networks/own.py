@@ -40,8 +40,9 @@ def own_network(config: ModelConfig, options: dict[str, Any], train: bool) -> An
     named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     needed = {p.name for p in parameters if p.name in named and p.default is p.empty}
     options = options | {field: getattr(config, field) for field in FIELDS}
-    library = next((SEEDED[name] for name in SEEDED if name in named), "linen")
-    later = named & {*SEEDED, "input_shape"} if library != "linen" else set()
+    seeded = next((name for name in SEEDED if name in named), None)
+    library = "linen" if seeded is None else SEEDED[seeded]
+    later = set() if seeded is None else named & {seeded, "input_shape"}
     if unknown := sorted(needed - options.keys() - later):
         raise ConfigError(
             f"{config.network} needs {', '.join(unknown)}, which a config does not have; write a function of some of "

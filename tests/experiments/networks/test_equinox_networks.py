@@ -18,7 +18,8 @@ from experiments.networks.build import build
 from experiments.training.fingerprint import describe
 from experiments.training.loop import train_arm
 from experiments.training.observe import layer_names, observe
-from experiments.training.step import init
+from experiments.training.optimizers import Tuned
+from experiments.training.step import init, train_step
 
 ADAM = OptimizerConfig(name="adamw")
 NAMED, CONVERTED = "own_equinox:OneExample", "own_equinox:ConvertedExample"
@@ -59,6 +60,22 @@ def test_a_converted_network_trains_as_in_linen_and_debiases_as_equinox_does():
             here, there = found[2][block]["norm"][field], population[block]["norm"][field]
             np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(found[3][1:], tests[1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", [NAMED, CONVERTED])
+@pytest.mark.parametrize(
+    "fields", [{"norm": "frozen_batch_norm"}, {"norm_trainable": False}], ids=["frozen", "untrained"]
+)
+def test_scale_and_bias_of_a_norm_that_is_not_trained_are_constants(network, fields):
+    config = config_of(network, **fields)
+    setup = config.setup(config.arms[0])
+    state = init(setup, CLASSES, jnp.int32(0), DATA.train.x)
+    assert set(state.constants["block_0"]["norm"]) == {"scale", "bias"} and set(state.params["block_0"]) == {"layer"}
+    step = jax.jit(partial(train_step, setup, CLASSES, 1))
+    after, _ = step(state, Tuned(0.1, 0.5, True), jnp.arange(10), DATA.train)
+    chex.assert_trees_all_equal(after.constants, state.constants)
+    moved = jnp.any(after.batch_stats["block_0"]["norm"]["mean"] != state.batch_stats["block_0"]["norm"]["mean"])
+    assert bool(moved) is (fields.get("norm") is None)
 
 
 def test_what_is_observed_and_counted_is_that_of_linen():
