@@ -23,7 +23,7 @@ from jbn._models._layer import (
 from jbn._moments import Moments
 from jbn._paths import Path
 from jbn._running_stats import BatchStats
-from jbn._typed_equinox import combine, flatten_with_path, index_of, partition, state_from, state_items, static, vmap
+from jbn._typed_equinox import combine, flatten_with_path, index_of, partition, state_from, state_items, static
 from jbn.equinox._batch_norm import result_dtype
 from jbn.equinox._convert import check_own, layer_name
 from jbn.equinox._values import MANY, total_weight
@@ -176,4 +176,5 @@ def _mapped(model: Any, norms: dict[Any, tuple[Path, Any]]) -> Callable[..., Any
             f"the layers name the axes {', '.join(sorted(map(str, names)))}, and so it is not clear how the model is "
             "mapped over a batch; pass call=lambda model, state, batch: ..., which returns outputs and state"
         )
+    vmap: Any = jax.vmap
     return vmap(model, axis_name=next(iter(names), None), in_axes=(0, None), out_axes=(0, None))

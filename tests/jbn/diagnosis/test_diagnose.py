@@ -358,7 +358,6 @@ class Plain(nn.Module):
         (Plain(), {"batch_stats": {}}, [X[:4]], {}, "calls no batch norm"),
         (nn.BatchNorm(True), None, [X[:4]], {}, "variables is None; pass those of the linen model"),
         (nn.BatchNorm(True), {"params": {}}, [X[:4]], {}, "pass all that model.init returned, also batch_stats"),
-        (nn.BatchNorm(True), {"batch_stats": {}}, None, {}, "batches is None; pass training batches"),
         (nn.BatchNorm(True), {"batch_stats": {}}, iter([X]), {}, "an iterator that can be consumed only once"),
         (nn.BatchNorm(True), {"batch_stats": {}}, [], {}, "training: there are no batches"),
         (nn.BatchNorm(True), {"batch_stats": {}}, [X], {"steps": -1}, "steps is -1; pass the number of training"),
