@@ -163,7 +163,7 @@ def start_share(layer: LayerReport) -> tuple[float, float]:
 def _starts(layer: LayerReport, off: float) -> bool:
     """Whether the running statistics are off, for the most part, by what is left of their start value."""
     share, left = (layer.start, 0.0) if not math.isnan(layer.start) else start_share(layer)
-    if not (0 < share < 0.98 and left < 0.3):
+    if not (0 < share < 1 and left < 0.3):
         return False
     mixed = Values((1 - share) * layer.mean, (1 - share) * layer.var + share)
     if layer.kind == EQUINOX:
