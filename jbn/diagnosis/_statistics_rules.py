@@ -179,10 +179,12 @@ def _expected_noise(layer: LayerReport) -> float:
 
 def _closes(e: Evidence, layer: LayerReport) -> str:
     scores = e.evaluation.scores
-    if layer.alone is None or not scores:
+    if layer.alone is None or not scores or scores["population"] == scores["running"]:
         return ""
     gap = scores["population"] - scores["running"]
-    return f": alone that closes {layer.alone:.3g} of {gap:.3g} in the metric"
+    if 0 < layer.alone / gap <= 1:
+        return f"; correcting {layer.name} alone closes {layer.alone:.3g} of {gap:.3g} in the metric"
+    return f"; correcting {layer.name} alone changes the metric by {layer.alone:.3g}, all layers by {gap:.3g}"
 
 
 def half_precision(e: Evidence) -> Iterator[Finding]:

@@ -76,7 +76,8 @@ def test_what_correcting_a_layer_adds():
     assert_close(last.up_to, diagnosis.scores["population"] - diagnosis.scores["running"])
     (finding,) = diagnosis.findings
     worst = next(layer for layer in diagnosis.layers if layer.name == finding.layers[0])
-    assert finding.sentence.endswith(f": alone that closes {worst.alone:.3g} of {last.up_to:.3g} in the metric")
+    closes = f"; correcting {worst.name} alone closes {worst.alone:.3g} of {last.up_to:.3g} in the metric"
+    assert finding.sentence.endswith(closes)
 
 
 def test_numbers_of_a_layer():
