@@ -1,0 +1,2 @@
+def write(result, out): pass
+def tables(result): return []
