@@ -1,1 +1,1 @@
-"""What adapting to shifted test data and averaging weights gain on corrupted images: `python -m benchmarks adaptation`."""
+"""What adapting to test batches and averaging weights gain on corrupted images: `python -m benchmarks adaptation`."""

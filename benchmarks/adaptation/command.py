@@ -19,7 +19,8 @@ from rich.console import Console
 import jbn
 from benchmarks.adaptation import report
 from benchmarks.adaptation.corruptions import SHIFTS
-from benchmarks.adaptation.scores import SOURCE_EXAMPLES, Test, adaptation, averaging
+from benchmarks.adaptation.scores import SOURCE_EXAMPLES, Examples, adaptation, averaging
+from benchmarks.adaptation.summary import summarized
 from benchmarks.adaptation.trainings import EMA, Size, train
 from benchmarks.machine import provenance
 from benchmarks.output import RESULTS, write_json
@@ -41,7 +42,7 @@ def one_seed(images: cache.Images, seed: int, size: Size) -> dict[str, dict[str,
     classes = range(len(images.classes))
     rows = np.concatenate([np.flatnonzero(images.test_y == c)[: size.per_class] for c in classes])
     raw, labels = jnp.asarray(images.test_x[rows], jnp.float32) / 255, jnp.asarray(images.test_y[rows])
-    tests = {name: Test((shift(raw) - mean) / deviation, labels) for name, shift in SHIFTS.items()}
+    tests = {name: Examples((shift(raw) - mean) / deviation, labels) for name, shift in SHIFTS.items()}
     return {
         "adaptation": adaptation(trained.raw, tests, size),
         "averaging": averaging(trained, tests, np.array_split(x, max(1, len(x) // 1000))),
@@ -60,6 +61,9 @@ def measure(images: cache.Images, seeds: int, size: Size, each: Callable[[int, S
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.seeds < 2:
+        print(f"error: --seeds {options.seeds}; an interval needs at least 2, and a claim 10 or more", file=sys.stderr)
+        return 2
     out = options.out or RESULTS / "adaptation.json"
     try:
         images = cache.load(DATA)
@@ -69,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     console, about = Console(), provenance()
 
     def written(seed: int, scores: Scores) -> dict[str, Any]:
-        result = {
+        result: dict[str, Any] = {
             **about,
             "jbn": jbn.__version__,
             "data": {"name": images.source["name"], "sha256": images.source["sha256"]},
@@ -79,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
             "unit": "percent of the test images, one number for each seed",
             **scores,
         }
+        if seed:
+            result["summary"] = summarized(scores, SIZE.test_batches)
         write_json(result, out)
         console.print(f"seed {seed + 1} of {options.seeds}", highlight=False)
         return result

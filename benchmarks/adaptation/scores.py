@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -43,22 +43,22 @@ SETTINGS = tuple(Setting(blend, bound) for blend in (False, True) for bound in (
 SOURCE = "running statistics"
 
 
-class Test(NamedTuple):
+class Examples(NamedTuple):
     """Test images, `[images, height, width, channels]` with the same number of each class, and their classes."""
 
     x: jax.Array
     y: jax.Array
 
 
-def by_order(test: Test, order: str) -> Test:
+def by_order(test: Examples, order: str) -> Examples:
     """Mixed by a fixed permutation, or sorted, so that each batch that divides the classes' number holds one class."""
     y = np.asarray(test.y)
     rows = np.random.default_rng(0).permutation(len(y)) if order == "mixed" else np.argsort(y, kind="stable")
-    return Test(test.x[rows], test.y[rows])
+    return Examples(test.x[rows], test.y[rows])
 
 
-@lru_cache(maxsize=None)
-def accuracy_of(setting: Setting | None, n: int) -> Callable[[Variables, Test], jax.Array]:
+@cache
+def accuracy_of(setting: Setting | None, n: int) -> Callable[[Variables, Examples], jax.Array]:
     """The compiled accuracy, in percent, in test batches of n; None normalizes by the running statistics."""
 
     def logits(variables: Variables, x: jax.Array) -> Any:
@@ -68,7 +68,7 @@ def accuracy_of(setting: Setting | None, n: int) -> Callable[[Variables, Test], 
         with jbn.linen.converted(kind="adaptive", **options):
             return network.apply(variables, x, train=False)
 
-    def accuracy(variables: Variables, test: Test) -> jax.Array:
+    def accuracy(variables: Variables, test: Examples) -> jax.Array:
         batches = test.x.reshape(-1, n, *test.x.shape[1:])
         found = jax.vmap(logits, in_axes=(None, 0))(variables, batches)
         return 100 * jnp.mean(found.argmax(-1).ravel() == test.y)
@@ -76,7 +76,7 @@ def accuracy_of(setting: Setting | None, n: int) -> Callable[[Variables, Test], 
     return jax.jit(accuracy)
 
 
-def adaptation(variables: Variables, tests: dict[str, Test], size: Size) -> dict[str, float]:
+def adaptation(variables: Variables, tests: dict[str, Examples], size: Size) -> dict[str, float]:
     """By "order | shift | how | n"; the running statistics know neither order nor batch."""
     found = {}
     for shift, test in tests.items():
@@ -94,7 +94,7 @@ def adaptation(variables: Variables, tests: dict[str, Test], size: Size) -> dict
 STATISTICS = ("of the raw weights", "averaged", "estimated")
 
 
-def averaging(trained: Trained, tests: dict[str, Test], batches: Iterable[np.ndarray]) -> dict[str, float]:
+def averaging(trained: Trained, tests: dict[str, Examples], batches: Iterable[np.ndarray]) -> dict[str, float]:
     """By "weights | statistics | shift"; `batches` are the training images, for `population.estimate_linen`."""
     batches = list(batches)
     models = {"raw | of the raw weights": trained.raw}

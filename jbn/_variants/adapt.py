@@ -7,8 +7,8 @@ Normalization under Covariate Shift"). Between them, w = N / (N + n) weighs the 
 the n of the batch (Schneider et al. 2020, "Improving robustness against common corruptions by covariate shift
 adaptation").
 
-A batch that is no fair sample, such as one of a single class, moves both far. `max_drift` = d bounds how far, in units of
-the source's standard deviation σ = sqrt(stats.var + epsilon)::
+A batch that is no fair sample, such as one of a single class, moves both far. `max_drift` = d bounds how far, in
+units of the source's standard deviation σ = sqrt(stats.var + epsilon)::
 
     |mean - stats.mean| ≤ d · σ,    σ / (1 + d) ≤ sqrt(var + epsilon) ≤ σ · (1 + d)
 """
@@ -32,6 +32,7 @@ from jbn._kernels.plain import checkpoint, named, plainly
 from jbn._moments import Moments, shifted_moments, unshifted
 from jbn._normalize import normalize_shifted
 from jbn._running_stats import BatchStats
+from jbn._typed import finfo
 
 
 @_meshes.by_compiler
@@ -158,7 +159,7 @@ def _bounded(
     What lies within is returned bit by bit. With q = d(2 + d), so that (1 + d)² = 1 + q, the bounds of the variance are
     differences from the source's, which do not cancel for small d.
     """
-    drift = jnp.minimum(drift, float(jnp.finfo(drift.dtype).max) ** 0.5 / 2)  # infinity times a spread of 0 is NaN
+    drift = jnp.minimum(drift, float(finfo(drift.dtype).max) ** 0.5 / 2)  # infinity times a spread of 0 is NaN
     q, square = drift * (2 + drift), source_var + jnp.asarray(epsilon, var.dtype)
     var = jnp.clip(var, source_var - square / (1 + 1 / q), source_var + square * q)
     radius = drift * jnp.sqrt(square)

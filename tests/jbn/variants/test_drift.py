@@ -181,7 +181,9 @@ def by_hand(x, kernels, stats):
 
 def check(adapted, plain, kernels, stats):
     assert_close(adapted, by_hand(X, kernels, stats), 3e-6)
-    assert np.abs(adapted - plain).max() > 0.05 * np.abs(plain).max(), "the data are far from what the statistics describe"
+    assert np.abs(adapted - plain).max() > 0.05 * np.abs(plain).max(), (
+        "the data are far from what the statistics describe"
+    )
 
 
 def test_one_call_adapts_a_linen_model():
