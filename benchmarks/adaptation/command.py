@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -42,7 +43,7 @@ def one_seed(images: cache.Images, seed: int, size: Size) -> dict[str, dict[str,
     classes = range(len(images.classes))
     rows = np.concatenate([np.flatnonzero(images.test_y == c)[: size.per_class] for c in classes])
     raw, labels = jnp.asarray(images.test_x[rows], jnp.float32) / 255, jnp.asarray(images.test_y[rows])
-    tests = {name: Examples((shift(raw) - mean) / deviation, labels) for name, shift in SHIFTS.items()}
+    tests = {name: Examples((jax.jit(shift)(raw) - mean) / deviation, labels) for name, shift in SHIFTS.items()}
     return {
         "adaptation": adaptation(trained.raw, tests, size),
         "averaging": averaging(trained, tests, np.array_split(x, max(1, len(x) // 1000))),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.adaptation import command, corruptions, summary
+from benchmarks.adaptation import command, corruptions, scores, summary, trainings
 from benchmarks.adaptation.scores import SETTINGS, Examples, by_order
-from benchmarks.adaptation.trainings import Size
+from benchmarks.adaptation.trainings import Network, Size
 from benchmarks.commands import main
 from experiments.config import ConfigError
 from experiments.data.cache import Images
@@ -34,13 +34,15 @@ def images():
 
 def test_a_tiny_run_is_measured_summarized_written_and_drawn(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "SIZE", TINY)
+    for module in (trainings, scores):
+        monkeypatch.setattr(module, "network", Network(features=(8,)))
     monkeypatch.setattr(command.cache, "load", lambda name: images)
     assert main(["adaptation", "--seeds", "2", "--out", str(tmp_path / "a.json")]) == 0
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["seeds"] == [0, 1] and found["size"]["per_class"] == 8
     assert len(found["adaptation"]) == 7 * (1 + 2 * 6) and len(found["averaging"]) == 7 * 8
-    scores = [*found["adaptation"].values(), *found["averaging"].values()]
-    assert all(len(of_seeds) == 2 and all(0 <= score <= 100 for score in of_seeds) for of_seeds in scores)
+    every = [*found["adaptation"].values(), *found["averaging"].values()]
+    assert all(len(of_seeds) == 2 and all(0 <= score <= 100 for score in of_seeds) for of_seeds in every)
     learned = found["averaging"]["raw | estimated | clean"]
     assert min(learned) > 30, "three times chance"
     same = found["adaptation"][summary.BASE.format("clean")]
