@@ -129,7 +129,8 @@ def is_linen(obj: Any) -> bool:
 
 def has_constructor(obj: Any) -> bool:
     """Whether the types of a class stand in its constructor, not in its fields."""
-    return isinstance(obj, type) and not getattr(obj, "__annotations__", {})
+    own = getattr(getattr(obj, "__dataclass_params__", None), "init", True) is False  # as modules of Equinox have it
+    return isinstance(obj, type) and (own or not getattr(obj, "__annotations__", {}))
 
 
 def resolve(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:

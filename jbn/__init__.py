@@ -9,6 +9,9 @@ norm), `jbn.interop` (other libraries), `jbn.optim` (masks for optax) and `diagn
 training).
 """
 
+import importlib
+import typing
+
 from jbn import _export as _export
 from jbn import _traces as _traces
 from jbn._batch_norm import Info as Info
@@ -27,25 +30,21 @@ from jbn._variants.domains import init_domain_stats as init_domain_stats
 from jbn._variants.frozen import frozen_batch_norm as frozen_batch_norm
 from jbn._variants.renorm import batch_renorm as batch_renorm
 from jbn._variants.renorm import renorm_ramp as renorm_ramp
-from jbn.diagnosis._diagnose import diagnose as diagnose
 
 __version__ = "0.2.0"
 __all__ = [
-    "BatchStats",
-    "Info",
-    "Moments",
-    "adaptive_batch_norm",
-    "batch_norm",
-    "batch_renorm",
-    "diagnose",
-    "domain_batch_norm",
-    "frozen_batch_norm",
-    "init_domain_stats",
-    "init_stats",
-    "merge",
-    "moments",
-    "normalize",
-    "preset",
-    "renorm_ramp",
-    "update_stats",
-]
+    "BatchStats", "Info", "Moments", "adaptive_batch_norm", "batch_norm", "batch_renorm", "diagnose",
+    "domain_batch_norm", "frozen_batch_norm", "init_domain_stats", "init_stats", "merge", "moments", "normalize",
+    "preset", "renorm_ramp", "update_stats",
+]  # fmt: skip
+
+if typing.TYPE_CHECKING:
+    from jbn.diagnosis import diagnose as diagnose
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Imports what is about whole models only where it is used."""
+    if name != "diagnose":
+        raise AttributeError(f"module 'jbn' has no attribute {name!r}")
+    globals()[name] = importlib.import_module("jbn.diagnosis").diagnose
+    return globals()[name]

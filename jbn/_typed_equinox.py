@@ -21,7 +21,6 @@ def default_dtype() -> Any:
 
 partition: Callable[[Any, Any], tuple[Any, Any]] = eqx.partition
 combine: Callable[..., Any] = eqx.combine
-vmap: Callable[..., Callable[..., Any]] = jax.vmap
 flatten_with_path: Callable[..., Any] = jax.tree_util.tree_flatten_with_path
 # For modules that are still being made: a finished one does not change.
 assign: Callable[[Any, str, Any], None] = object.__setattr__

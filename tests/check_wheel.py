@@ -1,4 +1,4 @@
-"""One call of every public module of an installed jbn: `python check_wheel.py [EXTRA ...]`, run outside of the checkout.
+"""One call of every public module of an installed jbn: `python check_wheel.py EXTRA ...`, run outside of the checkout.
 
 Without these extras only the core may work, and the modules that need one have to say so. See `make test-wheel`.
 """

@@ -104,7 +104,8 @@ def _form(text: str, said: list[str], about: dict[str, list[str]]) -> Iterator[s
 
 def _compare(entries: list[str], thing: Any) -> Iterator[str]:
     """Differences between the entries and the parameters, fields or attributes."""
-    constructor = None if dataclasses.is_dataclass(thing) else vars(thing).get("__init__")
+    generated = getattr(getattr(thing, "__dataclass_params__", None), "init", False)  # by dataclasses, from the fields
+    constructor = None if generated else vars(thing).get("__init__")
     if isinstance(thing, types.FunctionType) or constructor:
         parameters = [p for n, p in inspect.signature(constructor or thing).parameters.items() if n != "self"]
         stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}

@@ -49,10 +49,17 @@ def boxes_of(module: str) -> set[str]:
     return named_in(module) or {box for other in imports(MODULES[module]) for box in boxes_of(other)}
 
 
+def nodes_at_run_time(tree: ast.AST) -> list[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`."""
+    children = ast.iter_child_nodes(tree)
+    inner = [c for c in children if not (isinstance(c, ast.If) and "TYPE_CHECKING" in ast.unparse(c.test))]
+    return [tree, *(node for child in inner for node in nodes_at_run_time(child))]
+
+
 def imports(path: Path) -> set[str]:
-    """Our modules that a file imports, including imports within functions."""
+    """Our modules that a file imports, including imports within functions, and not those for type checkers."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_at_run_time(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

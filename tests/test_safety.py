@@ -25,7 +25,7 @@ NEVER_IMPORTED = {
 NEVER_CALLED = {"eval", "exec", "__import__", "extract", "extractall", "unpack_archive", "system", "popen"}
 ALLOWED = {
     "experiments/config/reading.py calls exec_module": "a config is a Python file; `run --help` says so",
-    "experiments/networks/build.py calls import_module": "a network of one's own, which a config that is run names",
+    "experiments/networks/own.py calls import_module": "a network of one's own, which a config that is run names",
     "experiments/progress.py calls import_module": "IPython's display, in a notebook",
     "experiments/cluster.py calls import_module": "ray",
     "experiments/store/writers.py calls import_module": "tensorboard or wandb, by a name that is not read",

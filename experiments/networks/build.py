@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-import jbn
-import jbn.linen
-from experiments.config import ConfigError, ModelConfig
-from experiments.config.errors import raised
-from experiments.networks import NETWORKS, PUBLISHED_NORM, Network, no_norm
-from experiments.vocabulary import RESIDUAL, Activation, Initialization, Norm
+from experiments.config import ModelConfig
+from experiments.networks import NETWORKS, no_norm
+from experiments.networks.adapter import Adapter
+from experiments.networks.norms import KINDS, LINEN, norm_options
+from experiments.networks.own import own_network
+from experiments.vocabulary import RESIDUAL, Activation, Initialization
 
 ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
@@ -35,13 +33,6 @@ ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = MappingProx
         "identity": lambda x: x,
     }
 )
-BATCH_NORMS: Mapping[Norm, Callable[..., nn.Module]] = MappingProxyType(
-    {
-        "batch_norm": jbn.linen.BatchNorm,
-        "batch_renorm": jbn.linen.BatchRenorm,
-        "frozen_batch_norm": jbn.linen.FrozenBatchNorm,
-    }
-)
 INITIALIZERS: Mapping[Initialization, Any] = MappingProxyType(
     {
         "he": nn.initializers.he_normal(),
@@ -52,7 +43,7 @@ INITIALIZERS: Mapping[Initialization, Any] = MappingProxyType(
 )
 
 
-def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
+def build(config: ModelConfig, classes: int, *, train: bool) -> Any:
     """The network of a config.
 
     Args:
@@ -62,7 +53,9 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
 
     A user's function, `module:function`, must return a linen module of one argument. Of classes, activation, norm,
     placement, final_norm, dtype, unit, depth, width, use_bias, hidden, padding, pooling and kernel_init it receives
-    those that its signature names and the config sets.
+    those that its signature names and the config sets. A function that takes rngs must return an nnx module, one that
+    takes key an Equinox module of one example; both may take input_shape, the shape of one example, too. If they take
+    no norm, the batch norms of Flax or Equinox in the module become jbn's, with the options of the config.
 
     Raises:
       ConfigError: there is no such function, it needs another argument, or it lacks an argument that the config sets.
@@ -70,7 +63,7 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
     options: dict[str, Any] = {
         "classes": classes,
         "activation": ACTIVATIONS[config.activation],
-        "norm": _norm(config, train),
+        "norm": _linen_norm(config, train),
         "final_norm": config.final_norm,
         "dtype": None if config.dtype == "float32" else jnp.dtype(config.dtype),
     }
@@ -78,7 +71,7 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
         kernel_init = nn.initializers.normal(config.init_std) if config.init == "normal" else INITIALIZERS[config.init]
         options["kernel_init"] = kernel_init
     if config.own:
-        return _own(config, options)
+        return own_network(config, options, train)
     if config.network in RESIDUAL:
         given = {"unit": config.unit, "depth": config.depth}
     else:
@@ -94,40 +87,9 @@ def build(config: ModelConfig, classes: int, *, train: bool) -> Network:
     return NETWORKS[config.network](**options, **{key: value for key, value in given.items() if value is not None})
 
 
-def _own(config: ModelConfig, options: dict[str, Any]) -> Any:
-    """Calls the user's function with the options that its signature names."""
-    module, _, name = config.network.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the user's module may raise anything
-        reason = error if isinstance(error, ImportError | AttributeError) else raised(error)
-        raise ConfigError(
-            f"model.network is {config.network!r}, but {reason}; give module:function of a module that Python finds, "
-            "such as a file in the folder from which you run"
-        ) from None
-    fields = ("placement", "unit", "depth", "width", "use_bias", "hidden", "padding", "pooling")
-    options = options | {field: getattr(config, field) for field in fields}
-    parameters = inspect.signature(function).parameters.values()
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    needed = {p.name for p in parameters if p.name in named and p.default is p.empty}
-    unknown = sorted(needed - options.keys())
-    if unknown:
-        raise ConfigError(
-            f"{config.network} needs {', '.join(unknown)}, which a config does not have; write a function of some of "
-            f"{', '.join(options)}, or give a default"
-        )
-    default = ModelConfig()
-    fields_of = {"kernel_init": "init"}
-    for option in () if takes_all else options.keys() - named:
-        field = fields_of.get(option, option)
-        if getattr(config, field, None) != getattr(default, field, None):
-            raise ConfigError(
-                f"model.{field} is {getattr(config, field)!r}, but {config.network} takes no {option}, so it would "
-                "have no effect; add it to the function, or leave it out"
-            )
-    said = {key: value for key, value in options.items() if value is not None or key in needed}
-    return function(**{key: value for key, value in said.items() if takes_all or key in named})
+def layers(network: Any, x: jax.Array) -> tuple[Any, ...]:
+    """What tells `jbn.optim` about the layers of a network, such as a linen module and its input."""
+    return network.layers(x) if isinstance(network, Adapter) else (network, x)
 
 
 def as_plain_batch_norm(config: ModelConfig) -> ModelConfig:
@@ -144,26 +106,8 @@ def without_virtual_batches(config: ModelConfig) -> ModelConfig:
     return replace(config, virtual_batch_size=None)
 
 
-def _norm(config: ModelConfig, train: bool) -> Callable[..., Any]:
-    affine = {"use_scale": config.norm_scale, "use_bias": config.norm_bias, "epsilon": config.epsilon}
-    given: dict[str, Any] = {key: value for key, value in affine.items() if value is not None}
-    if config.scale_init == "uniform":
-        given["scale_init"] = nn.initializers.uniform(1.0)
+def _linen_norm(config: ModelConfig, train: bool) -> Callable[..., Any]:
     if config.norm == "none":
         return no_norm
-    if config.norm == "layer_norm":
-        return partial(nn.LayerNorm, **given)
-    if config.norm == "group_norm":
-        return partial(nn.GroupNorm, num_groups=config.groups, **given)
-    own = {"momentum": config.momentum, "trainable": config.norm_trainable}
-    given = {
-        **PUBLISHED_NORM.get(config.network, {"momentum": 0.9}),
-        **given,
-        **{k: v for k, v in own.items() if v is not None},
-    }
-    given["use_running_average"] = not train
-    if config.norm == "batch_renorm":
-        start, end = config.renorm_ramp
-        given["r_max"] = jbn.renorm_ramp(config.r_max, start=start, end=end, initial=1.0)
-        given["d_max"] = jbn.renorm_ramp(config.d_max, start=start, end=end, initial=0.0)
-    return partial(BATCH_NORMS[config.norm], virtual_batch_size=config.virtual_batch_size, **given)
+    mode = {"use_running_average": not train} if config.norm in KINDS else {}
+    return partial(LINEN[config.norm], **norm_options(config), **mode)

@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 
-def parameter_count(model: nn.Module, input_shape: Sequence[int]) -> int:
+def parameter_count(model: Any, input_shape: Sequence[int]) -> int:
     """The number of trainable values: the collection `params`, without statistics and other constants.
 
     Args:
-      model: a linen module of one argument.
+      model: a linen module of one argument, or what `build` returns.
       input_shape: of one example, such as `(32, 32, 3)`.
 
     Example:
@@ -28,14 +27,14 @@ def parameter_count(model: nn.Module, input_shape: Sequence[int]) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def multiply_adds(model: nn.Module, input_shape: Sequence[int]) -> int:
+def multiply_adds(model: Any, input_shape: Sequence[int]) -> int:
     """The number of multiply-adds in the convolutions and matrix products of one example's forward pass.
 
     The jaxpr yields it as outputs times terms per output, so products with padding count, as is usual. Biases, norms,
     activations and pooling do not count.
 
     Args:
-      model: a linen module of one argument.
+      model: a linen module of one argument, or what `build` returns.
       input_shape: of one example, such as `(32, 32, 3)`.
 
     Example:
@@ -50,7 +49,7 @@ def multiply_adds(model: nn.Module, input_shape: Sequence[int]) -> int:
     return sum(_products(forward(variables, x).jaxpr)) // len(x)
 
 
-def flops(model: nn.Module, input_shape: Sequence[int]) -> int:
+def flops(model: Any, input_shape: Sequence[int]) -> int:
     """Floating-point operations of one example's forward pass: two for each of `multiply_adds`.
 
     Papers on small networks often call the number of multiply-adds "FLOPs". A training step is about three times as
@@ -63,7 +62,7 @@ def _examples(input_shape: Sequence[int]) -> jax.Array:
     return jnp.zeros((2, *input_shape))  # batch norm refuses to train on a single example
 
 
-def _variables(model: nn.Module, x: jax.Array) -> Any:
+def _variables(model: Any, x: jax.Array) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), x)
 
 

@@ -19,7 +19,8 @@ from experiments.config import Setup
 from experiments.data.arrays import Batches, Split
 from experiments.data.augment import augment
 from experiments.networks import whiten
-from experiments.networks.build import as_plain_batch_norm, build, without_virtual_batches
+from experiments.networks.adapter import Adapter
+from experiments.networks.build import as_plain_batch_norm, build, layers, without_virtual_batches
 from experiments.training.optimizers import Tuned, optimizer
 
 WHITENED = 5000  # number of training images from which a whitening layer is computed
@@ -30,7 +31,8 @@ class State(NamedTuple):
 
     Attributes:
       params, batch_stats: collections of the network's variables.
-      constants: collection that is set before the first step and never changes: the kernel of a whitening layer.
+      constants: collection that is set before the first step and never changes: the kernel of a whitening layer, or
+        variables of an nnx module that are no parameters and no statistics.
       opt_state: state of the optimizer.
       step: number of optimizer steps taken, `[]`, int32.
       diverged: the first step with a loss that is not finite, `[]`, int32; -1 if there is none so far.
@@ -70,10 +72,10 @@ def init(setup: Setup, classes: int, seed: Int[Array, ""], images: Float[Array, 
     model = build(without_virtual_batches(setup.model), classes, train=True)
     x = jnp.zeros((2, *images.shape[1:]))
     variables: Mapping[str, Any] = model.init(jax.random.key(seed), x)
-    if "constants" in variables:
+    if "constants" in variables and isinstance(model, nn.Module):
         variables = whiten(variables, images[:WHITENED])
     params = variables["params"]
-    opt_state = optimizer(setup.optimizer, Tuned(0.0, 0.0, False), 1, model, x).init(params)
+    opt_state = optimizer(setup.optimizer, Tuned(0.0, 0.0, False), 1, *layers(model, x)).init(params)
     stats, constants = variables.get("batch_stats", {}), variables.get("constants", {})
     return State(params, stats, constants, opt_state, jnp.int32(0), jnp.int32(-1), jnp.asarray(seed, jnp.int32))
 
@@ -94,7 +96,7 @@ def train_step(
         options = {field: getattr(setup.augmentation, field) for field in ("pad_crop", "flip", "cutout", "translate")}
         x = augment(key, x, **options)
     model = build(setup.model, classes, train=True)
-    tx = optimizer(setup.optimizer, tuned, steps, model, x)
+    tx = optimizer(setup.optimizer, tuned, steps, *layers(model, x))
 
     def loss_of(params):
         logits, updates = apply(model, state._replace(params=params), x, "batch_stats")
@@ -166,7 +168,9 @@ def with_population_statistics(setup: Setup, classes: int, state: State, data: B
     return state._replace(batch_stats=unflatten_dict(flat))
 
 
-def apply(model: nn.Module, state: State, x: Array, *mutable: str, **options: Any) -> tuple[Array, dict[str, Any]]:
+def apply(
+    model: nn.Module | Adapter, state: State, x: Array, *mutable: str, **options: Any
+) -> tuple[Array, dict[str, Any]]:
     """Logits, and the updated mutable collections."""
     variables = {"params": state.params, "batch_stats": state.batch_stats, "constants": state.constants}
     return cast(tuple[Array, dict[str, Any]], model.apply(variables, x, mutable=list(mutable), **options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -23,7 +23,7 @@ from jbn._models._layer import (
 from jbn._moments import Moments
 from jbn._paths import Path
 from jbn._running_stats import BatchStats
-from jbn._typed_equinox import combine, flatten_with_path, index_of, partition, state_from, state_items, static, vmap
+from jbn._typed_equinox import combine, flatten_with_path, index_of, partition, state_from, state_items, static
 from jbn.equinox._batch_norm import result_dtype
 from jbn.equinox._convert import check_own, layer_name
 from jbn.equinox._values import MANY, total_weight
@@ -169,11 +169,12 @@ def _mapped(model: Any, norms: dict[Any, tuple[Path, Any]]) -> Callable[..., Any
     names: set[Any] = set()
     for _, layer in norms.values():
         given: Any = layer.axis_name
-        names.update(given if isinstance(given, tuple) else (given,))
+        names.update(cast("tuple[Any, ...]", given) if isinstance(given, tuple) else (given,))
     names.discard(None)
     if len(names) > 1:
         raise ValueError(
             f"the layers name the axes {', '.join(sorted(map(str, names)))}, and so it is not clear how the model is "
             "mapped over a batch; pass call=lambda model, state, batch: ..., which returns outputs and state"
         )
+    vmap: Any = jax.vmap
     return vmap(model, axis_name=next(iter(names), None), in_axes=(0, None), out_axes=(0, None))

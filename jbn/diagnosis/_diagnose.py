@@ -16,8 +16,8 @@ from jbn.diagnosis._report import Diagnosis
 
 def diagnose(
     model: Any,
-    variables: Any = None,
-    batches: Batches | None = None,
+    variables: Any,
+    batches: Batches,
     *,
     evaluation: Batches | None = None,
     metric: Metric | None = None,
@@ -74,8 +74,6 @@ def diagnose(
     Reference: Ioffe & Szegedy 2015 (https://arxiv.org/abs/1502.03167) for both kinds of statistics; Wu & Johnson 2021,
     "Rethinking 'Batch' in BatchNorm" (https://arxiv.org/abs/2105.07576), for how they come apart.
     """
-    if batches is None:
-        raise ValueError("batches is None; pass training batches: jbn.diagnose(model, variables, batches)")
     if evaluation is None and not callable(batches) and iter(batches) is batches:
         raise ValueError(
             "batches is an iterator that can be consumed only once, but there are two passes; pass a list, or a "

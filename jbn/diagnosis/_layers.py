@@ -46,8 +46,8 @@ class LayerReport:
 
     Example:
       >>> import jax, jbn, flax.linen as nn
-      >>> model, x = nn.BatchNorm(True), jax.random.normal(jax.random.key(0), (64, 3))
-      >>> report = jbn.diagnose(model, model.init(jax.random.key(1), x), [x[:32], x[32:]])
+      >>> model, x = nn.BatchNorm(True), jax.random.normal(jax.random.key(0), (8192, 3))
+      >>> report = jbn.diagnose(model, model.init(jax.random.key(1), x), [x[:4096], x[4096:]])
       >>> report.layers[0].variance_ratio.round(0)
       array([1., 1., 1.])
     """

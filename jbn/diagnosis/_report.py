@@ -30,8 +30,8 @@ class Diagnosis:
 
     Example:
       >>> import jax, jbn, flax.linen as nn
-      >>> model, x = nn.BatchNorm(True), jax.random.normal(jax.random.key(0), (64, 3))
-      >>> report = jbn.diagnose(model, model.init(jax.random.key(1), x), [x[:32], x[32:]])
+      >>> model, x = nn.BatchNorm(True), jax.random.normal(jax.random.key(0), (8192, 3))
+      >>> report = jbn.diagnose(model, model.init(jax.random.key(1), x), [x[:4096], x[4096:]])
       >>> print(report.findings, report.batches)
       () 2
     """
@@ -86,7 +86,7 @@ class Diagnosis:
             raise ModuleNotFoundError("a figure needs matplotlib: pip install matplotlib", name="matplotlib") from None
         gap = any(layer.alone is not None for layer in self.layers)
         names, y = [layer.name for layer in self.layers], np.arange(len(self.layers))
-        figure = Figure(figsize=(11 if gap else 8, 1.6 + 0.32 * len(names)), layout="constrained")
+        figure = Figure(figsize=(11 if gap else 8, 2.2 + 0.32 * len(names)), layout="constrained")
         axes: Any = figure.subplots(1, 3 if gap else 2, sharey=True, squeeze=False)[0]
         axes[0].set_yticks(y, names)
         axes[0].invert_yaxis()
@@ -105,7 +105,6 @@ class Diagnosis:
         axes[1].set_xlim(left=0)
         axes[1].set_title("The data at each layer", fontsize=10)
         axes[1].set_xlabel("standard deviations")
-        axes[1].legend(fontsize=8)
         if gap:
             for values, label, marker in (
                 ([layer.alone for layer in self.layers], "this layer alone", "o"),
@@ -116,7 +115,9 @@ class Diagnosis:
             axes[2].axvline(0, color="0.7", lw=1)
             axes[2].axvline(self.scores["population"] - self.scores["running"], color="C2", lw=1, label="all layers")
             axes[2].set_title("Correcting its statistics\nchanges the metric by", fontsize=10)
-            axes[2].legend(fontsize=8)
+        for axis in axes[1:]:
+            # Below, so that it hides no point.
+            axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, frameon=False)
         for axis in axes:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(axis="x", color="0.9")

@@ -163,7 +163,7 @@ def start_share(layer: LayerReport) -> tuple[float, float]:
 def _starts(layer: LayerReport, off: float) -> bool:
     """Whether the running statistics are off, for the most part, by what is left of their start value."""
     share, left = (layer.start, 0.0) if not math.isnan(layer.start) else start_share(layer)
-    if not (0 < share < 0.98 and left < 0.3):
+    if not (0 < share < 1 and left < 0.3):
         return False
     mixed = Values((1 - share) * layer.mean, (1 - share) * layer.var + share)
     if layer.kind == EQUINOX:
@@ -179,10 +179,12 @@ def _expected_noise(layer: LayerReport) -> float:
 
 def _closes(e: Evidence, layer: LayerReport) -> str:
     scores = e.evaluation.scores
-    if layer.alone is None or not scores:
+    if layer.alone is None or not scores or scores["population"] == scores["running"]:
         return ""
     gap = scores["population"] - scores["running"]
-    return f": alone that closes {layer.alone:.3g} of {gap:.3g} in the metric"
+    if 0 < layer.alone / gap <= 1:
+        return f"; correcting {layer.name} alone closes {layer.alone:.3g} of {gap:.3g} in the metric"
+    return f"; correcting {layer.name} alone changes the metric by {layer.alone:.3g}, all layers by {gap:.3g}"
 
 
 def half_precision(e: Evidence) -> Iterator[Finding]:

@@ -174,6 +174,10 @@ class BatchNorm(eqx.nn.StatefulLayer):
 
         Returns:
           y, shaped as `x`, and the new state.
+
+        Raises:
+          ValueError: as `jbn.batch_norm`; and complex input of a layer that is not.
+          TypeError: a model that is traced as a whole, by `jax.jit` instead of `eqx.filter_jit`.
         """
         running = self.inference if inference is None else inference
         _axes.check_static(inference=running)

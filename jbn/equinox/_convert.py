@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 from collections.abc import Callable
@@ -229,7 +230,8 @@ def check_own(path: str, layer: Any, base: type[Any]) -> None:
         for name, value in vars(c).items()
         if isinstance(value, types.FunctionType | property) and (not name.startswith("__") or name == "__call__")
     }
-    fields = {name for c in own for name in vars(c).get("__annotations__", {})}
+    kept: Any = next(c for c in type(layer).__mro__ if c not in own)
+    fields = {field.name for field in dataclasses.fields(layer)} - {field.name for field in dataclasses.fields(kept)}
     if names := sorted(methods | fields):
         raise ValueError(
             f"{path} is a {type(layer).__name__} with its own {' and '.join(names)}, which would be lost; leave it "

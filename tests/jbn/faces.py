@@ -72,7 +72,8 @@ def by_equinox(options, train):
         layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (scale, bias))
         if whole and not devices:  # a state that differs between devices has to do so from the start
             mean, var = (jax.lax.pcast(a, manual, to="varying") for a in (mean, var))
-        state = jax.tree.unflatten(jax.tree.structure(state), (mean, var))
+        strong = tuple(jnp.asarray(a, a.dtype) for a in (mean, var))
+        state = jax.tree.unflatten(jax.tree.structure(state), strong)
 
         def one(x, keep):
             y, new = layer(x, state, mask=keep, **call)

@@ -33,7 +33,7 @@ from experiments.report.plotting import WIDTH, Drawing, finish, treatments_of, w
 
 MAX_EXPLORATIONS = 12
 """Up to this many explorations are drawn, those with the smallest p."""
-ROW, HEADING, TEXT, LETTER = 0.39, 0.32, 0.155, 0.073
+ROW, HEADING, TEXT, LETTER, BOLD = 0.39, 0.32, 0.155, 0.073, 1.15
 """Inches: the least height of a row, of a heading and of a line of text; the width of a letter."""
 THICK, THIN = 3.6, 1.3
 """Widths of the interval for new seeds, and of that for new data, too."""
@@ -59,7 +59,8 @@ def differences(config: Config, result: dict[str, Any]) -> Drawing:
     groups = _drawn(grouped(config, result))
     lines, height = _lines(config, groups)
     left = 0.15 + LETTER * max(len(part) for line in lines if line.row for part in line.label.split("\n"))
-    right = 0.25 + LETTER * max(len(part) for line in lines for part in (*line.words, "+10.00 [10.00, 10.00]"))
+    longest = max(len(part) * (BOLD if _bold(line) else 1) for line in lines for part in line.words)
+    right = 0.25 + LETTER * max(longest, len("+10.00 [10.00, 10.00]"))
     figure = Figure(figsize=(WIDTH, height + 1.7), layout="constrained")
     grid = figure.add_gridspec(1, 3, width_ratios=[left, WIDTH - left - right, right])
     names, axes, said = (figure.add_subplot(cell) for cell in grid)
@@ -70,7 +71,7 @@ def differences(config: Config, result: dict[str, Any]) -> Drawing:
             continue
         names.text(0.04, line.y, line.label, va="center", fontsize=9.5, linespacing=1.05, in_layout=False)
         _draw(axes, line, line.row, look.get(better(config, line.row) or ""))
-        _say(said, line, line.row)
+        _say(said, line)
     rows = [line.row for line in lines if line.row is not None]
     limit = _axis(axes, rows)
     for side in (names, said):
@@ -135,15 +136,19 @@ def _draw(axes: Axes, line: Line, row: Row, look: Look | None) -> None:
     )  # fmt: skip
 
 
-def _say(axes: Axes, line: Line, row: Row) -> None:
+def _say(axes: Axes, line: Line) -> None:
     """The finding, and below it estimate and interval."""
-    bold = row["finding"].startswith("different") and row["primary"]
     for k, text in enumerate(line.words, start=1):
-        style = {"fontsize": 9.5, "fontweight": "bold" if bold else "normal"}
+        style = {"fontsize": 9.5, "fontweight": "bold" if _bold(line) else "normal"}
         if k == len(line.words):
             style = {"fontsize": 8.8, "color": GREY}
         y = line.y + TEXT * (k - (len(line.words) + 1) / 2)
         axes.text(0.04, y, text, va="center", in_layout=False, **style)
+
+
+def _bold(line: Line) -> bool:
+    row = line.row
+    return row is not None and row["finding"].startswith("different") and bool(row["primary"])
 
 
 def _axis(axes: Axes, rows: Sequence[Row]) -> float | None:

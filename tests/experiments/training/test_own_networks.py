@@ -14,6 +14,9 @@ from experiments.training.fingerprint import describe
 from experiments.training.loop import train_arm
 
 tiny = documented_network()
+Tiny = documented_network("my_nnx_networks", "Tiny")
+Existing = documented_network("my_nnx_networks", "Existing")
+InEquinox = documented_network("my_equinox_networks", "Tiny")
 
 
 def images():
@@ -42,6 +45,20 @@ def test_the_documented_network_trains_and_is_probed_on_images_and_on_vectors(da
     (record,) = train_arm(config.setup(config.arms[0]), source, [lane(0.1, 0)], SCAN, width=1, probe=True)
     assert record["train_loss"][-1] < 0.8 * record["train_loss"][0]
     assert record["probes"]["layers"] == ["layers_1", "layers_2"]
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "layers"),
+    [("Tiny", images(), ["hidden"]), ("Existing", make_data(), [])],
+    ids=["named", "plain"],
+)
+def test_the_documented_networks_in_nnx_and_equinox_train_and_are_probed(network, data, layers):
+    config, source = config_of(network), one_split(data)
+    features = int(np.prod(data.train.x.shape[1:]))
+    assert describe(config, source)["before/relu"]["multiply_adds"] == 64 * (features + 3)
+    (record,) = train_arm(config.setup(config.arms[0]), source, [lane(0.1, 0)], SCAN, width=1, probe=True)
+    assert record["train_loss"][-1] < 0.8 * record["train_loss"][0]
+    assert (record["probes"]["layers"], len(record["probes"]["norms"])) == (layers, 1)
 
 
 def unflattened(classes, norm):
