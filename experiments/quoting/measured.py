@@ -9,7 +9,7 @@ from experiments.quoting.runs import ROOT, Runs
 from experiments.quoting.tables import Link, markdown
 
 ADAPTATION = "benchmarks/results/adaptation"
-_KINDS = {"clean": "clean", "corrupted": "corrupted"}
+_KINDS = ("clean", "corrupted")
 
 
 def adaptation(runs: Runs, link: Link) -> str:
@@ -25,10 +25,10 @@ def adaptation(runs: Runs, link: Link) -> str:
         for name in names
         for n in (8, 256)
     ]
-    header = ["statistics", *(f"{order}, {kind}" for order in ("all classes", "one class") for kind in _KINDS.values())]
+    header = ["statistics", *(f"{order}, {kind}" for order in ("all classes", "one class") for kind in _KINDS)]
     said = (
-        "Accuracy minus that with the running statistics, in percentage points [95% interval]: test batches of n images "
-        "of all classes, or of a single one; corrupted is the mean of Gaussian noise, blur and contrast at two "
+        "Accuracy minus that with the running statistics, in percentage points [95% interval]: test batches of n "
+        "images of all classes, or of a single one; corrupted is the mean of Gaussian noise, blur and contrast at two "
         f"strengths each. {_provenance(result, link)}"
     )
     return f"{markdown(header, rows)}\n\n{said}"
@@ -50,7 +50,7 @@ def averages(runs: Runs, link: Link) -> str:
         "Accuracy minus that of the raw weights at the end of the same training, in percentage points [95% interval]. "
         f"Statistics are those of the raw weights, their average, or `estimate_linen`'s. {_provenance(result, link)}"
     )
-    return f"{markdown(['weights', 'statistics', *_KINDS.values()], rows)}\n\n{said}"
+    return f"{markdown(['weights', 'statistics', *_KINDS], rows)}\n\n{said}"
 
 
 def _read() -> dict[str, Any]:
