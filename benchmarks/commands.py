@@ -133,7 +133,7 @@ COMMANDS = {
         "of their own. Needs the images: JBN_DATA names a folder that has them, or the hub.",
         (
             _out("adaptation", ", with Markdown tables and a figure beside it"),
-            ("--seeds", {"type": int, "default": 12, "help": "networks; default: %(default)s"}),
+            ("--seeds", {"type": int, "default": 10, "help": "networks; default: %(default)s"}),
         ),
     ),
     "calibration": Command(
