@@ -125,6 +125,17 @@ COMMANDS = {
             ("--repeats", {"type": int, "default": 60, "help": "runs of each network, in turns; default: %(default)s"}),
         ),
     ),
+    "adaptation": Command(
+        "benchmarks.adaptation.command",
+        "what adapting to shifted test data and averaging weights gain on corrupted Fashion-MNIST",
+        "Trains a small CNN for each seed (a minute and a half on one core, most of it tests), and compares running "
+        "statistics with those of test batches, blends and bounds, and averaged weights with and without statistics "
+        "of their own. Needs the images: JBN_DATA names a folder that has them, or the hub.",
+        (
+            _out("adaptation", ", with Markdown tables and a figure beside it"),
+            ("--seeds", {"type": int, "default": 10, "help": "networks; default: %(default)s"}),
+        ),
+    ),
     "calibration": Command(
         "benchmarks.calibration.command",
         "whether the laboratory's intervals hold when whole experiments are repeated",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.quoting import changes, docstrings, tables
+from experiments.quoting import changes, docstrings, measured, tables
 from experiments.quoting.runs import ROOT, Runs
 
 PAGES = (
@@ -25,6 +25,8 @@ PAGES = (
     "docs/what-changed.md",
     "docs/handbook/placement.md",
     "docs/handbook/recipes/tiny-batches.md",
+    "docs/handbook/recipes/test-time.md",
+    "docs/handbook/recipes/averaged-weights.md",
 )
 FORMER = "docs/former_verdicts.json"
 BLOCK = re.compile(r"(<!-- make quote: ([\w ]+) -->\n).*?(<!-- end of quote -->\n)", re.S)
@@ -72,6 +74,8 @@ def quoted(text: str, page: str, runs: Runs, former: Sequence[changes.Former] = 
         "engines": tables.engines,
         "changes": partial(changes.table, former=former),
         "counts": partial(changes.counts, former=former),
+        "adaptation": measured.adaptation,
+        "averages": measured.averages,
     }
 
     def link(path: str) -> str:

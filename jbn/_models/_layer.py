@@ -35,7 +35,8 @@ class LayerOptions(NamedTuple):
       skips: whether it leaves batches that are not finite out of its statistics.
       fast_variance: whether it computes E[x²] - E[x]², which cancels.
       frozen: whether its statistics are constants.
-      adapts: the weight of the running statistics in a blend with those of the batch; None if it does not blend.
+      adapts: how it blends the running statistics with those of the batch, by the names of the options; None if it does
+        not.
       axis: the feature axis or axes.
       axis_name: mapped axes that the batch is spread over.
       axis_index_groups: groups of their indices.
@@ -49,7 +50,7 @@ class LayerOptions(NamedTuple):
     skips: bool
     fast_variance: bool
     frozen: bool
-    adapts: Any
+    adapts: dict[str, Any] | None
     axis: Any
     axis_name: Any
     axis_index_groups: Any
@@ -67,7 +68,11 @@ def layer_options(layer: Any, **options: Any) -> LayerOptions:
         skips=getattr(layer, "skip_nonfinite", False),
         fast_variance=not known.__module__.startswith("jbn.") and getattr(layer, "use_fast_variance", False),
         frozen=is_variant(layer, "FrozenBatchNorm"),
-        adapts=layer.source_weight if is_variant(layer, "AdaptiveBatchNorm") else None,
+        adapts=(
+            {name: getattr(layer, name) for name in ("source_weight", "max_drift")}
+            if is_variant(layer, "AdaptiveBatchNorm")
+            else None
+        ),
         axis_name=layer.axis_name,
         axis_index_groups=getattr(layer, "axis_index_groups", None),
         groups={name: getattr(layer, name) for name in ("virtual_batch_size", "ragged_groups") if hasattr(layer, name)},
@@ -204,7 +209,7 @@ def measure(
     else:
         norm: Any = batch_norm
         if layer.adapts is not None:
-            norm = functools.partial(adaptive_layer, source_weight=layer.adapts)
+            norm = functools.partial(adaptive_layer, **layer.adapts)
         given = stats if measurement.as_it_is else finite_or_initial(stats)
         y = norm(x, scale, bias, promote_stats(given, x.dtype), train=False, **options)[0]
         batch = moments(activate(activation, x, mask) if activation and placement == "after" else x, **reduction)

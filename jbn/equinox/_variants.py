@@ -90,6 +90,8 @@ class AdaptiveBatchNorm(BatchNorm):
       axis_name: as in `BatchNorm`.
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
         per feature; for a single example pass N / (N + 1), such as 16 / 17.
+      max_drift: d, larger than 0: the most that the blend may move from the running statistics, the mean in running
+        standard deviations, the standard deviation by a factor of 1 + d; None is no bound.
       **options: those of `BatchNorm`.
 
     Example:
@@ -102,9 +104,18 @@ class AdaptiveBatchNorm(BatchNorm):
     """
 
     source_weight: float = static()
+    max_drift: float | None = static()
 
-    def __init__(self, input_size: int, axis_name: Names, *, source_weight: float = 0.0, **options: Any):
-        self.source_weight = source_weight
+    def __init__(
+        self,
+        input_size: int,
+        axis_name: Names,
+        *,
+        source_weight: float = 0.0,
+        max_drift: float | None = None,
+        **options: Any,
+    ):
+        self.source_weight, self.max_drift = source_weight, max_drift
         super().__init__(input_size, axis_name, **options)
 
     def _switches(self, running: bool, update: bool | None) -> tuple[bool, bool]:
@@ -112,4 +123,6 @@ class AdaptiveBatchNorm(BatchNorm):
         return running, update and not running
 
     def _function(self, running: bool) -> Callable[..., Any]:
-        return functools.partial(adaptive_layer, source_weight=self.source_weight) if running else batch_norm
+        if not running:
+            return batch_norm
+        return functools.partial(adaptive_layer, source_weight=self.source_weight, max_drift=self.max_drift)

@@ -85,6 +85,8 @@ class AdaptiveBatchNorm(BatchNorm):
     Attributes beyond those of `BatchNorm`:
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
         per feature; for a single example pass N / (N + 1), such as 16 / 17.
+      max_drift: d, larger than 0: the most that the blend may move from the running statistics, the mean in running
+        standard deviations, the standard deviation by a factor of 1 + d; None is no bound.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbn.linen
@@ -94,6 +96,7 @@ class AdaptiveBatchNorm(BatchNorm):
     """
 
     source_weight: float | jax.Array = 0.0
+    max_drift: float | jax.Array | None = None
 
     @nn.nowrap
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
@@ -104,7 +107,7 @@ class AdaptiveBatchNorm(BatchNorm):
     def _function(self, running: bool) -> Callable[..., Any]:
         if not running or self.is_initializing():
             return batch_norm
-        return functools.partial(adaptive_layer, source_weight=self.source_weight)
+        return functools.partial(adaptive_layer, source_weight=self.source_weight, max_drift=self.max_drift)
 
 
 class DomainBatchNorm(BatchNorm):

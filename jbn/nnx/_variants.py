@@ -90,6 +90,8 @@ class AdaptiveBatchNorm(BatchNorm):
       num_features: number of features.
       source_weight: w, in [0, 1]: 1 is inference as usual, 0 the test batch alone, which then needs more than one value
         per feature; for a single example pass N / (N + 1), such as 16 / 17.
+      max_drift: d, larger than 0: the most that the blend may move from the running statistics, the mean in running
+        standard deviations, the standard deviation by a factor of 1 + d; None is no bound.
       **options: those of `BatchNorm`.
 
     Example:
@@ -100,16 +102,20 @@ class AdaptiveBatchNorm(BatchNorm):
       [-1.  1.]
     """
 
-    def __init__(self, num_features: int, *, source_weight: float = 0.0, **options: Any):
+    def __init__(
+        self, num_features: int, *, source_weight: float = 0.0, max_drift: float | None = None, **options: Any
+    ):
         super().__init__(num_features, **options)
-        self.source_weight = source_weight
+        self.source_weight, self.max_drift = source_weight, max_drift
 
     def _switches(self, running: bool | None, update: bool | None) -> tuple[bool, bool]:
         running, update = super()._switches(running, update)
         return running, update and not running
 
     def _function(self, running: bool) -> Callable[..., Any]:
-        return functools.partial(adaptive_layer, source_weight=self.source_weight) if running else batch_norm
+        if not running:
+            return batch_norm
+        return functools.partial(adaptive_layer, source_weight=self.source_weight, max_drift=self.max_drift)
 
 
 class DomainBatchNorm(BatchNorm):

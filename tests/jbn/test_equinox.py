@@ -308,10 +308,11 @@ def test_renorm_and_adaptive_are_those_of_the_core():
         assert_close(y, exact, 3e-6)
     assert stats(layer, state).step == 3
 
-    layer, state = made(jbn.equinox.AdaptiveBatchNorm, source_weight=0.25)
+    layer, state = made(jbn.equinox.AdaptiveBatchNorm, source_weight=0.25, max_drift=0.5)
     _, state = call(layer, state, X)
     y, new = call(eqx.nn.inference_mode(layer), state, X + 2)
-    exact, _ = jbn.adaptive_batch_norm(X + 2, SCALE, BIAS, stats(layer, state), source_weight=0.25, axis=1)
+    options = dict(source_weight=0.25, max_drift=0.5, axis=1)
+    exact, _ = jbn.adaptive_batch_norm(X + 2, SCALE, BIAS, stats(layer, state), **options)
     assert_close(y, exact, 3e-6)
     np.testing.assert_array_equal(stats(layer, new).mean, stats(layer, state).mean)
 

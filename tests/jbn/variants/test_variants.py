@@ -54,12 +54,12 @@ MODULES = {
     "BatchRenorm": ({"r_max": 1.5, "d_max": 0.25}, (), functools.partial(jbn.batch_renorm, r_max=1.5, d_max=0.25)),
     "FrozenBatchNorm": ({}, (), lambda *a, train, **k: jbn.batch_norm(*a, train=False, **k)),
     "AdaptiveBatchNorm": (
-        {"source_weight": 0.25},
+        {"source_weight": 0.25, "max_drift": 0.5},
         (),
         lambda *a, train, momentum: (
             jbn.batch_norm(*a, train=True, momentum=momentum)
             if train
-            else (jbn.adaptive_batch_norm(*a, source_weight=0.25)[0], a[3], None)
+            else (jbn.adaptive_batch_norm(*a, source_weight=0.25, max_drift=0.5)[0], a[3], None)
         ),
     ),
     "DomainBatchNorm": ({"domains": 3}, (jnp.asarray(1),), jbn.domain_batch_norm),
