@@ -60,6 +60,7 @@ def equinox_model(model: Any, state: Any, params: Any = None, as_it_is: bool = F
         batch: Any,
         number: jax.Array,
     ) -> tuple[Any, list[Moments]]:
+        measurement.called.clear()
         arrays, values, _ = given
         measured = [
             _Measured(leaf, measurement, norms[_marker(leaf)][0]) if _is_norm(leaf) and _marker(leaf) in norms else leaf

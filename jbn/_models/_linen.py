@@ -39,7 +39,8 @@ def linen_model(model: nn.Module, variables: Mapping[str, Any], params: Any, rng
     variables = dict(variables) if params is None else {**variables, "params": params}
     if "batch_stats" not in variables:
         raise ValueError(
-            f"variables have the collections {sorted(variables)}; pass all that model.init returned, also batch_stats"
+            f"variables have the collections {sorted(variables)}; pass all that model.init returned, "
+            "also batch_stats, or a model that has a batch norm"
         )
     stats = flatten_dict(variables["batch_stats"], keep_empty_nodes=True)
     layers = [
@@ -66,6 +67,7 @@ def _run(
     batch: Any,
     number: jax.Array,
 ) -> tuple[Any, list[Moments]]:
+    measurement.called.clear()
     variables, rngs = state
     stats = flatten_dict(variables["batch_stats"], keep_empty_nodes=True)
     for path, given in zip(layers, running, strict=True):

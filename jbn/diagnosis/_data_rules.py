@@ -11,13 +11,12 @@ import numpy as np
 
 from jbn._paths import path_name
 from jbn._typed import finfo
-from jbn.diagnosis._evidence import Evidence, Finding, batch_noise, found
+from jbn.diagnosis._evidence import Evidence, Finding, batch_noise, explained_from, found, noisy
 from jbn.diagnosis._layers import LayerReport
 from jbn.diagnosis._measure import root_mean_square
 
 # Limits, in standard deviations of the data unless said otherwise.
 _SHIFTED = 0.2  # rms over features of how far outputs of evaluation data are off
-_NOISY = 0.4  # scatter of the means of batches: 6 independent examples
 _ROUNDED = 0.05  # rounding of the input
 _SOME = 0.1  # share of the features of a layer
 
@@ -35,7 +34,8 @@ def bad_batches(e: Evidence) -> Iterator[Finding]:
                 tuple(name for name, _ in bad),
                 int(sums.skipped),
                 f"{int(sums.skipped)} of {data.batches} {which} batches are not finite at {name}, the first of them "
-                f"number {int(sums.first)}, counted from 0; they are left out here; {remedy}",
+                f"number {int(sums.first)}, counted from 0; their statistics are left out, here and "
+                f"behind it; {remedy}",
             )
 
 
@@ -58,23 +58,19 @@ def input_precision(e: Evidence) -> Iterator[Finding]:
 
 
 def small_batches(e: Evidence) -> Iterator[Finding]:
-    noisy = _noisy(e)
-    if noisy:
-        layer = max(noisy, key=lambda layer: layer.mean_noise)
+    bad = [layer for layer in noisy(e) if not layer.kind.endswith("BatchRenorm")]  # which is made for them
+    if bad:
+        layer = max(bad, key=lambda layer: np.nan_to_num(root_mean_square(layer.noise)))
+        noise = root_mean_square(layer.noise)
         yield found(
             "small_batches",
-            [layer, *(other for other in noisy if other is not layer)],
-            layer.mean_noise,
-            f"{layer.name}: the means of single batches of {e.size} examples scatter by {layer.mean_noise:.2g} "
+            [layer, *(other for other in bad if other is not layer)],
+            noise,
+            f"{layer.name}: by the statistics of single batches of {e.size} examples outputs scatter by {noise:.2g} "
             "standard deviations, so that training and inference compute different functions; use larger batches, "
             "share statistics between devices by axis_name, use jbn's BatchRenorm, or freeze the layer "
             "(FrozenBatchNorm)",
         )
-
-
-def _noisy(e: Evidence) -> list[LayerReport]:
-    both = zip(e.layers, e.facts, strict=True)
-    return [layer for layer, facts in both if layer.mean_noise > _NOISY and not facts.options.frozen]
 
 
 def masks(e: Evidence) -> Iterator[Finding]:
@@ -101,14 +97,28 @@ def masks(e: Evidence) -> Iterator[Finding]:
 def evaluation_data(e: Evidence) -> Iterator[Finding]:
     # Of the batches that the noise was measured with, in both data.
     n = 1 / e.train.batches + e.train.size / (e.evaluation.size * e.evaluation.batches)
+    limit = _SHIFTED if e.has_evaluation else _SHIFTED / 2
     shifted = [
         layer
         for layer, (path, facts) in zip(e.layers, e.train.facts.items(), strict=True)
         if path in e.evaluation.facts and facts.masked == e.evaluation.facts[path].masked
-        if root_mean_square(layer.shift) > math.hypot(_SHIFTED, 2 * math.sqrt(n) * batch_noise(layer))
+        if root_mean_square(layer.shift) > math.hypot(limit, 2 * math.sqrt(n) * batch_noise(e, layer))
     ]
-    if not shifted or any(e.layers.index(layer) < e.layers.index(shifted[0]) for layer in _noisy(e)):
-        return  # behind a layer with noisy statistics, training and inference differ by that noise
+    if not shifted or e.layers.index(shifted[0]) >= explained_from(e):
+        return  # there, training and inference differ by noise
+    first = e.layers.index(shifted[0])
+    repeated = [layer for layer, f in zip(e.layers[: first + 1], e.facts, strict=False) if f.calls > 1]
+    if repeated:
+        calls = next(f.calls for layer, f in zip(e.layers, e.facts, strict=True) if layer is repeated[0])
+        yield found(
+            "called_twice",
+            [repeated[0], *(layer for layer in shifted if layer is not repeated[0])],
+            calls,
+            f"{repeated[0].name} is called {calls} times in a forward pass, each time normalized by its own batch in "
+            "training, and by one pair of running statistics for all at inference; give each place a layer of its own",
+            alike=False,
+        )
+        return
     layer, off = shifted[0], root_mean_square(shifted[0].shift)
     path = next(p for p in e.train.facts if path_name(p) == layer.name)
     scale = _one_scale(e, path)
@@ -119,7 +129,8 @@ def evaluation_data(e: Evidence) -> Iterator[Finding]:
             scale,
             f"evaluation data are scaled otherwise than training data: at {layer.name}, the first layer, their "
             f"standard deviation is {scale:.2g} times as large in all features; prepare both alike (range, mean and "
-            "variance of the inputs)",
+            "variance of the inputs), unless augmentation scales the training data",
+            alike=False,
         )
         return
     what = (
@@ -134,6 +145,7 @@ def evaluation_data(e: Evidence) -> Iterator[Finding]:
         f"{what}: first at {layer.name}, by {off:.2g} standard deviations; training has something ahead of it that "
         "inference has not, such as augmentation or dropout, or the data differ; estimate the statistics from data as "
         "inference gets them (jbn.population), or adapt to them (AdaptiveBatchNorm)",
+        alike=False,
     )
 
 

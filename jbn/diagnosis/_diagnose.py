@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from jbn._models._layer import MeasuredModel, as_keys
 from jbn._paths import path_name
@@ -43,7 +45,8 @@ def diagnose(
       batches: training batches as training gets them, in its batch size, with its augmentation: an iterable, or a
         function that returns one. A batch is an array or a pytree of arrays.
       evaluation: evaluation batches; by default `batches`, which then cannot be an iterator that is used up.
-      metric: `metric(outputs, batch)`, the mean over a batch of anything, such as the loss or the accuracy.
+      metric: `metric(outputs, batch)`, the mean over a batch of anything, such as the loss or the accuracy, in JAX,
+        NumPy or Python: it is called outside jit.
       call: `call(model, batch)` as at inference; by default `model(batch)`. In Equinox `call(model, state, batch)`,
         which returns outputs and state; by default the model mapped over the batch. Which statistics normalize is
         decided here, whatever the call says.
@@ -79,13 +82,18 @@ def diagnose(
             "batches is an iterator that can be consumed only once, but there are two passes; pass a list, or a "
             "function that returns a new iterator"
         )
-    if steps is not None and steps < 0:
-        raise ValueError(f"steps is {steps}; pass the number of training steps so far")
+    for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 1)):
+        if value is not None and not (np.issubdtype(type(value), np.integer) and value >= least):
+            raise ValueError(f"{name} is {value!r}; pass a whole number, at least {least}")
+    for name, data in (("batches", batches), ("evaluation", evaluation)):
+        if isinstance(data, Mapping) or hasattr(data, "shape"):
+            raise ValueError(f"{name} is one batch; pass an iterable of batches, such as [batch]")
     measured = _measured(model, variables, params, rngs)
     as_it_is: Variant = ("together", measured.running)
     train = passed(measured, train_call or call, batches, {"batch": as_it_is}, "batch", None, "training", progress)
-    population = {
-        path: as_stats(train.sums[path], stats) if path in train.sums else stats
+    facts = train.facts
+    population = {  # layers whose statistics are constants keep them
+        path: as_stats(train.sums[path], stats) if path in facts and not facts[path].options.frozen else stats
         for path, stats in measured.running.items()
     }
     variants: dict[str, Variant] = {

@@ -34,14 +34,16 @@ class LayerReport:
       difference: `[features]`, how far outputs at inference lie from those by the data's statistics.
       mean_noise: how far the means of single batches scatter, at the batch size in use; NaN if there is one batch.
       variance_noise: the same of their variances, relative to the data's.
+      noise: `[features]`, how far outputs by a single batch's statistics lie from those by the data's; NaN if there is
+        one batch.
       start: share of the running statistics that is still their start value, momentum^steps; NaN if unknown. In
         `eqx.nn.BatchNorm` of mode "batch" only the variance has one.
       dead: `[features]`, bool, True where the data have a single value.
       below_epsilon: `[features]`, bool, True where the variance is below epsilon.
       cancellation: `[features]`, |mean|²/(var + epsilon), by which E[x²] - E[x]² loses precision.
       shift: `[features]`, how far outputs of evaluation data lie from those of training data.
-      alone: what correcting this layer's statistics alone adds to the metric; None without a metric, or where they need
-        no correction.
+      alone: what correcting this layer's statistics alone adds to the metric (a loss goes down); None without a metric,
+        or where they need no correction.
       up_to: the same for this layer and all before it.
 
     Example:
@@ -65,6 +67,7 @@ class LayerReport:
     difference: np.ndarray
     mean_noise: float
     variance_noise: float
+    noise: np.ndarray
     start: float
     dead: np.ndarray
     below_epsilon: np.ndarray
@@ -122,6 +125,8 @@ def layer_report(
         ratio = np.where(dead, 1.0, kept.var / data.var)
         cancellation = np.abs(data.mean) ** 2 / (data.var + facts.options.epsilon)
     base = scores.get("running", math.nan)
+    means = _noise(train.means, spread, dead) * math.sqrt(smaller)
+    variances = _noise(train.variances, data.var, dead) * math.sqrt(smaller)
     alone, up_to = (scores[f"{how} {name}"] - base if f"{how} {name}" in scores else None for how in ("alone", "up to"))
     return LayerReport(
         name=name,
@@ -135,8 +140,9 @@ def layer_report(
         drift=drift,
         variance_ratio=ratio,
         difference=difference(kept, data, facts.options.epsilon),
-        mean_noise=_noise(train.means, spread, dead) * math.sqrt(smaller),
-        variance_noise=_noise(train.variances, data.var, dead) * math.sqrt(smaller),
+        mean_noise=root_mean_square(means),
+        variance_noise=root_mean_square(variances),
+        noise=np.hypot(means, variances / 2),
         start=_start(facts, steps),
         dead=dead,
         below_epsilon=(data.count > 0) & ~dead & (data.var < facts.options.epsilon),
@@ -147,12 +153,12 @@ def layer_report(
     )
 
 
-def _noise(batches: Any, unit: np.ndarray, dead: np.ndarray) -> float:
+def _noise(batches: Any, unit: np.ndarray, dead: np.ndarray) -> np.ndarray:
     """The standard deviation over batches, relative to `unit`."""
     n = batches.count
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(batches.var * n / (n - 1)) / unit
-    return root_mean_square(np.where(dead | (n < 2), np.nan, spread))
+    return np.where(dead | (n < 2), np.nan, spread)
 
 
 def _start(facts: Facts, steps: int | None) -> float:

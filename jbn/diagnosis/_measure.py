@@ -17,6 +17,7 @@ from jbn._moments import Moments, merge
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats
 from jbn._typed import jit
+from jbn.population._checks import check_batch
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 Metric = Callable[[Any, Any], Any]
@@ -96,27 +97,31 @@ def passed(
       progress: called with the name and the number of batches done.
     """
     measurements = {mode: Measurement(mode, as_it_is=True) for mode in ("together", "layer by layer")}
-    runs = {mode: jit(functools.partial(_score, model.run, m, call, metric)) for mode, m in measurements.items()}
+    runs = {mode: jit(functools.partial(model.run, m, call)) for mode, m in measurements.items()}
     adds = jit(_add)
     sums = [_nothing(stats) for stats in model.running.values()]
     totals, weights, count, size = dict.fromkeys(variants, 0.0), 0.0, 0, 0
     facts: dict[Path, Facts] = {}
     for batch in batches() if callable(batches) else batches:
+        check_batch(batch, count)
         examples = _examples(batch, count)
         for variant, (mode, stats) in variants.items():
             if metric is None and variant != measured:
                 continue
-            score, moments = runs[mode](model.state, list(stats.values()), batch, np.int32(count))
+            outputs, moments = runs[mode](model.state, list(stats.values()), batch, np.int32(count))
             facts = measurements[mode].layers
             if metric is not None:
-                totals[variant] += examples * _number(score)
+                totals[variant] += examples * _number(metric(outputs, batch))
             if variant == measured:
                 sums = adds(sums, moments, np.int32(count))
         weights, count, size = weights + examples, count + 1, max(size, examples)
         if progress is not None:
             progress(name, count)
     if not count:
-        raise ValueError(f"{name}: there are no batches; pass at least one")
+        raise ValueError(
+            f"{name}: there are no batches; pass at least one, and no iterator that was used up before (a list, or a "
+            "function that makes a new iterator, can be passed over again)"
+        )
     if not facts:
         raise ValueError(
             "the model calls no batch norm (jbn's, Flax's or Equinox's), so there is nothing to diagnose; pass a model "
@@ -154,10 +159,14 @@ def corrections(
     running: dict[Path, BatchStats], population: dict[Path, BatchStats], facts: dict[Path, Facts]
 ) -> dict[str, Variant]:
     """The model with its running statistics, corrected in each layer alone, and in all layers up to each."""
+    if not all(np.isfinite(a).all() for path in facts for a in real(running[path])):
+        return {}  # one layer that is not finite decides, whatever the others are
     variants: dict[str, Variant] = {}
     up_to = dict(running)
     for path, fact in facts.items():
         new = population[path]
+        if fact.options.frozen:
+            continue
         worst = difference(real(running[path]), real(new), fact.options.epsilon).max(initial=0)
         if worst <= _NEGLIGIBLE:
             continue
@@ -165,20 +174,6 @@ def corrections(
         variants[f"alone {path_name(path)}"] = ("layer by layer", {**running, path: new})
         variants[f"up to {path_name(path)}"] = ("layer by layer", up_to)
     return variants
-
-
-def _score(
-    run: Callable[..., Any],
-    measurement: Measurement,
-    call: Any,
-    metric: Metric | None,
-    state: Any,
-    stats: list[BatchStats],
-    batch: Any,
-    number: jax.Array,
-) -> tuple[Any, list[Moments]]:
-    y, moments = run(measurement, call, state, stats, batch, number)
-    return (None if metric is None else metric(y, batch)), moments
 
 
 def _nothing(stats: BatchStats) -> Sums:
@@ -206,18 +201,26 @@ def _add(sums: list[Sums], moments: list[Moments], number: jax.Array) -> list[Su
 
 
 def _examples(batch: Any, number: int) -> int:
-    for leaf in jax.tree.leaves(batch):
-        if np.ndim(leaf):
-            return int(np.shape(leaf)[0])
-    raise ValueError(f"batch {number} holds no array; pass batches of arrays, such as x, or {{'image': x, 'label': y}}")
+    """The size of the first axis of the largest array."""
+    arrays = [leaf for leaf in jax.tree.leaves(batch) if np.ndim(leaf)]
+    examples = int(np.shape(max(arrays, key=np.size))[0]) if arrays else 0
+    if not examples:
+        what = "an empty array" if arrays else "no array"
+        raise ValueError(
+            f"batch {number} holds {what}; pass batches of arrays with examples, such as x, or "
+            "{'image': x, 'label': y}"
+        )
+    return examples
 
 
 def _number(score: Any) -> float:
-    if np.ndim(score):
+    value = np.asarray(score)
+    if value.size != 1 or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         raise ValueError(
-            f"the metric has the shape {np.shape(score)}; return one number for a batch, such as the mean of the losses"
+            f"the metric returned a {type(score).__name__} of shape {value.shape}; return one real number for a batch, "
+            "such as the mean of the losses"
         )
-    return float(score)
+    return float(value.astype(np.float64).reshape(()))
 
 
 def _wide(a: Any) -> np.ndarray:

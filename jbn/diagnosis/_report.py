@@ -12,6 +12,7 @@ import numpy as np
 from jbn.diagnosis._evidence import Finding
 from jbn.diagnosis._layers import LayerReport
 from jbn.diagnosis._measure import root_mean_square
+from jbn.diagnosis._statistics_rules import STALE
 
 _HEADS = ("layer", "off", "drift", "var ratio", "noise", "start", "dead", "<eps", "|m|²/var", "shift", "alone", "up to")
 
@@ -95,8 +96,9 @@ class Diagnosis:
         for i, value in enumerate(off):
             if not math.isfinite(value):
                 axes[0].text(0, i, " not finite", va="center", color="C3")
+        axes[0].axvline(STALE, color="0.4", lw=1, ls=":")
         axes[0].set_title("Outputs at inference are off\nby their running statistics", fontsize=10)
-        axes[0].set_xlabel("standard deviations (red: a finding)")
+        axes[0].set_xlabel("standard deviations (red: a finding;\ndotted: from here, one layer is one)")
         for values, label, marker in (
             ([layer.mean_noise for layer in self.layers], "means of single batches scatter", "o"),
             ([root_mean_square(layer.shift) for layer in self.layers], "evaluation data are off", "D"),

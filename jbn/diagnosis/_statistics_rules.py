@@ -6,20 +6,19 @@ import collections
 import math
 from collections.abc import Callable, Iterator
 
-import jax.numpy as jnp
 import numpy as np
 
 from jbn._models._layer import Facts
 from jbn._paths import path_name
 from jbn._typed import finfo
-from jbn.diagnosis._evidence import ESTIMATE, Evidence, Finding, batch_noise, found
+from jbn.diagnosis._evidence import ESTIMATE, Evidence, Finding, batch_noise, cancels, explained_from, found, lost
 from jbn.diagnosis._layers import EQUINOX, LayerReport
 from jbn.diagnosis._measure import Values, difference, root_mean_square
 
 # Limits, in standard deviations of the data unless said otherwise.
 _NEAR = 0.05  # rms over features of how far outputs at inference are off, below which statistics are right enough
-_STALE = 0.2  # the same, above which they belong to other weights or data
-_LOST = 0.01  # relative error of the variance by cancellation
+STALE = 0.2  # the same, above which they belong to other weights or data
+_LAGGING = 0.3  # root of the sum of squares over layers
 _OTHER_EPSILON = 0.05  # relative change of the output's scale
 
 
@@ -41,27 +40,49 @@ def running_statistics(e: Evidence) -> Iterator[Finding]:
     """Each layer has the first fault that explains its statistics; layers with the same one share a finding."""
     groups: dict[str, list[LayerReport]] = collections.defaultdict(list)
     for layer, facts in zip(e.layers, e.facts, strict=True):
-        if layer.finite and (kind := _fault(layer, facts)):
+        if layer.finite and not facts.options.frozen and (kind := _fault(e, layer, facts)):
             groups[kind].append(layer)
     for kind, members in groups.items():
         members.sort(key=lambda layer: -root_mean_square(layer.difference))
         sentence, number = _SENTENCES[kind](e, members[0])
         yield found(kind, members, number, sentence + _closes(e, members[0]))
+    if not groups and explained_from(e) == len(e.layers) and all(layer.finite for layer in e.layers):
+        yield from _lagging(e)
 
 
-def _fault(layer: LayerReport, facts: Facts) -> str | None:
-    off = root_mean_square(layer.difference)
-    if not facts.options.debias and np.all(layer.running_mean == 0) and np.all(layer.running_var == 1) and off > _NEAR:
+def _fault(e: Evidence, layer: LayerReport, facts: Facts) -> str | None:
+    off, momentum = root_mean_square(layer.difference), facts.options.momentum
+    near = math.hypot(_NEAR, 2 * batch_noise(e, layer) / math.sqrt(e.train.batches))
+    if not facts.options.debias and np.all(layer.running_mean == 0) and np.all(layer.running_var == 1) and off > near:
         return "never_updated"
-    if facts.options.fast_variance and not facts.options.frozen and lost(layer, facts) > _LOST:
+    if cancels(layer, facts):
         return "cancellation"
-    if isinstance(facts.options.momentum, int | float) and facts.options.momentum < 0.5 and not facts.options.frozen:
+    if isinstance(momentum, int | float) and momentum < 0.5:
         return "momentum_convention"
-    if off > _NEAR and _starts(layer, off):
+    if e.layers.index(layer) >= explained_from(e) or facts.calls > 1:
+        return "start_value" if layer.start > 0 and off > near and _starts(e, layer, off) else None
+    if off > near and _starts(e, layer, off):
         return "start_value"
-    if off > math.hypot(_STALE, 2 * _expected_noise(layer)):
+    if off > math.hypot(STALE, 2 * expected_off(e, layer)):
         return "stale"
     return None
+
+
+def _lagging(e: Evidence) -> Iterator[Finding]:
+    """Small errors in many layers add up."""
+    trained = [layer for layer, facts in zip(e.layers, e.facts, strict=True) if not facts.options.frozen]
+    offs = [root_mean_square(layer.difference) for layer in trained]
+    total, expected = (math.hypot(*values) for values in (offs, [expected_off(e, layer) for layer in trained]))
+    if total > max(_LAGGING, 2 * expected):
+        layer = trained[int(np.argmax(offs))]
+        yield found(
+            "stale",
+            [layer, *(other for other in trained if other is not layer)],
+            total,
+            f"{layer.name}: the running statistics lag behind the weights by {min(offs):.2g} to {max(offs):.2g} "
+            f"standard deviations at each layer, which adds up to {total:.2g}; for this model {ESTIMATE}; in the next "
+            "training let the learning rate decay, or use a lower momentum" + _closes(e, layer),
+        )
 
 
 def _never_updated(e: Evidence, layer: LayerReport) -> tuple[str, float]:
@@ -98,29 +119,38 @@ def _start_value(e: Evidence, layer: LayerReport) -> tuple[str, float]:
     cause = f"momentum {layer.momentum:g}" if isinstance(layer.momentum, int | float) else "its momentum"
     after = f" after {e.steps} steps" if known else " after as few steps as there were"
     if not known and isinstance(layer.momentum, int | float) and 0 < layer.momentum < 1 and 0 < share < 1:
-        after = f" after about {max(1, round(math.log(share) / math.log(layer.momentum)))} steps"
-    remedies = [ESTIMATE]
+        after = f" after about {max(1, round(_steps(layer, share)))} steps"
+    what, better = "their start value (mean 0, variance 1)", "debias=True"
     if layer.kind == EQUINOX:
-        what, better = "their start value (variance 1, which this layer does not take out)", "jbn.equinox.convert"
-    else:
-        what, better = "their start value (mean 0, variance 1)", "debias=True"
-    remedies.insert(0, better)
+        what, better = (
+            "their start value (variance 1, which this layer does not take out)",
+            "jbn's layer (jbn.equinox.convert)",
+        )
     if e.steps is not None:
-        fitting = [m for m in (0.99, 0.9, 0.5) if m**e.steps < 0.01 and m < float(layer.momentum)]
-        remedies[:0] = [f"momentum {fitting[0]:g}"] if fitting else []
+        fitting = [m for m in (0.99, 0.9) if m**e.steps < 0.01 and m < float(layer.momentum)]
+        better = f"momentum {fitting[0]:g}, or {better}" if fitting else better
+    affected = layer.difference > STALE
+    where = f" in {affected.sum()} of {affected.size} features" if 0 < np.mean(affected) < 0.5 else ""
     return (
-        f"{layer.name}: running variance is {ratio:.2g} of the data's, and {share:.0%} of the running statistics is "
-        f"still {what}, as left by {cause}{after}; use {', '.join(remedies[:-1])}, or {remedies[-1]}"
+        f"{layer.name}: running variance is {ratio:.2g} of the data's, and {100 * share:.2g}% of the running "
+        f"statistics is still {what}, as left by {cause}{after}{', which matters' if where else ''}{where}; for "
+        f"this model {ESTIMATE}; in the next training use {better}"
     ), share
 
 
 def _stale(e: Evidence, layer: LayerReport) -> tuple[str, float]:
     off, ratio = root_mean_square(layer.difference), float(np.median(layer.variance_ratio))
+    why = "ahead of an average such as EMA or SWA, or of more training without updates"
+    numbers = [other.momentum for other in e.layers if isinstance(other.momentum, int | float)]
+    m = layer.momentum
+    slow = isinstance(m, int | float) and m < 1 and (1 / (1 - m) > (e.steps or math.inf) / 4 or m > min(numbers))
+    if slow:
+        why = f"momentum {m:g} averages over about {1 / (1 - m):.0f} steps, in which the weights have moved"
     return (
         f"{layer.name}: the running statistics are not those of the data under these weights: running variance is "
         f"{ratio:.2g} of the data's, outputs at inference are off by {off:.2g} standard deviations; they belong to "
-        "other weights (ahead of an average such as EMA or SWA, or of more training without updates) or to other data; "
-        f"{ESTIMATE}"
+        f"other weights ({why}) or to data of another form (augmentation, dropout: pass them as training has them); "
+        f"for this model {ESTIMATE}"
     ), off
 
 
@@ -131,12 +161,6 @@ _SENTENCES: dict[str, Callable[[Evidence, LayerReport], tuple[str, float]]] = {
     "start_value": _start_value,
     "stale": _stale,
 }
-
-
-def lost(layer: LayerReport, facts: Facts) -> float:
-    """The relative error of a variance that is computed as E[x²] - E[x]² in float32 or wider."""
-    wide = jnp.promote_types(facts.dtype, jnp.float32)
-    return float(np.max(layer.cancellation, initial=0) * float(finfo(wide).eps))
 
 
 def start_share(layer: LayerReport) -> tuple[float, float]:
@@ -160,10 +184,17 @@ def start_share(layer: LayerReport) -> tuple[float, float]:
     return (share / (1 + share) if debiased and share > 0 else share), left
 
 
-def _starts(layer: LayerReport, off: float) -> bool:
+def _steps(layer: LayerReport, share: float) -> float:
+    """After how many steps the momentum leaves so much of the start value."""
+    return math.log(share) / math.log(layer.momentum)
+
+
+def _starts(e: Evidence, layer: LayerReport, off: float) -> bool:
     """Whether the running statistics are off, for the most part, by what is left of their start value."""
     share, left = (layer.start, 0.0) if not math.isnan(layer.start) else start_share(layer)
     if not (0 < share < 1 and left < 0.3):
+        return False
+    if math.isnan(layer.start) and not _agrees(e, layer, share):
         return False
     mixed = Values((1 - share) * layer.mean, (1 - share) * layer.var + share)
     if layer.kind == EQUINOX:
@@ -171,19 +202,29 @@ def _starts(layer: LayerReport, off: float) -> bool:
     return root_mean_square(difference(mixed, Values(layer.mean, layer.var), layer.epsilon)) > off / 2
 
 
-def _expected_noise(layer: LayerReport) -> float:
-    """How far running statistics scatter by the noise of the batches that they are an average of."""
+def _agrees(e: Evidence, layer: LayerReport, share: float) -> bool:
+    """Whether as few steps as the share tells are possible, and what the other layers of this momentum tell, too."""
+    if isinstance(layer.momentum, int | float) and 0 < layer.momentum < 1 and _steps(layer, share) < e.train.batches:
+        return False
+    alike = [other for other in e.layers if other is not layer and other.momentum == layer.momentum]
+    return sum(start_share(other)[0] > share / 3 for other in alike) >= len(alike) / 2
+
+
+def expected_off(e: Evidence, layer: LayerReport) -> float:
+    """How far running statistics and those of the data scatter by the noise of the batches that they are made of."""
     m = float(layer.momentum) if isinstance(layer.momentum, int | float) else 1.0
-    return math.sqrt((1 - m) / (1 + m)) * batch_noise(layer)
+    return batch_noise(e, layer) * math.sqrt((1 - m) / (1 + m) + 1 / e.train.batches)
 
 
 def _closes(e: Evidence, layer: LayerReport) -> str:
     scores = e.evaluation.scores
-    if layer.alone is None or not scores or scores["population"] == scores["running"]:
+    if layer.alone is None or not scores:
         return ""
     gap = scores["population"] - scores["running"]
+    if not abs(gap) > 1e-3 * abs(scores["running"]):
+        return ""
     if 0 < layer.alone / gap <= 1:
-        return f"; correcting {layer.name} alone closes {layer.alone:.3g} of {gap:.3g} in the metric"
+        return f"; correcting {layer.name} alone changes the metric by {layer.alone:.3g} of {gap:.3g}"
     return f"; correcting {layer.name} alone changes the metric by {layer.alone:.3g}, all layers by {gap:.3g}"
 
 

@@ -76,7 +76,7 @@ def test_what_correcting_a_layer_adds():
     assert_close(last.up_to, diagnosis.scores["population"] - diagnosis.scores["running"])
     (finding,) = diagnosis.findings
     worst = next(layer for layer in diagnosis.layers if layer.name == finding.layers[0])
-    closes = f"; correcting {worst.name} alone closes {worst.alone:.3g} of {last.up_to:.3g} in the metric"
+    closes = f"; correcting {worst.name} alone changes the metric by {worst.alone:.3g} of {last.up_to:.3g}"
     assert finding.sentence.endswith(closes)
 
 
@@ -361,7 +361,13 @@ class Plain(nn.Module):
         (nn.BatchNorm(True), {"params": {}}, [X[:4]], {}, "pass all that model.init returned, also batch_stats"),
         (nn.BatchNorm(True), {"batch_stats": {}}, iter([X]), {}, "an iterator that can be consumed only once"),
         (nn.BatchNorm(True), {"batch_stats": {}}, [], {}, "training: there are no batches"),
-        (nn.BatchNorm(True), {"batch_stats": {}}, [X], {"steps": -1}, "steps is -1; pass the number of training"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, [X], {"steps": -1}, "steps is -1; pass a whole number, at least 0"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, [X], {"batch_size": 0}, "batch_size is 0; pass a whole number"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, X, {}, r"batches is one batch; .*such as \[batch\]"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, {"x": X}, {}, "batches is one batch"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, [X], {"evaluation": X}, "evaluation is one batch"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, [{"x": X[:0]}], {}, "batch 0 holds an empty array"),
+        (nn.BatchNorm(True), {"batch_stats": {}}, [{"x": X, "name": "a"}], {}, r"batch 0\['name'\] is a str"),
         (len, {}, [X], {}, "model is a builtin_function_or_method; pass a linen module with its variables"),
         (nnx.BatchNorm(64, rngs=nnx.Rngs(0)), {}, [X], {}, r"use jbn.diagnose\(model, None, batches\)"),
         (nnx.Linear(64, 3, rngs=nnx.Rngs(0)), None, [X], {}, "calls no batch norm"),
@@ -375,8 +381,11 @@ def test_what_is_refused(model, variables, data, options, message):
 
 def test_metrics_and_layers_that_are_refused():
     model, variables = healthy()
-    with pytest.raises(ValueError, match=r"the metric has the shape \(64,\); return one number for a batch"):
-        jbn.diagnose(model, variables, batches(TRAIN), call=call, metric=lambda y, batch: y[:, 0])
+    for metric, said in ((lambda y, batch: y[:, 0], r"of shape \(64,\)"), (lambda y, batch: None, "a NoneType")):
+        with pytest.raises(ValueError, match=rf"the metric returned .*{said}.*return one real number for a batch"):
+            jbn.diagnose(model, variables, batches(TRAIN), call=call, metric=metric)
+    with pytest.raises(ValueError, match=r"evaluation: there are no batches; .* no iterator that was used up before"):
+        jbn.diagnose(model, variables, batches(TRAIN), call=call, evaluation=iter([]))
 
     class Own(nn.BatchNorm):
         def __call__(self, x):
@@ -386,6 +395,16 @@ def test_metrics_and_layers_that_are_refused():
     variables = own.init(jax.random.key(0), X[:4])
     with pytest.raises(ValueError, match="layers_1 is a Own, whose __call__ does its own arithmetic"):
         jbn.diagnose(own, variables, [X[:4]])
+
+
+def test_a_metric_may_be_written_in_numpy():
+    model, variables = healthy()
+
+    def metric(logits, batch):
+        return float(100 * np.mean(np.argmax(np.asarray(logits), -1) == batch["y"]))
+
+    scores = [jbn.diagnose(model, variables, batches(TRAIN), call=call, metric=m).scores for m in (metric, accuracy)]
+    assert scores[0] == pytest.approx(scores[1])
 
 
 def test_it_warns_of_nothing():
