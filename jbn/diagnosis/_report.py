@@ -98,7 +98,7 @@ class Diagnosis:
                 axes[0].text(0, i, " not finite", va="center", color="C3")
         axes[0].axvline(STALE, color="0.4", lw=1, ls=":")
         axes[0].set_title("Outputs at inference are off\nby their running statistics", fontsize=10)
-        axes[0].set_xlabel("standard deviations (red: a finding;\ndotted: from here, one layer is one)")
+        axes[0].set_xlabel("standard deviations (red: a finding;\ndotted: the limit for one layer)")
         for values, label, marker in (
             ([layer.mean_noise for layer in self.layers], "means of single batches scatter", "o"),
             ([root_mean_square(layer.shift) for layer in self.layers], "evaluation data are off", "D"),
