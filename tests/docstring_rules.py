@@ -21,6 +21,7 @@ MODULES = (
     "jbn.equinox",
     "jbn.placement",
     "jbn.population",
+    "jbn.diagnosis",
     "jbn.fold",
     "jbn.interop",
     "jbn.optim",
@@ -112,7 +113,8 @@ def _compare(entries: list[str], thing: Any) -> Iterator[str]:
         known = [f"{stars.get(p.kind, '')}{p.name}" for p in parameters]
         required = known
     elif dataclasses.is_dataclass(thing):  # what a base class documents need not be said again
-        known = [f.name for f in dataclasses.fields(thing) if f.name not in ("parent", "name")]
+        given = ("parent", "name") if hasattr(thing, "init_with_output") else ()  # fields of every linen module
+        known = [f.name for f in dataclasses.fields(thing) if f.name not in given]
         base = inspect.getdoc(thing.__mro__[1]) or ""
         required = [name for name in known if not re.search(rf"^ +{name}: ", base, re.M)]
     else:

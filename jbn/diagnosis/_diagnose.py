@@ -58,7 +58,7 @@ def diagnose(
       progress: called with the name of the pass ("training" or "evaluation") and the number of batches done.
 
     Returns:
-      Diagnosis: print it. Its findings are plain sentences with a number and a remedy.
+      A `Diagnosis`, which prints itself as a table with findings, which are sentences with a number and a remedy.
 
     Raises:
       ValueError: no batch norm, no batches, a batch norm that cannot be measured (`DomainBatchNorm`, a subclass that

@@ -48,7 +48,7 @@ class Diagnosis:
         """The table as a list of dictionaries, one for each layer, such as pandas.DataFrame takes it.
 
         Returns:
-          For each layer: its name and kind, momentum, epsilon, and what the printed table shows, in numbers.
+          For each layer its name and kind, momentum, epsilon, and what the printed table shows, in numbers.
         """
         return [
             {"layer": layer.name, "kind": layer.kind, "momentum": layer.momentum, "epsilon": layer.epsilon}

@@ -52,6 +52,9 @@ def converted(
       only: called with the path of each layer, such as "block_3/norm"; True replaces it.
       **options: of jbn's layers, such as `virtual_batch_size=32`; all others are those of Flax's layer.
 
+    Returns:
+      A context manager, which can be entered once; as a decorator it is new for each call.
+
     Raises:
       ValueError: an option would change scale or bias, a subclass computes by itself, or `batch_stats` lack what an
         option needs (`debias=True`: a weight).

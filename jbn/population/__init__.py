@@ -15,13 +15,13 @@ The second is a fixed point: on the data as one batch, training and inference gi
 layer on the longest path.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
 from jbn._models._layer import Mode as Mode
 from jbn.population._algorithm import Batches as Batches
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from jbn.population._equinox import estimate_equinox as estimate_equinox
     from jbn.population._linen import estimate_linen as estimate_linen
     from jbn.population._nnx import estimate_nnx as estimate_nnx
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Mode", "estimate_equinox", "estimate_linen", "estimate_nnx"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Imports the library of a function only where it is used: each of them is optional."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     library = name.removeprefix("estimate_")
-    import_module("jbn._needs_equinox" if library == "equinox" else "jbn._needs_flax")
-    return getattr(import_module(f"{__name__}._{library}"), name)
+    importlib.import_module("jbn._needs_equinox" if library == "equinox" else "jbn._needs_flax")
+    return getattr(importlib.import_module(f"{__name__}._{library}"), name)
