@@ -44,6 +44,7 @@ OPENS |= {"rmtree", "copyfile", "copytree"}
 # Files outside of run folders; the exception is checkpoints.
 OUTSIDE = {
     "quoting.pages": "pages, and the docstrings of configs",
+    "quoting.measured": "results of benchmarks",
     "data.hub": "the cache of image sets",
     "data.cache": "the cache of image sets",
     "training.checkpoints": "checkpoints",
