@@ -39,12 +39,12 @@ __all__ = [
 ]  # fmt: skip
 
 if typing.TYPE_CHECKING:
-    from jbn.diagnosis import diagnose as diagnose
+    from jbn.diagnosis._diagnose import diagnose as diagnose
 
 
 def __getattr__(name: str) -> typing.Any:
     """Imports what is about whole models only where it is used."""
     if name != "diagnose":
         raise AttributeError(f"module 'jbn' has no attribute {name!r}")
-    globals()[name] = importlib.import_module("jbn.diagnosis").diagnose
+    globals()[name] = importlib.import_module("jbn.diagnosis._diagnose").diagnose
     return globals()[name]

@@ -26,7 +26,7 @@ class ModelConfig:
 
     network: str = "mlp"
     """`mlp`, `strided_cnn`, `cnn9`, `vgg16`, `simple8`, `resnet`, `wrn`, `airbench94`; or yours, as module:function,
-    which returns a linen module, or takes `rngs` and returns one of nnx, or takes `key` and returns one of Equinox."""
+    which returns a linen module, or takes rngs and returns one of nnx, or takes key and returns one of Equinox."""
     placement: Placement = "before"
     """Placement of the norm in arms that do not set it themselves; residual networks have `unit` instead."""
     unit: Unit | None = None

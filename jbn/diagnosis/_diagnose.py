@@ -41,7 +41,7 @@ def diagnose(
 
     Args:
       model: a linen, nnx or Equinox model with batch norms of jbn, Flax or Equinox at any depth.
-      variables: of a linen model, all that `init` returned; the `eqx.nn.State` of an Equinox model; None for nnx.
+      variables: of a linen model, all that its init returned; the `eqx.nn.State` of an Equinox model; None for nnx.
       batches: training batches as training gets them, in its batch size, with its augmentation: an iterable, or a
         function that returns one. A batch is an array or a pytree of arrays.
       evaluation: evaluation batches; by default `batches`, which then cannot be an iterator that is used up.
@@ -58,10 +58,10 @@ def diagnose(
       progress: called with the name of the pass ("training" or "evaluation") and the number of batches done.
 
     Returns:
-      A `Diagnosis`, which prints itself as a table with findings, which are sentences with a number and a remedy.
+      A `jbn.diagnosis.Diagnosis`, which prints itself as a table with findings, sentences with a number and a remedy.
 
     Raises:
-      ValueError: no batch norm, no batches, a batch norm that cannot be measured (`DomainBatchNorm`, a subclass that
+      ValueError: no batch norm, no batches, a batch norm that cannot be measured (a DomainBatchNorm, a subclass that
         computes by itself), an iterator where two passes are needed, or a metric that is not one number.
 
     Example:

@@ -40,7 +40,7 @@ class LayerReport:
         `eqx.nn.BatchNorm` of mode "batch" only the variance has one.
       dead: `[features]`, bool, True where the data have a single value.
       below_epsilon: `[features]`, bool, True where the variance is below epsilon.
-      cancellation: `[features]`, |mean|²/(var + epsilon), by which E[x²] - E[x]² loses precision.
+      cancellation: `[features]`, mean²/(var + epsilon), by which E[x²] - E[x]² loses precision.
       shift: `[features]`, how far outputs of evaluation data lie from those of training data.
       alone: what correcting this layer's statistics alone adds to the metric (a loss goes down); None without a metric,
         or where they need no correction.

@@ -55,7 +55,7 @@ class BatchRenorm(BatchNorm):
 class FrozenBatchNorm(BatchNorm):
     """Frozen batch norm, `jbn.frozen_batch_norm`: an affine map by constants, in training as at inference.
 
-    Whatever `inference` says, in constructor, model or call, the running statistics normalize, nothing is updated, and
+    Whatever inference says, in constructor, model or call, the running statistics normalize, nothing is updated, and
     no gradient reaches weight and bias. Its state is that of `BatchNorm`. An optimizer may still move them by weight
     decay: leave them out of what it is given, such as by `eqx.partition`.
 
