@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jbn
 
 X = jnp.asarray([[1.0, 10.0], [3.0, 30.0], [8.0, 20.0]])
-NEED = {"flax": {"linen", "nnx", "placement", "population", "fold"}, "equinox": {"equinox"}}
+NEED = {"flax": {"linen", "nnx", "placement", "fold"}, "equinox": {"equinox"}}
 
 
 def check_core() -> None:
@@ -24,8 +24,9 @@ def check_core() -> None:
         jbn.batch_norm(X, None, None, stats, train=False)[0], (X - stats.mean) / jnp.sqrt(stats.var + 1e-5)
     )
     importlib.reload(jbn)
-    from jbn import interop, optim
+    from jbn import diagnosis, interop, optim, population
 
+    assert callable(jbn.diagnose) and diagnosis.Diagnosis and population.Batches
     layer = interop.from_jbn(None, None, stats)
     assert interop.to_torch(layer)["running_mean"].shape == (2,)
     assert optim.norm_mask({"norm": {"scale": 1, "bias": 1}, "dense": {"kernel": 1, "bias": 1}}) == {
@@ -65,11 +66,15 @@ def check_equinox() -> None:
     layer, state = jbn.equinox.convert(*make(2, "batch", mode="batch"))
     y, state = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(X, state)
     assert jnp.allclose(y.mean(0), 0, atol=1e-6) and jnp.allclose(state.get(layer.state_index).mean, X.mean(0))
+    from jbn import population
+
+    state = population.estimate_equinox(layer, state, [X, X])
+    assert [finding.kind for finding in jbn.diagnose(layer, state, [X, X]).findings] == []
 
 
 def main(*extras: str) -> None:
     public = {m.name for m in pkgutil.iter_modules(jbn.__path__) if not m.name.startswith("_")}
-    assert public == set().union(*NEED.values(), {"interop", "optim"}), (
+    assert public == set().union(*NEED.values(), {"diagnosis", "interop", "optim", "population"}), (
         f"a public module that is not called here: {public}"
     )
     assert "experiments" not in {m.name for m in pkgutil.iter_modules()}, "the wheel brings a package `experiments`"
@@ -78,6 +83,13 @@ def main(*extras: str) -> None:
         if extra in extras:
             check()
             continue
+        for name in {"flax": ["estimate_linen", "estimate_nnx"], "equinox": ["estimate_equinox"]}[extra]:
+            try:
+                getattr(importlib.import_module("jbn.population"), name)
+            except ImportError as error:
+                assert f"pip install 'jbn[{extra}]'" in str(error), error
+            else:
+                raise AssertionError(f"jbn.population.{name} was imported without {extra}")
         for name in sorted(NEED[extra]):
             try:
                 importlib.import_module(f"jbn.{name}")

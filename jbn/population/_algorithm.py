@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sized
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jbn._models._layer import MeasuredModel, Measurement, Mode, finite_or_initial, zero_moments
 from jbn._moments import Moments, merge
@@ -122,6 +121,12 @@ def _updated(old: BatchStats, measured: Moments, variance: Variance) -> tuple[Ba
 
 def _with_progress(batches: Iterable[Any], number: int, progress: bool) -> Iterator[Any]:
     """The batches, with a progress bar in the terminal."""
+    if not progress or find_spec("rich") is None:  # Flax brings it, Equinox does not
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     total = len(batches) if isinstance(batches, Sized) else None
     columns = (
         TextColumn("{task.description}"),
@@ -129,5 +134,5 @@ def _with_progress(batches: Iterable[Any], number: int, progress: bool) -> Itera
         MofNCompleteColumn() if total else TextColumn("{task.completed} batches"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield from bar.track(batches, total=total, description=f"population statistics, pass {number}")
