@@ -39,7 +39,7 @@ def gather(arrays: Arrays, axis_name: AxisName, axis_index_groups: Groups) -> tu
     return vmap(unflatten)(table), jnp.any(same_group & one_hot(index, size)[:, None], 0)
 
 
-def mapped_axes(axis_name: AxisName) -> tuple[tuple[Hashable, ...], tuple[Hashable, ...]]:
+def device_and_array_axes(axis_name: AxisName) -> tuple[tuple[Hashable, ...], tuple[Hashable, ...]]:
     """Which of these axes are over devices, and which are an axis of an array, under vmap (or the old pmap)."""
     manual = get_abstract_mesh().manual_axes
     names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
@@ -63,7 +63,7 @@ def members(axis_name: AxisName, axis_index_groups: Groups) -> int:
 
 def _table(flat: jax.Array, axis_name: AxisName) -> jax.Array:
     """`flat` of every index of these axes, `[indices, ...]`."""
-    devices, arrays = mapped_axes(axis_name)
+    devices, arrays = device_and_array_axes(axis_name)
     flat = stacked(flat, arrays)
     if devices:
         _, size, index = _bound(devices)

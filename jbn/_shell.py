@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from jbn import _axes
 
@@ -21,6 +22,22 @@ _OPTIONS = (
     "virtual_batch_size",
     "ragged_groups",
 )
+
+
+Kind = Literal["batch_norm", "frozen", "renorm", "adaptive"]
+"""What `convert` can make of the batch norms of a model."""
+
+
+def check_conversion(
+    kind: str, kinds: Iterable[str], options: Mapping[str, Any], kept: Iterable[str], parameters: str, seen: Any = None
+) -> None:
+    """Raises if a batch norm cannot become of this kind with these options: those in `kept` decide about parameters."""
+    if kind not in kinds:
+        raise ValueError(f"kind is {kind!r}; use {', '.join(map(repr, kinds))}")
+    if changed := sorted(options.keys() & set(kept)):
+        raise ValueError(f"{', '.join(changed)} would change {parameters}, which are kept; leave it out")
+    if seen is not None and not seen >= 0:
+        raise ValueError(f"batches_seen is {seen}; pass a number of batches, at least 0")
 
 
 def options(layer: Any, **others: Any) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Adapter(ABC):
     Each use makes the network anew, abstractly where its arrays are given, so that nothing is kept between traces.
     """
 
-    library: str
+    replaced: str
+    """The batch norm of its library, as messages name it."""
 
     def __init__(
         self, config: ModelConfig, make: Callable[..., Any], later: set[str], *, train: bool, takes_norm: bool
@@ -79,17 +80,17 @@ class Adapter(ABC):
         if self.takes_norm:
             require(
                 not theirs,
-                f"{network} takes norm, but has {self.library} at {', '.join(theirs)}, which no arm would change; "
+                f"{network} takes norm, but has {self.replaced} at {', '.join(theirs)}, which no arm would change; "
                 "make all norms by norm, or do not take it: then the laboratory replaces these",
             )
             return False
         require(
             not ours,
             f"{network} takes no norm, but has a batch norm of jbn at {', '.join(ours)}, which no arm would change; "
-            f"make {self.library}, which the laboratory replaces, or add norm to the function",
+            f"make {self.replaced}, which the laboratory replaces, or add norm to the function",
         )
         if not theirs:
-            reason = f"takes no norm, and has no {self.library} to replace"
+            reason = f"takes no norm, and has no {self.replaced} to replace"
             refuse_without_effect(config, ["norm", *AFFINE, *OPTIONS], reason, _ADD)
             return False
         refuse_without_effect(config, AFFINE, "takes no norm, so that its layers keep their scale and bias", _ADD)

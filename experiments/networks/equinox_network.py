@@ -30,7 +30,7 @@ class EquinoxNetwork(Adapter):
     probes know them.
     """
 
-    library = "eqx.nn.BatchNorm"
+    replaced = "eqx.nn.BatchNorm"
 
     def init(self, key: jax.Array, x: jax.Array) -> dict[str, Any]:
         model, state = self._make(key, x)
@@ -86,7 +86,7 @@ class EquinoxNetwork(Adapter):
             other = ["/".join(names) for names, layer in _nodes(model, eqx.nn.BatchNorm) if layer.mode != "batch"]
             require(
                 not other,
-                f"{network} has {self.library} at {', '.join(other)} of mode 'ema', which trains by moving averages, "
+                f"{network} has {self.replaced} at {', '.join(other)} of mode 'ema', which trains by moving averages, "
                 "unlike jbn's norms; make it with mode='batch'",
             )
             options = conversion(self.config)

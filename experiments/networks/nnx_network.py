@@ -25,7 +25,7 @@ class NNXNetwork(Adapter):
     and of `nnx.Rngs(key)`.
     """
 
-    library = "flax.nnx.BatchNorm"
+    replaced = "flax.nnx.BatchNorm"
 
     def init(self, key: jax.Array, x: jax.Array) -> dict[str, Any]:
         return _collections(nnx.state(self._make(key, x)))

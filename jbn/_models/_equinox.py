@@ -55,13 +55,12 @@ def equinox_model(model: Any, state: Any, params: Any = None, as_it_is: bool = F
     def run(
         measurement: Measurement,
         call: Callable[..., Any] | None,
-        given: tuple[Any, list[Any], Any],
+        given: tuple[Any, list[Any]],
         stats: list[BatchStats],
         batch: Any,
         number: jax.Array,
     ) -> tuple[Any, list[Moments]]:
-        measurement.called.clear()
-        arrays, values, _ = given
+        arrays, values = given
         measured = [
             _Measured(leaf, measurement, norms[_marker(leaf)][0]) if _is_norm(leaf) and _marker(leaf) in norms else leaf
             for leaf in jax.tree.leaves(combine(arrays, rest), is_leaf=_is_norm)
@@ -82,7 +81,7 @@ def equinox_model(model: Any, state: Any, params: Any = None, as_it_is: bool = F
                 kept |= _entries(layer, items, new[path])
         return state_from(kept)
 
-    return MeasuredModel((arrays, values, None), running, run, written)
+    return MeasuredModel((arrays, values), running, run, written)
 
 
 class _Entry(str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -89,13 +90,13 @@ class Facts(NamedTuple):
       options: what it was made with.
       masked: whether it was given a mask.
       dtype: of its input.
-      calls: how often one forward pass calls it; a loop that is traced more than once may count more.
+      elements: values of each feature in one call.
     """
 
     options: LayerOptions
     masked: bool
     dtype: jnp.dtype
-    calls: int
+    elements: int
 
 
 @dataclass(eq=False)
@@ -112,7 +113,6 @@ class Measurement:
     mode: Mode
     as_it_is: bool = False
     layers: dict[Path, Facts] = field(default_factory=dict[Path, Facts])
-    called: set[Path] = field(default_factory=set[Path])  # since the present trace began
 
     def check_called(self, path: Path, kind: type[Any]) -> None:
         """Raises if the `__call__` of a subclass did not call one that can be measured."""
@@ -192,12 +192,11 @@ def measure(
     """The output of a layer, and the moments of what it has normalized in this batch, with this call."""
     scale, bias, stats, total = variables
     x = jnp.asarray(x)
-    calls = 1 + (measurement.layers[path].calls if path in measurement.called else 0)
-    measurement.layers[path] = Facts(layer, mask is not None, x.dtype, calls)
-    measurement.called.add(path)
+    axis_name = _mapped_axes(layer.axis_name)
+    spread = math.prod(map(lax.axis_size, axis_name or ()))
+    measurement.layers[path] = Facts(layer, mask is not None, x.dtype, x.size * spread // stats.mean.size)
     if not jnp.issubdtype(x.dtype, jnp.inexact):  # integers are cast as the layers cast them
         x = x.astype(dtype)
-    axis_name = _mapped_axes(layer.axis_name)
     reduction: dict[str, Any] = dict(
         axis=layer.axis,
         where=mask,

@@ -67,7 +67,6 @@ def _run(
     batch: Any,
     number: jax.Array,
 ) -> tuple[Any, list[Moments]]:
-    measurement.called.clear()
     variables, rngs = state
     stats = flatten_dict(variables["batch_stats"], keep_empty_nodes=True)
     for path, given in zip(layers, running, strict=True):

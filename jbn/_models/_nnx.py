@@ -70,7 +70,6 @@ def _run(
     batch: Any,
     number: jax.Array,
 ) -> tuple[Any, list[Moments]]:
-    measurement.called.clear()
     values, rngs = state
     model = nnx_merge(graph, values)
     nodes: dict[Path, Any] = dict(nnx.iter_graph(model))

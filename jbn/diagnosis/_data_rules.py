@@ -11,7 +11,7 @@ import numpy as np
 
 from jbn._paths import path_name
 from jbn._typed import finfo
-from jbn.diagnosis._evidence import Evidence, Finding, batch_noise, explained_from, found, noisy
+from jbn.diagnosis._evidence import Evidence, Finding, batch_noise, explained_from, found, noisy, repeated
 from jbn.diagnosis._layers import LayerReport
 from jbn.diagnosis._measure import root_mean_square
 
@@ -34,8 +34,8 @@ def bad_batches(e: Evidence) -> Iterator[Finding]:
                 tuple(name for name, _ in bad),
                 int(sums.skipped),
                 f"{int(sums.skipped)} of {data.batches} {which} batches are not finite at {name}, the first of them "
-                f"number {int(sums.first)}, counted from 0; their statistics are left out, here and "
-                f"behind it; {remedy}",
+                f"number {int(sums.first)}, counted from 0; their statistics are left out, here and behind it; "
+                f"{remedy}",
             )
 
 
@@ -82,8 +82,8 @@ def masks(e: Evidence) -> Iterator[Finding]:
     for masked, given, lacking in ((True, "training", "inference"), (False, "inference", "training")):
         layers = [layer for layer, m in differs if m is masked]
         if layers:
-            path = next(p for p in e.train.facts if path_name(p) == layers[0].name)
-            counts = [float(np.max(data.sums[path].population.count)) for data in (e.train, e.evaluation)]
+            sums = [data.sums[e.path(layers[0])] for data in (e.train, e.evaluation)]
+            counts = [float(np.max(s.population.count)) for s in sums]
             share = 1 - min(counts) / max(counts)
             yield found(
                 "mask",
@@ -95,8 +95,7 @@ def masks(e: Evidence) -> Iterator[Finding]:
 
 
 def evaluation_data(e: Evidence) -> Iterator[Finding]:
-    # Of the batches that the noise was measured with, in both data.
-    n = 1 / e.train.batches + e.train.size / (e.evaluation.size * e.evaluation.batches)
+    n = e.share(e.train) + e.share(e.evaluation)
     limit = _SHIFTED if e.has_evaluation else _SHIFTED / 2
     shifted = [
         layer
@@ -106,22 +105,20 @@ def evaluation_data(e: Evidence) -> Iterator[Finding]:
     ]
     if not shifted or e.layers.index(shifted[0]) >= explained_from(e):
         return  # there, training and inference differ by noise
-    first = e.layers.index(shifted[0])
-    repeated = [layer for layer, f in zip(e.layers[: first + 1], e.facts, strict=False) if f.calls > 1]
-    if repeated:
-        calls = next(f.calls for layer, f in zip(e.layers, e.facts, strict=True) if layer is repeated[0])
+    again = [entry for entry in repeated(e) if e.layers.index(entry[0]) <= e.layers.index(shifted[0])]
+    if again:
+        (first, calls), *_ = again
         yield found(
             "called_twice",
-            [repeated[0], *(layer for layer in shifted if layer is not repeated[0])],
+            [first, *(layer for layer in shifted if layer is not first)],
             calls,
-            f"{repeated[0].name} is called {calls} times in a forward pass, each time normalized by its own batch in "
+            f"{first.name} is called {calls} times in a forward pass, each time normalized by its own batch in "
             "training, and by one pair of running statistics for all at inference; give each place a layer of its own",
             alike=False,
         )
         return
     layer, off = shifted[0], root_mean_square(shifted[0].shift)
-    path = next(p for p in e.train.facts if path_name(p) == layer.name)
-    scale = _one_scale(e, path)
+    scale = _one_scale(e, e.path(layer))
     if layer is e.layers[0] and scale is not None:
         yield found(
             "evaluation_scale",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbn._models._layer import Facts
+from jbn._paths import Path
 from jbn._typed import finfo
 from jbn.diagnosis._layers import LayerReport
 from jbn.diagnosis._measure import Pass, root_mean_square
@@ -71,6 +72,13 @@ class Evidence:
     def facts(self) -> list[Facts]:
         return list(self.train.facts.values())
 
+    def path(self, layer: LayerReport) -> Path:
+        return list(self.train.facts)[self.layers.index(layer)]
+
+    def share(self, data: Pass) -> float:
+        """One batch of training over all examples of these data, to which noise is averaged down."""
+        return self.size / (data.size * data.batches)
+
 
 def found(kind: str, layers: list[LayerReport], number: float, sentence: str, alike: bool = True) -> Finding:
     """A finding about the first of these layers; the others share it, or (if not alike) only its consequences."""
@@ -111,6 +119,11 @@ def noisy(e: Evidence) -> list[LayerReport]:
         if is_noisy and not facts.options.frozen:
             result.append(layer)
     return result
+
+
+def repeated(e: Evidence) -> list[tuple[LayerReport, int]]:
+    """Layers that a forward pass calls more than once, and how often."""
+    return [(layer, e.train.calls[e.path(layer)]) for layer in e.layers if e.train.calls[e.path(layer)] > 1]
 
 
 def explained_from(e: Evidence) -> int:

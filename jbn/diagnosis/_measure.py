@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jbn._models._batches import Batches, check_batch
 from jbn._models._layer import Facts, MeasuredModel, Measurement, Mode, finite_or_initial, zero_moments
 from jbn._moments import Moments, merge
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats
 from jbn._typed import jit
-from jbn.population._checks import check_batch
 
-Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 Metric = Callable[[Any, Any], Any]
 Progress = Callable[[str, int], None]
 
@@ -58,6 +57,7 @@ class Pass:
 
     Attributes:
       facts: what the traces say about each layer, in the order of calls.
+      calls: how often a forward pass calls each layer.
       sums: of each layer.
       scores: the mean metric of each kind of statistics, if there is a metric.
       batches: number of batches.
@@ -67,6 +67,7 @@ class Pass:
     facts: dict[Path, Facts]
     sums: dict[Path, Sums]
     scores: dict[str, float] = field(default_factory=dict[str, float])
+    calls: dict[Path, int] = field(default_factory=dict[Path, int])
     batches: int = 0
     size: int = 0
 
@@ -102,6 +103,7 @@ def passed(
     sums = [_nothing(stats) for stats in model.running.values()]
     totals, weights, count, size = dict.fromkeys(variants, 0.0), 0.0, 0, 0
     facts: dict[Path, Facts] = {}
+    calls: dict[Path, int] = {}
     for batch in batches() if callable(batches) else batches:
         check_batch(batch, count)
         examples = _examples(batch, count)
@@ -113,6 +115,7 @@ def passed(
             if metric is not None:
                 totals[variant] += examples * _number(metric(outputs, batch))
             if variant == measured:
+                calls = calls or _calls(dict(zip(model.running, moments, strict=True)), facts)
                 sums = adds(sums, moments, np.int32(count))
         weights, count, size = weights + examples, count + 1, max(size, examples)
         if progress is not None:
@@ -129,7 +132,7 @@ def passed(
         )
     wide = {path: jax.tree.map(_wide, s) for path, s in zip(model.running, jax.device_get(sums), strict=True)}
     scores = {} if metric is None else {variant: total / weights for variant, total in totals.items()}
-    return Pass(dict(facts), {path: wide[path] for path in facts}, scores, count, size)
+    return Pass(dict(facts), {path: wide[path] for path in facts}, scores, calls, count, size)
 
 
 def difference(used: Any, true: Any, epsilon: float) -> np.ndarray:
@@ -174,6 +177,11 @@ def corrections(
         variants[f"alone {path_name(path)}"] = ("layer by layer", {**running, path: new})
         variants[f"up to {path_name(path)}"] = ("layer by layer", up_to)
     return variants
+
+
+def _calls(moments: dict[Path, Moments], facts: dict[Path, Facts]) -> dict[Path, int]:
+    """How often one forward pass calls each layer: from what it counts, because a loop may be traced twice."""
+    return {path: math.ceil(float(moments[path].count.max()) / f.elements - 0.01) for path, f in facts.items()}
 
 
 def _nothing(stats: BatchStats) -> Sums:

@@ -9,9 +9,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jbn._models._layer import Facts
-from jbn._paths import path_name
 from jbn._typed import finfo
-from jbn.diagnosis._evidence import ESTIMATE, Evidence, Finding, batch_noise, cancels, explained_from, found, lost
+from jbn.diagnosis._evidence import (
+    ESTIMATE,
+    Evidence,
+    Finding,
+    batch_noise,
+    cancels,
+    explained_from,
+    found,
+    lost,
+    repeated,
+)
 from jbn.diagnosis._layers import EQUINOX, LayerReport
 from jbn.diagnosis._measure import Values, difference, root_mean_square
 
@@ -52,14 +61,15 @@ def running_statistics(e: Evidence) -> Iterator[Finding]:
 
 def _fault(e: Evidence, layer: LayerReport, facts: Facts) -> str | None:
     off, momentum = root_mean_square(layer.difference), facts.options.momentum
-    near = math.hypot(_NEAR, 2 * batch_noise(e, layer) / math.sqrt(e.train.batches))
+    near = math.hypot(_NEAR, 2 * batch_noise(e, layer) * math.sqrt(e.share(e.train)))
     if not facts.options.debias and np.all(layer.running_mean == 0) and np.all(layer.running_var == 1) and off > near:
         return "never_updated"
     if cancels(layer, facts):
         return "cancellation"
     if isinstance(momentum, int | float) and momentum < 0.5:
         return "momentum_convention"
-    if e.layers.index(layer) >= explained_from(e) or facts.calls > 1:
+    first = min([explained_from(e), *(e.layers.index(other) for other, _ in repeated(e))])
+    if e.layers.index(layer) >= first:
         return "start_value" if layer.start > 0 and off > near and _starts(e, layer, off) else None
     if off > near and _starts(e, layer, off):
         return "start_value"
@@ -95,7 +105,7 @@ def _never_updated(e: Evidence, layer: LayerReport) -> tuple[str, float]:
 
 
 def _cancellation(e: Evidence, layer: LayerReport) -> tuple[str, float]:
-    facts = e.train.facts[next(p for p in e.train.facts if path_name(p) == layer.name)]
+    facts = e.train.facts[e.path(layer)]
     worst = float(np.max(layer.cancellation))
     return (
         f"{layer.name}: |mean|²/var is {worst:.2g}, so that E[x²] - E[x]², which this {layer.kind} computes, loses the "
@@ -213,7 +223,7 @@ def _agrees(e: Evidence, layer: LayerReport, share: float) -> bool:
 def expected_off(e: Evidence, layer: LayerReport) -> float:
     """How far running statistics and those of the data scatter by the noise of the batches that they are made of."""
     m = float(layer.momentum) if isinstance(layer.momentum, int | float) else 1.0
-    return batch_noise(e, layer) * math.sqrt((1 - m) / (1 + m) + 1 / e.train.batches)
+    return batch_noise(e, layer) * math.sqrt((1 - m) / (1 + m) + e.share(e.train))
 
 
 def _closes(e: Evidence, layer: LayerReport) -> str:

@@ -231,7 +231,7 @@ def result_dtype(*arrays: jax.Array | None) -> Any:
 
 def _with_examples(norm: Callable[..., Any], x: jax.Array, mask: jax.Array | None, axis_name: Any) -> Any:
     """`norm` of all examples that vmap goes over, as virtual batches need it, and of its result this example."""
-    devices, mapped = _devices.mapped_axes(axis_name)
+    devices, mapped = _devices.device_and_array_axes(axis_name)
     if not mapped:
         return norm(x, mask, 0, axis_name)
 

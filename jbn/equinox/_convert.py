@@ -6,11 +6,12 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 
+from jbn import _shell
 from jbn._typed import keystr
 from jbn._typed_equinox import assign, flatten_with_path, forgotten, index_of, state_from, state_items
 from jbn.equinox._batch_norm import BatchNorm
@@ -18,7 +19,6 @@ from jbn.equinox._values import to_equinox, to_stats
 from jbn.equinox._variants import AdaptiveBatchNorm, BatchRenorm, FrozenBatchNorm
 
 Model = TypeVar("Model")
-Kind = Literal["batch_norm", "frozen", "renorm", "adaptive"]
 _KINDS: dict[str, type[BatchNorm]] = {
     "batch_norm": BatchNorm,
     "frozen": FrozenBatchNorm,
@@ -41,7 +41,7 @@ def convert(
     model: Model,
     state: eqx.nn.State,
     *,
-    kind: Kind = "batch_norm",
+    kind: _shell.Kind = "batch_norm",
     only: Callable[[str], bool] = lambda path: True,
     batches_seen: float | None = None,
     **options: Any,
@@ -78,12 +78,7 @@ def convert(
       >>> type(ours[0]).__module__.split(".")[0], int(state.get(ours[0].state_index).skipped)
       ('jbn', 0)
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind is {kind!r}; use {', '.join(map(repr, _KINDS))}")
-    if kept := sorted(options.keys() & set(_KEPT)):
-        raise ValueError(f"{', '.join(kept)} would change weight and bias, which are kept; leave it out")
-    if batches_seen is not None and not batches_seen >= 0:
-        raise ValueError(f"batches_seen is {batches_seen}; pass a number of batches, at least 0")
+    _shell.check_conversion(kind, _KINDS, options, _KEPT, "weight and bias", batches_seen)
 
     def replace(path: str, layer: Any) -> BatchNorm:
         if layer.mode != "batch" and "mode" not in options:

@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Generator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax import linen as nn
 
+from jbn import _shell
 from jbn._paths import path_name
 from jbn._running_stats import UpdateRule
 from jbn._traces import traces_of
@@ -18,7 +19,6 @@ from jbn._typed_flax import InterceptorContext
 from jbn.linen._batch_norm import BatchNorm
 from jbn.linen._variants import AdaptiveBatchNorm, BatchRenorm, FrozenBatchNorm
 
-Kind = Literal["batch_norm", "frozen", "renorm", "adaptive"]
 _KINDS: dict[str, type[BatchNorm]] = {
     "batch_norm": BatchNorm,
     "frozen": FrozenBatchNorm,
@@ -38,7 +38,7 @@ def _every_layer(path: str) -> bool:
 
 @contextlib.contextmanager
 def converted(
-    *, kind: Kind = "batch_norm", only: Callable[[str], bool] = _every_layer, **options: Any
+    *, kind: _shell.Kind = "batch_norm", only: Callable[[str], bool] = _every_layer, **options: Any
 ) -> Generator[None]:
     """A context in which linen models run on jbn's batch norm wherever they have `flax.linen.BatchNorm`.
 
@@ -71,10 +71,7 @@ def converted(
       >>> print(updates["batch_stats"]["layers_1"]["mean"])
       [0. 0. 0. 0.]
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind is {kind!r}; use {', '.join(map(repr, _KINDS))}")
-    if kept := sorted(options.keys() & _KEPT):
-        raise ValueError(f"{', '.join(kept)} would change scale and bias, which are kept; leave it out")
+    _shell.check_conversion(kind, _KINDS, options, _KEPT, "scale and bias")
     _KINDS[kind](**options, parent=None)  # raises TypeError for an option that does not exist
     conversion = _Conversion(_KINDS[kind], only, options)
     key: Any = (kind, only, tuple(sorted(options.items())))

@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from jbn import _shell
 from jbn._paths import path_name
 from jbn._running_stats import BatchStats, average_weight
 from jbn.nnx._batch_norm import BatchNorm
 from jbn.nnx._variants import AdaptiveBatchNorm, BatchRenorm, DomainBatchNorm, FrozenBatchNorm
 
 Model = TypeVar("Model", bound=nnx.Module)
-Kind = Literal["batch_norm", "frozen", "renorm", "adaptive"]
 _KINDS: dict[str, type[BatchNorm]] = {
     "batch_norm": BatchNorm,
     "frozen": FrozenBatchNorm,
@@ -50,7 +50,7 @@ _BEYOND = {
 def convert(
     model: Model,
     *,
-    kind: Kind = "batch_norm",
+    kind: _shell.Kind = "batch_norm",
     only: Callable[[str], bool] = lambda path: True,
     batches_seen: float | None = None,
     **options: Any,
@@ -86,12 +86,7 @@ def convert(
       >>> type(ours.layers[1]).__module__.split(".")[0], ours(jax.numpy.ones((2, 3))).shape
       ('jbn', (2, 4))
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind is {kind!r}; use {', '.join(map(repr, _KINDS))}")
-    if kept := sorted(options.keys() & set(_KEPT)):
-        raise ValueError(f"{', '.join(kept)} would change scale and bias, which are kept; leave it out")
-    if batches_seen is not None and not batches_seen >= 0:
-        raise ValueError(f"batches_seen is {batches_seen}; pass a number of batches, at least 0")
+    _shell.check_conversion(kind, _KINDS, options, _KEPT, "scale and bias", batches_seen)
     result = nnx.clone(model)
     for path, layer in _chosen(result, nnx.BatchNorm, only, "flax.nnx.BatchNorm"):
         given = {name: getattr(layer, name) for name in _FLAX} | options

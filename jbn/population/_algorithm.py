@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jbn._models._batches import Batches, check_batch
 from jbn._models._layer import MeasuredModel, Measurement, Mode, finite_or_initial, zero_moments
 from jbn._moments import Moments, merge
 from jbn._running_stats import BatchStats, Variance
 from jbn._typed import jit
 from jbn.population._checks import (
     Skipped,
-    check_batch,
     check_finite,
     check_has_norms,
     check_not_empty,
@@ -25,8 +25,6 @@ from jbn.population._checks import (
     raise_unsettled,
     report_skipped,
 )
-
-Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 # Relative to the standard deviation; statistics that change by less are taken for those of the fixed point.
 _SETTLED = 1e-5

@@ -7,12 +7,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jbn._models._layer import Measurement
 from jbn._paths import Path, path_name
 from jbn._running_stats import BatchStats
-from jbn._typed import keystr, leaves_with_path
 
 
 class Skipped(NamedTuple):
@@ -58,20 +56,6 @@ def raise_unsettled(passes: int, layers: int, change: float) -> NoReturn:
         "deviations: a layer that is called twice in a forward pass depends on itself, or the batches differ from "
         "pass to pass; use mode='together', the same batches in every pass, or passes=<limit>"
     )
-
-
-def check_batch(batch: Any, number: int) -> None:
-    for path, leaf in leaves_with_path(batch):
-        dtype = getattr(leaf, "dtype", None)
-        try:
-            jax.typeof(leaf)
-        except TypeError:
-            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}".removeprefix("builtins.")
-            of = f" of {dtype}" if isinstance(leaf, np.ndarray) else ""
-            raise ValueError(
-                f"batch {number}{keystr(path)} is a {kind}{of}, which jax.jit does not take; pass "
-                "arrays of numbers only, such as batches=[{'x': np.asarray(b['x'])} for b in batches]"
-            ) from None
 
 
 def report_skipped(measurement: Measurement, skipped: dict[Path, Skipped], count: int) -> None:
