@@ -251,7 +251,8 @@ def test_a_scanned_stack_is_called_once():
 @pytest.mark.parametrize("batch_size", [None, 16])
 def test_a_shift_is_judged_by_all_examples_whatever_the_batch_size_in_training(batch_size):
     model, variables = healthy()
-    found = diagnosed(model, variables, evaluation=batches(TEST, 258, lambda x: x * (np.arange(64) < 40)), batch_size=batch_size)
+    covered = batches(TEST, 258, lambda x: x * (np.arange(64) < 40))
+    found = diagnosed(model, variables, evaluation=covered, batch_size=batch_size)
     assert [(f.kind, f.layers[0]) for f in found.findings] == [("evaluation_shift", "norm_0")]
 
 
